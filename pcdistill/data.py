@@ -59,10 +59,9 @@ def _photos() -> dict:
         with (files('pcdistill')/'assets'/'photos'/f'{name}.png').open('rb') as f: a_hwc = np.array(Image.open(f))
         return rearrange(torch.from_numpy(a_hwc), 'h w c -> c h w')
     seen, unseen = ([photo(n) for n in _PHOTOS[s]] for s in ('train', 'test'))
-    x_bchw = torch.cat([_crops(a[:, :192], 4) for a in seen])
-    order_b = torch.arange(len(x_bchw)) * 7919 % len(x_bchw)   # a fixed permutation: 7919 is prime to the length
-    return {'train': x_bchw[order_b], 'valid': torch.cat([_crops(a[:, 192:], 16) for a in seen]),
-            'test': torch.cat([_crops(a, 16) for a in unseen])}
+    parts = {'train': [_crops(a[:, :192], 4) for a in seen], 'valid': [_crops(a[:, 192:], 16) for a in seen], 'test': [_crops(a, 16) for a in unseen]}
+    mixed = lambda x_bchw: x_bchw[torch.arange(len(x_bchw)) * 7919 % len(x_bchw)]   # 7919 is prime to all three lengths: a permutation
+    return {s: mixed(torch.cat(x)) for s, x in parts.items()}
 
 # %% ../nbs/10_data.ipynb #c013
 _EXACT = {'L': 'L', 'RGB': 'RGB', '1': 'L', 'P': 'RGB'}   # modes of Pillow that become 8-bit grey or RGB without loss
