@@ -1,0 +1,197 @@
+"""Circuits of every structure against the sum over everything (see brute.py)."""
+import copy, json
+import pytest, torch
+import brute
+from brute import KINDS, circuit_of, write_out
+from pcdistill.circuit import Circuit, from_spec
+from pcdistill.core import Refused, rng
+from pcdistill.inputs import Categorical, Evidence, known
+from pcdistill.layers import log_mix
+from pcdistill.queries import conditional, posterior, sample, state_posterior
+from pcdistill.structure import Tree, binary_tree, chain, plan, quad_tree
+
+torch.set_num_threads(2)
+SEEDS = range(4)
+everywhere = pytest.mark.parametrize('kind,seed', [(k, s) for k in KINDS for s in SEEDS])
+
+@everywhere
+def test_total_mass_is_one(kind, seed):
+    pc = circuit_of(kind, seed); t = write_out(pc)
+    lp_xk = pc(t.x_xd).detach().double()
+    assert torch.allclose(lp_xk.exp().sum(0), torch.ones(pc.n_heads).double(), atol=1e-5)
+    assert torch.allclose(lp_xk, t.p_xk.log(), atol=1e-4, rtol=1e-5)
+
+@everywhere
+def test_marginal_is_sum_over_completions(kind, seed):
+    pc, gen = circuit_of(kind, seed), rng(seed+100); t = write_out(pc)
+    x_bd, seen_bd = brute.some_rows(pc, 40, gen)
+    seen_bd[0], seen_bd[1] = False, True
+    got_bk = pc(x_bd, seen_bd).detach()
+    assert torch.allclose(got_bk.double(), brute.marginal(t, x_bd, seen_bd).log(), atol=1e-4, rtol=1e-5)
+    one_by_one = torch.cat([pc(x_bd[i:i+1], seen_bd[i:i+1]) for i in range(10)]).detach()
+    assert torch.allclose(got_bk[:10], one_by_one, atol=1e-5)                       # a row does not depend on its batch
+    assert pc(x_bd[:0]).shape==(0, pc.n_heads)
+
+@everywhere
+def test_conditional_is_ratio_of_sums(kind, seed):
+    pc, gen = circuit_of(kind, seed), rng(seed+200); t = write_out(pc)
+    x_bd, given_bd = brute.some_rows(pc, 40, gen)
+    query_bd = ~given_bd & (torch.rand(given_bd.shape, generator=gen) < .6)
+    exact = brute.marginal(t, x_bd, given_bd | query_bd) / brute.marginal(t, x_bd, given_bd)
+    assert torch.allclose(conditional(pc, x_bd, query_bd, given_bd).double(), exact.log(), atol=1e-4)
+
+@everywhere
+def test_posterior_of_every_variable(kind, seed):
+    pc, gen = circuit_of(kind, seed), rng(seed+300); t = write_out(pc)
+    x_bd, seen_bd = brute.some_rows(pc, 20, gen)
+    head_b = torch.randint(0, pc.n_heads, (20,), generator=gen)
+    got_bdv = posterior(pc, x_bd, seen_bd, head_b)
+    for d in range(x_bd.shape[1]):
+        others_bd = seen_bd.clone(); others_bd[:, d] = False
+        w_bx = brute.agree(t, x_bd, others_bd) * t.p_xk.T[head_b]
+        exact_bv = torch.stack([w_bx[:, t.x_xd[:, d]==v].sum(1) for v in range(pc.inputs.n_values)], 1) / w_bx.sum(1, keepdim=True)
+        assert torch.allclose(got_bdv[:, d].double(), exact_bv, atol=1e-5)
+
+@everywhere
+def test_posterior_of_every_latent(kind, seed):
+    pc, gen = circuit_of(kind, seed), rng(seed+400); t = write_out(pc)
+    x_bd, seen_bd = brute.some_rows(pc, 20, gen)
+    head_b = torch.randint(0, pc.n_heads, (20,), generator=gen)
+    flow_dbs, _ = state_posterior(pc, x_bd, seen_bd, head_b)
+    w_bz = brute.agree(t, x_bd, seen_bd) @ t.p_xz * t.p_zk.T[head_b]
+    w_bz /= w_bz.sum(1, keepdim=True)
+    for v, row in enumerate(plan(pc.tree).variables.argsort()):
+        exact_bs = torch.stack([w_bz[:, t.z_zl[:, pc.tree.host[v]]==s].sum(1) for s in range(pc.n_states)], 1)
+        assert torch.allclose(flow_dbs[row].double(), exact_bs, atol=1e-5)
+
+@everywhere
+def test_soft_evidence(kind, seed):
+    shape, gen = circuit_of(kind, seed), rng(seed+500)
+    d, S = len(shape.tree.host), shape.n_states
+    pc = Circuit(shape.tree, Evidence(d, S), shape.n_heads, gen)
+    lp_bds, seen_bd = 3*torch.randn(10, d, S, generator=gen) - 50, torch.rand(10, d, generator=gen) < .7
+    z_zl, p_zk = brute.latents(pc)
+    host = torch.tensor(pc.tree.host)
+    lp_bz = torch.where(seen_bd[:, None], lp_bds[:, torch.arange(d), z_zl[:, host]].double(), 0).sum(-1)
+    exact_bk = (lp_bz[..., None] + p_zk.log()).logsumexp(1)
+    assert torch.allclose(pc(lp_bds, seen_bd).detach().double(), exact_bk, rtol=1e-5, atol=1e-3)
+    z_bd = z_zl[:, host][torch.randint(0, len(z_zl), (5,), generator=gen)]          # hard evidence is the special case
+    exact_bk = torch.stack([p_zk[(z_zl[:, host]==z).all(1)].sum(0) for z in z_bd])
+    assert torch.allclose(pc(known(z_bd, S)).detach().double(), exact_bk.log(), atol=1e-4)
+
+def off_by(count_c, p_c, n):
+    "Largest distance of frequencies from probabilities, in standard errors; cells expected less than 20 times are pooled."
+    rare = p_c*n < 20
+    p_c = torch.cat([p_c[~rare], p_c[rare].sum()[None]]); count_c = torch.cat([count_c[~rare], count_c[rare].sum()[None]])
+    return float(((count_c/n - p_c).abs() / (p_c*(1-p_c)/n).sqrt().clamp_min(1e-4)).max())
+
+def cells(s_bd, n_values):
+    "Place of each row in the list of all assignments."
+    return (s_bd * n_values**torch.arange(s_bd.shape[1]-1, -1, -1)).sum(1)
+
+@pytest.mark.parametrize('kind,seed', [(k, s) for k in KINDS for s in (7, 8)])
+def test_sampled_frequencies(kind, seed, n=8000):
+    pc, gen = circuit_of(kind, seed), rng(seed+600); t = write_out(pc)
+    x_bd, seen_bd = brute.some_rows(pc, 3, gen); seen_bd[0] = False
+    for x_d, seen_d, head in zip(x_bd, seen_bd, torch.randint(0, pc.n_heads, (3,), generator=gen)):
+        w_x = brute.agree(t, x_d[None], seen_d[None])[0] * t.p_xk[:, head]
+        s_bd = sample(pc, x_d.expand(n, -1), seen_d.expand(n, -1), gen, head.expand(n))
+        assert (s_bd[:, seen_d]==x_d[seen_d]).all()
+        count_x = torch.bincount(cells(s_bd, pc.inputs.n_values), minlength=len(t.x_xd)).double()
+        assert off_by(count_x, w_x/w_x.sum(), n) < 4
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_sampling_is_a_function_of_the_generator(kind):
+    pc = circuit_of(kind, 3); x_bd, seen_bd = brute.some_rows(pc, 50, rng(0))
+    assert torch.equal(sample(pc, x_bd, seen_bd, rng(1)), sample(pc, x_bd, seen_bd, rng(1)))
+
+@everywhere
+def test_impossible_evidence(kind, seed):
+    "A value of probability zero: −∞ for the rows that show it, exact answers for the others, no NaN on the way back."
+    pc, gen = circuit_of(kind, seed), rng(seed+700)
+    v, value = brute.integer(0, len(pc.tree.host)-1, gen), brute.integer(0, pc.inputs.n_values-1, gen)
+    with torch.no_grad():
+        logp_vs = pc.inputs.logp_dvs[plan(pc.tree).variables.argsort()[v]]
+        logp_vs[value] = -torch.inf; logp_vs.copy_(logp_vs.log_softmax(0))
+    t = write_out(pc); lp_xk = pc(t.x_xd)
+    never = t.x_xd[:, v]==value
+    assert torch.isneginf(lp_xk[never]).all() and torch.isfinite(lp_xk[~never]).all()
+    assert torch.allclose(lp_xk.detach().double().exp().sum(0), torch.ones(pc.n_heads).double(), atol=1e-5)
+    lp_xk[never].sum().backward()
+    assert all((p.grad==0).all() for p in pc.parameters())
+    pc.zero_grad(); pc(t.x_xd).sum().backward()
+    both = [p.grad.clone() for p in pc.parameters()]
+    pc.zero_grad(); pc(t.x_xd[~never]).sum().backward()
+    assert all(torch.allclose(a, p.grad, atol=1e-3, rtol=1e-4) for a, p in zip(both, pc.parameters()))
+    seen = torch.ones(1, t.x_xd.shape[1], dtype=torch.bool); seen[0, v] = False       # hidden, it is possible again
+    assert torch.isfinite(pc(t.x_xd[never][:1], seen)).all()
+    if torch.isneginf(lp_xk[never]).any():
+        with pytest.raises(Refused, match='positive probability'): posterior(pc, t.x_xd[never][:1])
+        with pytest.raises(Refused, match='positive probability'): sample(pc, t.x_xd[never][:1], ~seen, rng(0))
+
+@everywhere
+def test_spec_round_trip(kind, seed):
+    pc = circuit_of(kind, seed); x_bd, seen_bd = brute.some_rows(pc, 10, rng(seed))
+    for a in (pc, Circuit(pc.tree, Evidence(len(pc.tree.host), pc.n_states), pc.n_heads, rng(0))):
+        b = from_spec(json.loads(json.dumps(a.spec())))
+        b.load_state_dict(a.state_dict())
+        assert b.tree==a.tree and b.spec()==a.spec()
+        x = x_bd if a is pc else torch.randn(10, len(pc.tree.host), pc.n_states, generator=rng(1))
+        assert torch.equal(a(x, seen_bd), b(x, seen_bd))
+
+@everywhere
+def test_float32_agrees_with_float64(kind, seed):
+    pc = circuit_of(kind, seed); double = copy.deepcopy(pc).double()
+    x_bd, seen_bd = brute.some_rows(pc, 30, rng(seed))
+    a, b = pc(x_bd, seen_bd), double(x_bd, seen_bd)
+    assert b.dtype==torch.double and torch.allclose(a.double(), b, atol=1e-4)
+    a.sum().backward(); b.sum().backward()
+    assert all(torch.allclose(p.grad.double(), q.grad, atol=1e-3) for p, q in zip(pc.parameters(), double.parameters()))
+
+@pytest.mark.parametrize('tree', [chain(3000), binary_tree(3000), quad_tree(32, 32, 3)], ids=['chain', 'binary', 'quad'])
+def test_three_thousand_variables(tree):
+    "Log-likelihoods near −16,000 agree with float64 to 1e-5 of their size, and the flows of each latent sum to one."
+    pc = Circuit(tree, Categorical(len(tree.host), 256, 4, rng(0)), 1, rng(1))
+    x_bd = torch.randint(0, 256, (2, len(tree.host)), generator=rng(2))
+    assert torch.allclose(pc(x_bd).double(), copy.deepcopy(pc).double()(x_bd), rtol=1e-5)
+    flow_dbs, _ = state_posterior(pc, x_bd)
+    assert torch.allclose(flow_dbs.sum(-1), torch.ones(flow_dbs.shape[:2]), atol=1e-3)
+
+@pytest.mark.parametrize('seed', range(6))
+def test_log_mix_survives_extremes(seed):
+    "Values a thousand nats apart, rows of −∞ and weights of zero: as logsumexp in float64."
+    gen = rng(seed)
+    x = torch.randn(3, 7, 5, generator=gen)*300 - 5000
+    x[torch.rand(x.shape, generator=gen) < .2] = -torch.inf; x[0, 0] = -torch.inf
+    logw = torch.randn(3, 5, 4, generator=gen).log_softmax(1); logw[1, 2] = -torch.inf
+    x.requires_grad_(); logw.requires_grad_()
+    y = log_mix(x, logw)
+    exact = torch.logsumexp(x.double()[..., None] + logw.double()[:, None], -2)
+    far = exact < x.detach().double().amax(-1, keepdim=True) - 80                # only what a zero weight leaves, far below the row's largest
+    assert torch.allclose(torch.where(far, 0, y.double()), torch.where(far, 0, exact), rtol=1e-5)
+    torch.where(far, 0, y).sum().backward()
+    assert torch.isfinite(x.grad).all() and torch.isfinite(logw.grad).all()
+
+def refused(match, fn, *args):
+    with pytest.raises(Refused, match=match) as e: fn(*args)
+    assert '\n' not in str(e.value) and 'wanted' in str(e.value) and 'got' in str(e.value)
+
+def test_refusals_name_the_axis():
+    pc, T, F = Circuit(chain(3), Categorical(3, 4, 2, rng(0)), 2, rng(1)), True, False
+    x = torch.zeros(2, 3).long()
+    refused('3 variables', pc, torch.zeros(2, 4).long())
+    refused('variables', pc, torch.zeros(6).long())
+    refused('integer', pc, x.float())
+    refused('0 to 3', pc, x+4)
+    refused('0 to 3', pc, x-1)
+    refused(r'mask of shape \[2, 3\]', pc, x, torch.ones(2, 2).bool())
+    refused(r'mask of shape \[2, 3\]', pc, x, torch.ones(1, 3).bool())
+    refused('different variables', conditional, pc, x, torch.ones(2, 3).bool(), torch.ones(2, 3).bool())
+    refused('3 variables of the tree', Circuit, chain(3), Categorical(2, 4, 2, rng(0)), 1, rng(0))
+    soft = Circuit(chain(3), Evidence(3, 2), 1, rng(0))
+    refused('2 states', soft, torch.zeros(2, 3, 4))
+    refused('3 variables', soft, torch.zeros(2, 2, 2))
+    refused('one root', Tree((-1, -1), (0,)).check)
+    refused('cycle', Tree((-1, 2, 1), (0,)).check)
+    refused('hosted', Tree((-1,), (1,)).check)
+    refused('parents among', Tree((-1, 5), (0,)).check)
