@@ -45,10 +45,10 @@ def _digits() -> dict:
 _PHOTOS = {'train': ('astronaut_a', 'astronaut_b', 'coffee_a', 'coffee_b', 'hubble_a'), 'test': ('chelsea', 'rocket')}
 
 def _crops(
-    a_chw:UInt8[Tensor, "c h w"], # a photo
+    a_chw:Shaped[Tensor, "c h w"], # a photo
     step:int, # rows and columns between crops
     p:int=16, # size of a crop
-) -> UInt8[Tensor, "b c p p"]:
+) -> Shaped[Tensor, "b c p p"]:
     "All p×p crops of a photo on a grid of `step`."
     return rearrange(a_chw.unfold(1, p, step).unfold(2, p, step), 'c nh nw ph pw -> (nh nw) c ph pw')
 
@@ -150,7 +150,7 @@ def _folder(
     inside = lambda d: sorted(p for p in d.rglob('*') if p.suffix.lower() in _IMAGES)
     named = {s: sum((inside(path/n) for n in names), []) for s, names in _SPLITS.items()}
     out = {s: ps for s, ps in named.items() if ps} if named['train'] else {'train': inside(path)}
-    require(out['train'], f"wanted a folder with parquet or image files, got {path} without any")
+    require(len(out['train'])>0, f"wanted a folder with parquet or image files, got {path} without any")
     return out
 
 # %% ../nbs/10_data.ipynb #c020
@@ -195,10 +195,10 @@ def _sources(
 ) -> dict:
     "Split → source, from the first place that has it."
     local = os.environ.get('PCDISTILL_DATA')
-    if local and name not in ('', '.') and (Path(local)/name).is_dir(): return _folder(Path(local)/name)
+    if local and name and (Path(local)/name).is_dir(): return _folder(Path(local)/name)
     if name in _HUB: return _hub(name)
-    if Path(name).expanduser().is_dir(): return _folder(Path(name).expanduser())
-    require(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name),
+    if name and Path(name).expanduser().is_dir(): return _folder(Path(name).expanduser())
+    require(re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name) is not None,
             f"wanted one of {', '.join(names())}, a Hugging Face id such as user/set, or a folder with images, got '{name}'")
     return _hub(name)
 
@@ -216,6 +216,7 @@ def _bounds(
     cut = end - (5_000 if five else max(1, end//10))
     return ('train', 0, cut) if split=='train' else ('train', cut, end)
 
+# %% ../nbs/10_data.ipynb #c024
 def images(
     name:str,          # one of `names()`, a folder, or a Hugging Face id
     split:str='train', # 'train' fits, 'valid' selects, 'test' is scored once

@@ -1,0 +1,161 @@
+import dataclasses, json, os, resource, signal, subprocess, sys, textwrap
+from pathlib import Path
+import pytest, torch
+from safetensors.torch import save_file
+from pcdistill import runs
+from pcdistill.core import Refused, rng
+from pcdistill.runs import cached, flatten, key, load, load_json, resumable, save, save_json, unflatten
+
+KINDS = {'f32': torch.rand(3, 4), 'f64': torch.rand(2).double(), 'i16': torch.arange(3, dtype=torch.int16), 'u8': torch.arange(9, dtype=torch.uint8),
+         'bool': torch.tensor([True, False]), 'bf16': torch.rand(2).bfloat16(), 'scalar': torch.tensor(2.5), 'none': torch.zeros(0, 3),
+         'inf': torch.tensor([-torch.inf, torch.inf])}
+
+def test_every_kind_of_tensor_comes_back(tmp_path):
+    base = torch.rand(4, 4)
+    t = KINDS | {'view': base[:, 1], 'turned': base.T, 'base': base, 'param': torch.nn.Parameter(base)}
+    meta = {'a': [1, 2.5, None, 'ö'], 'b': {'c': True}}
+    back, m = load(save(tmp_path/'deep'/'er'/'x.safetensors', t, meta))
+    assert m==meta and set(back)==set(t)
+    for k in t: assert back[k].dtype==t[k].dtype and torch.equal(back[k], t[k].detach())
+    assert load(save(tmp_path/'nothing.safetensors', {}, {}))==({}, {})
+
+@pytest.mark.parametrize('where', ['os.fsync', 'os.replace', 'builtins.open'])
+@pytest.mark.parametrize('how', [save, save_json])
+def test_disk_full_keeps_the_old_artefact(tmp_path, monkeypatch, refuses, where, how):
+    path = tmp_path/'x'
+    write = (lambda v: save(path, {'x': torch.full((5,), v)}, {'v': v})) if how is save else (lambda v: save_json(path, {'v': v}))
+    write(1.); before = path.read_bytes()
+    def full(*a, **k): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr(where, full)
+        refuses(lambda: write(2.), 'no space left', 'kept')
+    assert path.read_bytes()==before and [p.name for p in tmp_path.iterdir()]==['x']
+    write(3.); assert path.read_bytes()!=before
+
+def test_a_real_limit_on_file_size(tmp_path):
+    "The kernel refuses the bytes, as a full disk would, halfway through the file."
+    code = f'''
+        import resource, signal, torch
+        from pcdistill.core import Refused
+        from pcdistill.runs import load, save
+        save({str(tmp_path/'x')!r}, {{'x': torch.ones(10)}}, {{}})
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        try: save({str(tmp_path/'x')!r}, {{'x': torch.zeros(1_000_000)}}, {{}})
+        except Refused as e: print('refused:', e)
+    '''
+    p = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert p.stdout.startswith('refused: wanted to write') and 'file too large' in p.stdout, p.stderr
+    assert (load(tmp_path/'x')[0]['x']==1).all() and [f.name for f in tmp_path.iterdir()]==['x']
+
+def test_a_failed_write_leaves_no_temporary_file_even_on_interrupt(tmp_path, monkeypatch):
+    def stop(*a): raise KeyboardInterrupt
+    monkeypatch.setattr('os.fsync', stop)
+    with pytest.raises(KeyboardInterrupt): save_json(tmp_path/'x', 1)
+    assert list(tmp_path.iterdir())==[]
+
+def test_folder_that_cannot_be(tmp_path, refuses):
+    (tmp_path/'file').write_text('')
+    refuses(lambda: save(tmp_path/'file'/'x', {}, {}), 'wanted to write')
+
+def test_truncated_at_every_kind_of_place(tmp_path, refuses):
+    path = save(tmp_path/'x.safetensors', KINDS, {'a': 1}); whole = path.read_bytes()
+    for n in (0, 1, 7, 8, 9, 100, len(whole)//2, len(whole)-1):
+        path.write_bytes(whole[:n]); refuses(lambda: load(path), str(path))
+
+def test_foreign_and_missing(tmp_path, refuses):
+    refuses(lambda: load(tmp_path/'x'), 'there is none')
+    refuses(lambda: load(tmp_path), 'there is none')
+    refuses(lambda: load_json(tmp_path/'x'), 'there is none')
+    save_file({'x': torch.ones(1)}, tmp_path/'other.safetensors'); refuses(lambda: load(tmp_path/'other.safetensors'), 'written by pcdistill')
+    save_file({'x': torch.ones(1)}, tmp_path/'pt.safetensors', {'format': 'pt'}); refuses(lambda: load(tmp_path/'pt.safetensors'), 'written by pcdistill')
+    torch.save({'x': 1}, tmp_path/'pickle.pt'); refuses(lambda: load(tmp_path/'pickle.pt'), 'another kind')
+    for bad in (b'{"a": 1', b'\xff\xfe\x00', b''):
+        (tmp_path/'bad.json').write_bytes(bad); refuses(lambda: load_json(tmp_path/'bad.json'), 'JSON')
+
+@dataclasses.dataclass(frozen=True)
+class Config: K:int=4; sizes:tuple=(1, 2)
+@dataclasses.dataclass(frozen=True)
+class Other: K:int=4; sizes:tuple=(1, 2)
+
+def test_key():
+    assert key(Config())==key(Config()) and len(key(Config()))==12 and int(key(1), 16)>=0
+    assert len({key(c) for c in (Config(), Config(5), Config(4, (2, 1)), Other(), 4, '4', None, [4])})==8
+    assert key({'a': 1, 'b': Config()})==key({'b': Config(), 'a': 1})
+    with pytest.raises(TypeError): key(torch.ones(1))
+
+def test_cached(tmp_path):
+    calls = []
+    def fn(): calls.append(1); return torch.rand(3, generator=rng(len(calls)))
+    go = lambda c: cached(tmp_path, 'stage', c, fn, lambda x: ({'x': x}, {}), lambda t, m: t['x'])
+    a, b, c = go({'K': 1}), go({'K': 1}), go({'K': 2})
+    assert torch.equal(a, b) and not torch.equal(a, c) and len(calls)==2
+    assert {p.name for p in tmp_path.iterdir()}=={f"stage-{key({'K': k})}.safetensors" for k in (1, 2)}
+
+def test_flatten_round_trip(refuses):
+    tree = {0: [1, (2., None, True)], 'x': {'t': torch.arange(3), -1: 'y'}, 'empty': [{}, (), []], 'nan': float('inf'), 'third': 1/3}
+    t = {}; back = unflatten(json.loads(json.dumps(flatten(tree, t))), t)
+    assert torch.equal(back['x'].pop('t'), tree['x'].pop('t')) and back==tree
+    refuses(lambda: flatten({'x': object()}, {}), 'object')
+
+def train(path, epochs=6, kill=lambda epoch: None, every_s=0., optim=torch.optim.Adam):
+    "A loop whose numbers depend on everything: parameters, buffers, moments, schedule, generator, curve."
+    gen = rng(7)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)).double()
+    for p in net.parameters(): torch.nn.init.normal_(p, generator=gen)
+    opt = optim(net.parameters(), lr=.05); sched = torch.optim.lr_scheduler.ExponentialLR(opt, .9); curve = []
+    for epoch in resumable(path, epochs, dict(net=net, opt=opt, sched=sched, gen=gen, curve=curve), every_s, progress=False):
+        for step in range(3):
+            x = torch.randn(8, 3, generator=gen, dtype=torch.float64)
+            loss = (net(x) - x[:, :1]).pow(2).mean(); opt.zero_grad(); loss.backward(); opt.step()
+            if step==1: kill(epoch)
+        sched.step(); curve.append([epoch, loss.item()])
+    return {k: v.clone() for k, v in net.state_dict().items()}, curve, torch.rand(3, generator=gen)
+
+def same(a, b): return all(torch.equal(a[0][k], b[0][k]) for k in a[0]) and a[1]==b[1] and torch.equal(a[2], b[2])
+
+@pytest.mark.parametrize('optim', [torch.optim.Adam, lambda p, lr: torch.optim.SGD(p, lr/50, momentum=.9), lambda p, lr: torch.optim.AdamW(p, lr, amsgrad=True)],
+                         ids=['adam', 'sgd', 'adamw'])
+@pytest.mark.parametrize('every_s', [0., 1e9])
+def test_resumed_equals_uninterrupted(tmp_path, optim, every_s):
+    want = train(None, optim=optim)
+    path = tmp_path/'ck.safetensors'
+    for at in (0, 2, 2, 5):
+        def kill(epoch):
+            if epoch==at: raise InterruptedError
+        try: train(path, kill=kill, every_s=every_s, optim=optim)
+        except InterruptedError: pass
+    assert same(train(path, every_s=every_s, optim=optim), want)
+    assert same(train(path, every_s=every_s, optim=optim), want)     # finished already
+
+@pytest.mark.slow
+def test_killed_by_the_system(tmp_path):
+    "SIGKILL in the middle of an epoch of another process, twice; the numbers are those of a run left alone."
+    path = tmp_path/'ck.safetensors'
+    def child(at):
+        code = f"import os, signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runs\n" \
+               f"test_runs.train({str(path)!r}, kill=lambda e: os.kill(os.getpid(), signal.SIGKILL) if e=={at} else None)"
+        return subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent.parent).returncode
+    assert child(2)==-signal.SIGKILL and load(path)[1]['epoch']==2
+    assert child(4)==-signal.SIGKILL and load(path)[1]['epoch']==4
+    assert same(train(path), train(None))
+
+def test_disk_full_during_a_loop_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path/'ck.safetensors'; want = train(None)
+    write, n = runs._write, []
+    def full(p, data):
+        n.append(1)
+        if len(n)==4: raise Refused('wanted to write …, but no space left on device')
+        return write(p, data)
+    with monkeypatch.context() as m:
+        m.setattr(runs, '_write', full)
+        with pytest.raises(Refused): train(path)
+    assert load(path)[1]['epoch']==3 and same(train(path), want)
+
+def test_checkpoint_of_another_loop(tmp_path, refuses):
+    path = tmp_path/'ck.safetensors'; train(path)
+    refuses(lambda: train(path, epochs=7), 'another one')
+    refuses(lambda: list(resumable(path, 6, {'x': []}, progress=False)), 'another one')
+    state = dict(net=torch.nn.Linear(9, 9), opt=[], sched=[], gen=rng(0), curve=[])
+    refuses(lambda: list(resumable(path, 6, state, progress=False)), 'another one')
+    save(path, {}, {'something': 'else'}); refuses(lambda: train(path), 'another one')
+    path.write_bytes(b'rubbish'); refuses(lambda: train(path), 'cut short')
