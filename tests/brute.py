@@ -4,7 +4,7 @@ Nothing here passes messages: the joint table of all latents and all variables i
 p(x, z | k) = p(z_root | k) · Π p(z_i | z_parent(i)) · Π p(x_v | z_host(v)).
 """
 from typing import NamedTuple
-import itertools
+import functools, itertools
 import torch
 from torch import Tensor
 from pcdistill.circuit import Circuit
@@ -37,7 +37,7 @@ def tree_of(kind:str, gen:torch.Generator) -> Tree:
     if kind=='hand': return hand_tree(d, gen)
     return dict(binary=binary_tree, chain=chain)[kind](d)
 
-def circuit_of(kind:str, seed:int, most:int=1_000_000) -> Circuit:
+def circuit_of(kind:str, seed:int, most:int=400_000) -> Circuit:
     "A random circuit of a kind whose joint table has at most `most` entries, weights far from uniform."
     gen = rng(seed)
     tree = tree_of(kind, gen)
@@ -79,6 +79,11 @@ def write_out(pc:Circuit) -> Table:
     p_xz = torch.ones(len(x_xd), len(z_zl), dtype=torch.double)
     for v, h in enumerate(pc.tree.host): p_xz *= table[row[v]][x_xd[:, v]][:, z_zl[:, h]]
     return Table(x_xd, z_zl, p_zk, p_xz, p_xz @ p_zk)
+
+@functools.lru_cache(64)
+def case(kind:str, seed:int) -> tuple[Circuit, Table]:
+    "A random circuit and its table, for tests that do not change it."
+    pc = circuit_of(kind, seed); return pc, write_out(pc)
 
 def agree(t:Table, x_bd:Tensor, seen_bd:Tensor) -> Tensor:
     "1 where an assignment is a completion of a row's seen part, [b x]."
