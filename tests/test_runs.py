@@ -132,7 +132,7 @@ def test_killed_by_the_system(tmp_path):
     "SIGKILL in the middle of an epoch of another process, twice; the numbers are those of a run left alone."
     path = tmp_path/'ck.safetensors'
     def child(at):
-        code = f"import os, signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runs\n" \
+        code = f"import os, signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runs, torch; torch.set_num_threads(1)\n" \
                f"test_runs.train({str(path)!r}, kill=lambda e: os.kill(os.getpid(), signal.SIGKILL) if e=={at} else None)"
         return subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent.parent).returncode
     assert child(2)==-signal.SIGKILL and load(path)[1]['epoch']==2
