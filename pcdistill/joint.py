@@ -65,33 +65,38 @@ class Joint(nn.Module):
         y_xd = flat(to_patches(self.colour.forward(x_bchw.to(self.device)), self.patch))
         return y_xd, None if seen_bhw is None else flat(mask_patches(seen_bhw.to(self.device), self.patch, self.shape[0]))
 
-    def evidence(self, x_bchw, seen_bhw=None) -> Float[Tensor, "b n k"]:
-        "log p(what was seen of patch n | z_n = k)."
-        return rearrange(self.leaf(*self.rows(x_bchw, seen_bhw)), '(b n) k -> b n k', b=len(x_bchw))
-
-    def hidden(self, x_bchw, seen_bhw=None) -> Float[Tensor, "b"]|float:
-        "Nats the colour map hides, to be paid on top."
-        if self.colour.preimages is None: return 0.
-        require(seen_bhw is None, f'wanted whole images, got a mask: the colour map {self.colour.name} is lossy, which is exact for whole images only')
-        return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32)
-
-    def forward(self,
-        x_bchw:UInt8[Tensor, "b c h w"],          # images
-        seen_bhw:Bool[Tensor, "b h w"]|None=None, # False where a pixel is hidden; None: all seen
-    ) -> Float[Tensor, "b"]:
-        "log p of the seen pixels, nats."
-        return self.top(self.evidence(x_bchw, seen_bhw))[:, 0] - self.hidden(x_bchw, seen_bhw)
-
-    def parts(self,
-        x_bchw:UInt8[Tensor, "b c h w"], # images
-        z_bn:Int[Tensor, "b n"],         # latent value of each patch
-    ) -> Parts:
-        "log p(x | z) and log p(z), nats."
-        z_bn = z_bn.to(self.device).long()
-        lp_bn = self.evidence(x_bchw).gather(2, z_bn[..., None])[..., 0]
-        return Parts(lp_bn.sum(1) - self.hidden(x_bchw), self.top(known(z_bn, self.leaf.n_heads))[:, 0])
-
 # %% ../nbs/43_joint.ipynb #c007
+@patch
+def evidence(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b n k"]:
+    "log p(what was seen of patch n | z_n = k)."
+    return rearrange(self.leaf(*self.rows(x_bchw, seen_bhw)), '(b n) k -> b n k', b=len(x_bchw))
+
+@patch
+def hidden(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b"]|float:
+    "Nats the colour map hides, to be paid on top."
+    if self.colour.preimages is None: return 0.
+    require(seen_bhw is None, f'wanted whole images, got a mask: the colour map {self.colour.name} is lossy, which is exact for whole images only')
+    return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32)
+
+@patch
+def forward(self:Joint,
+    x_bchw:UInt8[Tensor, "b c h w"],          # images
+    seen_bhw:Bool[Tensor, "b h w"]|None=None, # False where a pixel is hidden; None: all seen
+) -> Float[Tensor, "b"]:
+    "log p of the seen pixels, nats."
+    return self.top(self.evidence(x_bchw, seen_bhw))[:, 0] - self.hidden(x_bchw, seen_bhw)
+
+@patch
+def parts(self:Joint,
+    x_bchw:UInt8[Tensor, "b c h w"], # images
+    z_bn:Int[Tensor, "b n"],         # latent value of each patch
+) -> Parts:
+    "log p(x | z) and log p(z), nats."
+    z_bn = z_bn.to(self.device).long()
+    lp_bn = self.evidence(x_bchw).gather(2, z_bn[..., None])[..., 0]
+    return Parts(lp_bn.sum(1) - self.hidden(x_bchw), self.top(known(z_bn, self.leaf.n_heads))[:, 0])
+
+# %% ../nbs/43_joint.ipynb #c009
 def linear_back(
     colour:Colour, # a colour map
     y_bchw:Tensor, # real-valued colours in its space
@@ -104,7 +109,7 @@ def linear_back(
     else: require(colour.preimages is None, f'wanted a reversible colour map for posterior means, got {colour.name}')
     return y_bchw.clamp(0, 255)
 
-# %% ../nbs/43_joint.ipynb #c008
+# %% ../nbs/43_joint.ipynb #c010
 @patch
 @torch.enable_grad()
 def posterior(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b n k"]:
@@ -142,7 +147,7 @@ def sample(self:Joint,
     x = torch.zeros(n, *self.shape, dtype=torch.uint8)
     return self.fill(x, torch.zeros(n, *self.shape[1:], dtype=torch.bool), gen)
 
-# %% ../nbs/43_joint.ipynb #c012
+# %% ../nbs/43_joint.ipynb #c014
 def finetune(
     joint:Joint,                     # changed in place
     x_bchw:UInt8[Tensor, "b c h w"], # training images
@@ -160,7 +165,7 @@ def finetune(
     validate = None if valid_bchw is None else lambda: sum(float(joint(x).sum()) for x in valid_bchw.split(micro))/len(valid_bchw)
     return fit(joint, lambda rows: joint(x_bchw[rows]), len(x_bchw), gen, epochs, batch, micro, lr, pseudocount, ckpt, progress, 'fine-tuning', validate)
 
-# %% ../nbs/43_joint.ipynb #c014
+# %% ../nbs/43_joint.ipynb #c016
 def joint_state(joint:Joint) -> tuple[dict[str, Tensor], dict]:
     "Parameters and make of a joint circuit, as `runs.save` wants them."
     return joint.state_dict(), dict(kind='joint', leaf=joint.leaf.spec(), top=joint.top.spec(), colour=joint.colour.name, patch=joint.patch, shape=joint.shape)

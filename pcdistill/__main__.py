@@ -1,0 +1,3 @@
+from pcdistill.recipe import main
+
+if __name__=='__main__': raise SystemExit(main())
