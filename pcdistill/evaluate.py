@@ -34,12 +34,12 @@ from .teacher import Bound
 @torch.no_grad()
 def score(
     joint:nn.Module,                 # anything that maps images to log p(x): a Joint, a PlainHCLT
-    x_bchw:UInt8[Tensor, "b c h w"], # whole images
+    x_bchw:Shaped[Tensor, "b c h w"],# whole images, uint8
     batch:int=64,                    # how many at once
     progress:bool=True,              # show a bar
 ) -> Float64[Tensor, "b"]:
     "Exact log p(x) of each image, in nats of its RGB integers."
-    require(len(x_bchw)>0, 'wanted images to score, got none')
+    require(x_bchw.dtype==torch.uint8 and len(x_bchw)>0, f'wanted at least one image of uint8 to score, got {len(x_bchw)} of {x_bchw.dtype}')
     parts = x_bchw.split(batch)
     return torch.cat([joint(x).double() for x in tqdm(parts, desc='score', disable=None if progress else True)])
 
@@ -53,8 +53,8 @@ def mean_bits(
     bits_b:Float[Tensor, "b"], # bits/dim of each image
 ) -> Estimate:
     "Their mean and its standard error."
-    bits_b = bits_b.double()
-    return Estimate(float(bits_b.mean()), float(bits_b.std())/math.sqrt(len(bits_b)), len(bits_b))
+    bits_b, n = bits_b.double(), len(bits_b)
+    return Estimate(float(bits_b.mean()), float(bits_b.std())/math.sqrt(n) if n > 1 else math.nan, n)
 
 def bits(
     lp_b:Float[Tensor, "b"], # log-likelihoods in nats
@@ -73,7 +73,7 @@ class Measured(NamedTuple):
 def measure(
     joint:Joint,                     # student
     x_bchw:UInt8[Tensor, "b c h w"], # images
-    z_bn:Int[Tensor, "b n"],         # their hard latents
+    z_bn:Int[Tensor, "_ n"],         # their hard latents
     batch:int=64,                    # how many at once
     progress:bool=True,              # show a bar
 ) -> Measured:
@@ -123,7 +123,7 @@ def ledger_from(
 def ledger(
     joint:Joint,                     # student
     x_bchw:UInt8[Tensor, "b c h w"], # images
-    z_bn:Int[Tensor, "b n"],         # their hard latents
+    z_bn:Int[Tensor, "_ n"],         # their hard latents
     bound:Bound,                     # the teacher's bound on the same images
     batch:int=64,                    # how many at once
     progress:bool=True,              # show a bar
@@ -203,9 +203,9 @@ def moment_sums(
     return len(x_bd), one_d, two_dd
 
 def gaussian_bits(
-    train_x:UInt8[Tensor, "b c h w"], # images to fit
-    valid_x:UInt8[Tensor, "b c h w"], # images to choose λ (the first 500)
-    test_x:UInt8[Tensor, "b c h w"],  # images to score
+    train_x:UInt8[Tensor, "_ _ _ _"], # images to fit
+    valid_x:UInt8[Tensor, "_ _ _ _"], # images to choose λ (the first 500)
+    test_x:UInt8[Tensor, "b _ _ _"],  # images to score
     ridges:tuple[float, ...]=(.03, .1, .3, 1., 3., 10., 30., 100., 300.), # λ to choose from
 ) -> Float64[Tensor, "b"]:
     "Exact bits/dim of each test image under one full-covariance Gaussian over whole images, as a pmf on the integers."
@@ -231,13 +231,13 @@ def _file_bits(x_bchw, save:Callable) -> Float64[Tensor, "b"]:
     return torch.tensor(sizes, dtype=torch.float64)
 
 def webp_bits(
-    x_bchw:UInt8[Tensor, "b c h w"], # images
+    x_bchw:Shaped[Tensor, "b c h w"], # images, uint8
 ) -> Float64[Tensor, "b"]:
     "Bits/dim of lossless WebP, one file an image, headers included."
     return _file_bits(x_bchw, lambda im, f: im.save(f, 'WEBP', lossless=True, quality=100, method=6))
 
 def png_bits(
-    x_bchw:UInt8[Tensor, "b c h w"], # images
+    x_bchw:Shaped[Tensor, "b c h w"], # images, uint8
 ) -> Float64[Tensor, "b"]:
     "Bits/dim of PNG, one file an image, headers included."
     return _file_bits(x_bchw, lambda im, f: im.save(f, 'PNG', optimize=True))

@@ -1,0 +1,164 @@
+"Exact bits: the ledger against enumeration, baselines that are distributions, errors that are sentences."
+import io, itertools, math
+import numpy as np, pytest, torch
+from PIL import Image
+from pcdistill.circuit import Circuit
+from pcdistill.colour import Colour, COLOURS
+from pcdistill.core import rng
+from pcdistill.data import images
+from pcdistill.evaluate import (Estimate, bits, gaussian_bits, hclt_baseline, hclt_size, hclt_states, lattice_gaussian, ledger, ledger_from,
+                                log_between, mean_bits, measure, moment_sums, png_bits, score, table, waterfall, waterfall_bits, webp_bits)
+from pcdistill.inputs import Categorical, Evidence
+from pcdistill.joint import Joint
+from pcdistill.leaf import HCLTLeaf
+from pcdistill.structure import chain, quad_tree
+from pcdistill.teacher import Bound
+
+def toy(seed:int, K:int=3, values:int=2, spread:float=1.5) -> Joint:
+    "Two 2×2 patches of a 2×4 image, weights far from uniform."
+    leaf = HCLTLeaf(quad_tree(2, 2), Categorical(4, values, 2, rng(seed)), K, rng(seed+1))
+    joint = Joint(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['rgb'], 2, (1, 2, 4))
+    with torch.no_grad():
+        for p, dim in ((leaf.inputs.logp_dvs, 1), (leaf.edges_est, 1), (leaf.root_1sk, 1), (joint.top.edges_est, 1), (joint.top.root_1sk, 1)):
+            p.copy_((spread*torch.randn(p.shape, generator=rng(seed+3))).log_softmax(dim))
+    return joint
+
+ALL_X = torch.tensor(list(itertools.product(range(2), repeat=8)), dtype=torch.uint8).view(-1, 1, 2, 4)
+
+def some_bound(n:int, seed:int) -> Bound:
+    cond, prior = -20*torch.rand(2, n, generator=rng(seed))
+    return Bound(cond, prior - 1, prior)
+
+@pytest.mark.parametrize('seed', range(6))
+def test_ledger_by_enumeration(seed):
+    joint, b = toy(seed), some_bound(256, seed)
+    z_bn = torch.randint(0, 3, (256, 2), generator=rng(seed))
+    all_z = list(itertools.product(range(3), repeat=2))
+    with torch.no_grad(): lp_xz = torch.stack([sum(joint.parts(ALL_X, torch.tensor([z]).expand(256, 2))) for z in all_z], 1).double()
+    lp_x = lp_xz.logsumexp(1); row = torch.tensor([all_z.index(tuple(z)) for z in z_bn.tolist()])
+    assert abs(lp_x.exp().sum()-1) < 1e-5
+    led = ledger(joint, ALL_X, z_bn, b, batch=50, progress=False)
+    slow = lp_x - lp_xz.gather(1, row[:, None])[:, 0]
+    assert torch.allclose(led.marginal_b, slow, atol=1e-4) and led.marginal_b.min() >= 0
+    terms = led.conditional_b + led.prior_b + led.marginal_b
+    teacher = b.conditional_b + b.codes_prior_b
+    assert (terms - (score(joint, ALL_X, progress=False) - teacher)).abs().max() < 1e-4
+    assert torch.allclose(led.total_b, lp_x - teacher, atol=1e-4)
+    saved = led.saved(8)
+    assert abs(saved['conditional'] + saved['prior'] + saved['marginal'] - saved['total']) < 1e-9
+
+def test_ledger_keeps_its_digits_where_float32_does_not():
+    "Log-likelihoods near −10,000 nats and posteriors near certainty: the marginal term is small, not negative, and not noise."
+    K, n = 4, 64
+    leaf = HCLTLeaf(chain(48), Categorical(48, 256, 4, rng(0)), K, rng(1))
+    joint = Joint(leaf, Circuit(chain(n), Evidence(n, K), 1, rng(2)), COLOURS['rgb'], 4, (3, 32, 32))
+    with torch.no_grad(): leaf.root_1sk[0] = torch.full((4, 4), 1e-9).fill_diagonal_(1.).log().log_softmax(0)
+    x = torch.randint(0, 256, (6, 3, 32, 32), generator=rng(3), dtype=torch.uint8)
+    z_bn = joint.evidence(x).argmax(2)
+    m = measure(joint, x, z_bn, progress=False)
+    assert (m.student_b < -10_000).all() and m.student_b.dtype==torch.float64
+    led = ledger_from(*m, torch.zeros(6), torch.zeros(6))
+    assert led.marginal_b.min() >= -1e-9
+    assert torch.allclose(m.student_b, score(joint, x, progress=False), rtol=1e-6)
+
+def test_ledger_says_when_something_is_wrong(refuses):
+    joint, z = toy(0), torch.zeros(256, 2).long()
+    refuses(lambda: ledger(joint, ALL_X, z, some_bound(255, 0), progress=False), '256', '255')
+    refuses(lambda: measure(joint, ALL_X, z[:3], progress=False), '256', '3')
+    m = measure(joint, ALL_X, z, progress=False); b = some_bound(256, 0)
+    with pytest.raises(AssertionError): ledger_from(m.student_b - 1e3, m.parts_b2, b.conditional_b, b.codes_prior_b)
+    with torch.no_grad(): joint.top.root_1sk[0, 0] = -torch.inf
+    refuses(lambda: measure(joint, ALL_X, torch.zeros(256, 2).long(), progress=False), 'positive probability')
+
+def test_score_and_bits(refuses):
+    joint = toy(1)
+    lp_b = score(joint, ALL_X, batch=7, progress=False)
+    assert torch.allclose(lp_b, score(joint, ALL_X, batch=256, progress=False), atol=1e-6)
+    e = bits(torch.tensor([-1., -3.])*math.log(2)*4, dims=4)
+    assert abs(e.bits-2) < 1e-6 and abs(e.stderr-1) < 1e-6 and e.n==2
+    assert math.isnan(bits(torch.tensor([-1.]), 1).stderr)
+    refuses(lambda: score(joint, ALL_X[:0], progress=False), 'image', '0')
+    refuses(lambda: score(joint, ALL_X.float(), progress=False), 'uint8')
+
+# ---- the Gaussian on the integers
+
+@pytest.mark.parametrize('seed', range(8))
+def test_lattice_gaussian_is_a_distribution(seed):
+    gen = rng(seed); D, V = 1 + seed%4, 2 + seed%4
+    all_x = torch.tensor(list(itertools.product(range(V), repeat=D)))
+    chol = torch.randn(D, D, generator=gen).tril().double(); chol.diagonal().copy_(10**(3*torch.rand(D, generator=gen)-2))
+    mu = V*torch.randn(D, generator=gen).double()
+    lp = lattice_gaussian(all_x, mu, chol, levels=V)
+    assert abs(lp.exp().sum()-1) < 1e-10
+    from scipy.stats import norm
+    for x, got in zip(all_x[::5], lp[::5]):
+        p, s = 1., chol.diagonal()
+        cond = mu + (chol.tril(-1) @ torch.linalg.inv(chol)) @ (x - mu)
+        for d in range(D):
+            low = 0 if x[d]==0 else norm.cdf((x[d]-.5-cond[d])/s[d])
+            high = 1 if x[d]==V-1 else norm.cdf((x[d]+.5-cond[d])/s[d])
+            p *= high - low
+        assert abs(got.exp()-p) < 1e-9
+
+def test_log_between_in_the_tails():
+    mp = pytest.importorskip('mpmath'); mp.mp.dps = 400
+    for a, b in [(0, .1), (-.05, .05), (5, 6), (20, 20.001), (-37, -36), (30, math.inf), (-math.inf, -30), (-math.inf, 3), (2, math.inf)]:
+        exact = mp.log((mp.erf(mp.mpf(b)/mp.sqrt(2)) - mp.erf(mp.mpf(a)/mp.sqrt(2)))/2)
+        got = log_between(*torch.tensor([[float(a)], [float(b)]], dtype=torch.float64)).item()
+        assert abs(got-float(exact)) < 1e-9*max(1, abs(float(exact))), (a, b, got, exact)
+
+def test_gaussian_bits(refuses):
+    train, valid, test = (images('digits', s) for s in ('train', 'valid', 'test'))
+    b = gaussian_bits(train, valid, test)
+    assert b.shape==(len(test),) and b.isfinite().all() and (b > 0).all()                 # digits have dead pixels
+    assert torch.allclose(b[:5], gaussian_bits(train, valid, test[:5]))                   # nothing is learnt from test
+    assert torch.allclose(b, gaussian_bits(train, valid, test.flip(0)).flip(0))
+    few = gaussian_bits(train[:10], valid, test); assert few.isfinite().all() and few.mean() > b.mean()
+    refuses(lambda: gaussian_bits(train, valid, test[..., :4]), '(1, 8, 4)', '(1, 8, 8)')
+    x = torch.randint(0, 256, (2500, 5), dtype=torch.uint8, generator=rng(0)); n, one, two = moment_sums(x)
+    centred = x.long()-128
+    assert n==2500 and torch.equal(one.long(), centred.sum(0)) and torch.equal(two.long(), centred.T @ centred)
+
+# ---- files
+
+@pytest.mark.parametrize('c', [1, 3])
+def test_files_are_lossless_and_counted_in_full(c, refuses):
+    x = torch.randint(0, 256, (2, c, 5, 7), dtype=torch.uint8, generator=rng(c))
+    for fmt, f, kw in (('WEBP', webp_bits, dict(lossless=True, quality=100, method=6)), ('PNG', png_bits, dict(optimize=True))):
+        for a_chw, got in zip(x, f(x)):
+            a_hwc = a_chw.permute(1, 2, 0).numpy(); im = Image.fromarray(a_hwc if c==3 else a_hwc[..., 0])
+            im.save(buffer := io.BytesIO(), fmt, **kw)
+            assert abs(got - 8*len(buffer.getvalue())/(c*5*7)) < 1e-12
+            back = torch.from_numpy(np.array(Image.open(buffer).convert('RGB' if c==3 else 'L')))
+            assert torch.equal(back, torch.from_numpy(a_hwc if c==3 else a_hwc[..., 0]))
+    refuses(lambda: webp_bits(x.float()), 'uint8'); refuses(lambda: png_bits(x[:, :1].expand(-1, 2, -1, -1)), 'channels')
+
+# ---- the plain hidden Chow-Liu tree
+
+def test_states_for_a_parameter_count():
+    for D, V, n in [(64, 256, 70_000), (3072, 511, 10_000_000), (1, 2, 5), (784, 256, 1), (48, 2, 10**6)]:
+        S = hclt_states(D, V, n); miss = lambda s: abs(hclt_size(D, V, s)-n)
+        assert S >= 1 and all(miss(S) <= miss(s) for s in (max(1, S-1), S+1))
+
+def test_plain_hclt_is_a_distribution_of_rgb_integers():
+    two = Colour('two', (2, 2, 2), lambda x: x.to(torch.int16), lambda y: y)
+    all_x = torch.tensor(list(itertools.product(range(2), repeat=6)), dtype=torch.uint8).view(-1, 3, 1, 2)
+    model, made = hclt_baseline(all_x[torch.randint(0, 64, (300,), generator=rng(0))], two, 60, rng(1), epochs=2, batch=100, progress=False)
+    assert abs(score(model, all_x, progress=False).exp().sum()-1) < 1e-5
+    assert made['n_params']==sum(p.numel() for p in model.parameters()) and made['n_images']==300
+    grey, _ = hclt_baseline(images('digits', 'train', 300), COLOURS['ycocg_r'], 40_000, rng(1), n_images=200, epochs=2, batch=100, progress=False)
+    assert grey.pc.inputs.n_values==256                                                   # one channel passes every map unchanged
+    a, b = (hclt_baseline(images('digits', 'train', 300), COLOURS['rgb'], 40_000, rng(1), epochs=1, batch=100, progress=False)[0] for _ in range(2))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))         # same seed, same result
+
+# ---- table and picture
+
+def test_table_and_waterfall():
+    text = table({'student': Estimate(4., .01, 10), 'Gaussian': 4.5, 'WebP': mean_bits(torch.tensor([3., 4.])), 'lvd': None}, params={'student': 12})
+    lines = text.splitlines()
+    assert '0.500' in lines[3] and '-0.500' in lines[4] and lines[2].endswith('12') and len(lines)==6
+    fig = waterfall_bits(5., dict(conditional=.5, prior=-.2, marginal=.1))
+    assert [t.get_text() for t in fig.axes[0].texts]==['5.000', '-0.500', '+0.200', '-0.100', '4.600']
+    joint = toy(2); m = measure(joint, ALL_X, torch.zeros(256, 2).long(), progress=False); b = some_bound(256, 1)
+    fig = waterfall(ledger_from(*m, b.conditional_b, b.codes_prior_b), m.student_b, 8)
+    assert fig.axes[0].texts[-1].get_text()==f'{bits(m.student_b, 8).bits:.3f}'
