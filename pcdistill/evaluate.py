@@ -273,14 +273,17 @@ def hclt_baseline(
     batch:int=1000,                   # images an EM step
     ckpt:Path|None=None,              # where to keep the state between epochs
     progress:bool=True,               # show a bar
+    valid_x:UInt8[Tensor, "v c h w"]|None=None, # images that choose the best epoch; None: the last is kept
 ) -> tuple[PlainHCLT, dict]:
     "A plain HCLT of about `n_params` parameters, trained by EM from a random start; and how it was made."
     y_bd = rearrange(colour.forward(train_x[torch.randperm(len(train_x), generator=gen)[:n_images].to(train_x.device)]), 'b c h w -> b (h w c)')
     D, V = y_bd.shape[1], max(colour.levels(train_x.shape[1]))
     mi_dd = gaussian_mutual_information(y_bd) if D > 1024 else mutual_information(y_bd[:4000])
     pc = Circuit(chow_liu(mi_dd), Categorical(D, V, hclt_states(D, V, n_params), gen), 1, gen).to(y_bd.device)
-    fit(pc, lambda rows: pc(y_bd[rows])[:, 0], len(y_bd), gen, epochs, batch, min(batch, 250), (1., .05), .1, ckpt, progress, 'plain HCLT')
-    return PlainHCLT(pc, colour), dict(n_params=hclt_size(D, V, pc.n_states), states=pc.n_states, n_images=len(y_bd), epochs=epochs, colour=colour.name)
+    model = PlainHCLT(pc, colour)
+    validate = None if valid_x is None else lambda: float(score(model, valid_x, 250, False).mean())
+    fit(pc, lambda rows: pc(y_bd[rows])[:, 0], len(y_bd), gen, epochs, batch, min(batch, 250), (1., .05), .1, ckpt, progress, 'plain HCLT', validate)
+    return model, dict(n_params=hclt_size(D, V, pc.n_states), states=pc.n_states, n_images=len(y_bd), epochs=epochs, colour=colour.name)
 
 # %% ../nbs/50_evaluate.ipynb #c032
 def table(

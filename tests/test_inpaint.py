@@ -79,3 +79,37 @@ def test_figure():
     r = inpaint(toy(0), ALL_X[:5], torch.rand(5, 2, 4, generator=rng(0)) > .5, 3, rng(0))
     labels = [a.get_ylabel().split('\n')[0] for a in figure(r, images=4, samples=2).axes]
     assert labels==['image', 'seen', 'sample 1', 'sample 2', 'mean', 'entropy'] and isinstance(r, Inpainted)
+
+# ---- Gaussian leaves: probabilities where there are any, densities else, never a mixture of both
+
+def gauss(seed:int, K:int=3):
+    "Two 2×2 patches, one normal a latent value."
+    from pcdistill.blocks import GaussianBlock
+    from pcdistill.circuit import Circuit
+    from pcdistill.colour import COLOURS
+    from pcdistill.inputs import Evidence
+    from pcdistill.joint import Joint
+    from pcdistill.structure import chain
+    block = GaussianBlock(K, 4)
+    with torch.no_grad():
+        block.mu_gd.copy_(90 + 70*torch.rand(block.mu_gd.shape, generator=rng(seed)))
+        block.U_gde.copy_(.3*torch.randn(block.U_gde.shape, generator=rng(seed+1)).tril(-1))
+        block.logs_kd.fill_(math.log(8.))
+    return Joint(block, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['rgb'], 2, (1, 2, 4))
+
+def test_gaussian_whole_patches_are_exact():
+    joint, x = gauss(0), torch.randint(60, 200, (4, 1, 2, 4), dtype=torch.uint8, generator=rng(0))
+    seen = torch.zeros(4, 2, 4, dtype=torch.bool); seen[..., :2] = True; seen[0, 0, 2] = True      # a patch, and a prefix of the next
+    r, view = inpaint(joint, x, seen, 2, rng(1)), joint.leaf.view
+    with torch.no_grad(): assert torch.allclose(r.log_seen_b + r.log_hidden_b, joint(x), atol=1e-3)
+    assert r.exact and joint.leaf.view==view and (r.samples[:, :, 0][:, seen]==x[:, 0][seen]).all()
+
+def test_gaussian_holes_are_densities():
+    joint, x = gauss(1), torch.full((256, 1, 2, 4), 120, dtype=torch.uint8)
+    x[:, 0, 0, 0] = torch.arange(256).byte()
+    seen = torch.ones(256, 2, 4, dtype=torch.bool); seen[:, 0, 0] = False                          # a hole: the patch's first variable
+    r = inpaint(joint, x, seen, 0, rng(0), batch=100)
+    assert not r.exact and torch.allclose(r.log_seen_b, r.log_seen_b[:1].expand(256), atol=1e-3)
+    p_v = r.log_hidden_b.double().exp()                                                            # far narrower than 256 levels, far wider than one
+    assert abs(p_v.sum()-1) < 1e-3 and abs(p_v @ torch.arange(256.).double() - r.mean[0, 0, 0, 0]) < .1
+    assert abs(torch.special.entr(p_v).sum()/math.log(2) - r.entropy[0, 0, 0]) < .02
