@@ -26,11 +26,11 @@ def em_update_(
     "The M-step for one table of normalised log-weights."
     total = count.sum(dim, keepdim=True)
     used = total > 0
-    if pseudocount: count.add_(pseudocount/count.shape[dim])
     share = torch.where(used, lr/(total+pseudocount).clamp_min(1e-30), 0)
-    if lr==1.: torch.where(used, count.mul_(share).log_(), logw, out=logw); return
+    torch.addcmul(share*(pseudocount/count.shape[dim]), count, share, out=count)   # η(F + α/n)/(ΣF + α)
+    if lr==1.: torch.where(used, count.log_(), logw, out=logw); return
     keep = 1 - lr*used.to(logw.dtype)
-    logw.exp_().mul_(keep).addcmul_(count, share).log_()
+    torch.log(count.addcmul_(logw.exp_(), keep), out=logw)
 
 # %% ../nbs/34_em.ipynb #c008
 class EM(torch.optim.Optimizer):
@@ -54,7 +54,7 @@ class EM(torch.optim.Optimizer):
         "The M-step, in place."
         lr, alpha = (self.param_groups[0][n] for n in ('lr', 'pseudocount'))
         for p, dim in self.tables:
-            if p.grad is not None and p.requires_grad: em_update_(p, p.grad.neg_().clamp_min_(0), dim, lr, alpha); p.grad = None
+            if p.grad is not None and p.requires_grad: em_update_(p, p.grad.neg_(), dim, lr, alpha); p.grad = None
         for m in self.blocks: m.em_step_(lr=lr, pseudocount=alpha)
 
 # %% ../nbs/34_em.ipynb #c014

@@ -51,7 +51,7 @@ class Categorical(nn.Module):
     ):
         super().__init__()
         self.n_vars, self.n_values, self.n_states = n_vars, n_values, n_states
-        self.logp_dvs = nn.Parameter(random_log_weights((n_vars, n_values, n_states), 1, gen, spread=.1))
+        self.logp_dvs = nn.Parameter(random_log_weights((n_vars, n_values, n_states), 1, gen))
 
     def forward(self,
         x_bd:Int[Tensor, "b d"],             # values

@@ -9,6 +9,7 @@ __all__ = ['LOWEST', 'TINY', 'mix_up', 'mix_down', 'log_mix']
 import torch
 from torch import Tensor
 from jaxtyping import Float
+from einops import rearrange
 
 # %% ../nbs/31_layers.ipynb #c007
 LOWEST = torch.finfo(torch.float32).min
@@ -27,19 +28,22 @@ def mix_up(
 TINY = 1e-37
 
 def mix_down(
-    g_gbt:Float[Tensor, "g b t"], # gradient with respect to y
+    g_pbt:Float[Tensor, "p b t"], # gradient with respect to y; one row for every g/p consecutive sums
     e_gbs:Float[Tensor, "g b s"], # from mix_up
     u_gbt:Float[Tensor, "g b t"], # from mix_up
     w_gst:Float[Tensor, "g s t"], # weights
-    out:Tensor|None=None,         # where the gradient of x is to be written
+    out_gbs:Tensor|None=None,     # where the gradient of x is to be written
+    out_gst:Tensor|None=None,     # where that of log w is to be written
 ) -> tuple[Float[Tensor, "g b s"], Float[Tensor, "g s t"]]:
     "Gradients with respect to x and to log w: where the flow goes, and how often each edge is used."
-    r_gbt = u_gbt.clamp_min(TINY).reciprocal_().mul_(g_gbt)
-    gx_gbs = torch.bmm(r_gbt, w_gst.mT, out=out).mul_(e_gbs)
-    gw_gst = torch.bmm(e_gbs.mT, r_gbt).mul_(w_gst)
+    r_gbt = u_gbt.clamp_min(TINY)
+    r_pcbt = rearrange(r_gbt, '(p c) b t -> p c b t', p=len(g_pbt))     # a view
+    torch.div(g_pbt[:, None], r_pcbt, out=r_pcbt)
+    gx_gbs = torch.bmm(r_gbt, w_gst.mT, out=out_gbs).mul_(e_gbs)
+    gw_gst = torch.bmm(e_gbs.mT, r_gbt, out=out_gst).mul_(w_gst)
     return gx_gbs, gw_gst
 
-# %% ../nbs/31_layers.ipynb #c012
+# %% ../nbs/31_layers.ipynb #c013
 class _LogMix(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_gbs, logw_gst):

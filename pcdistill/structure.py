@@ -137,6 +137,7 @@ class Level(NamedTuple):
     variables:slice      # the variables it hosts, in tree order
     host:Tensor|None     # for each of those, its latent within the level; None: exactly one each, in order
     parent:Tensor|None   # for each latent, its parent within the level above; None for the root
+    fan:int              # children of every latent above, if all have equally many; else 0
 
 class Plan(NamedTuple):
     "How to walk a tree: levels from the root down, and the orders that make them slices."
@@ -150,7 +151,7 @@ def plan(tree:Tree) -> Plan:
     host, levels = torch.tensor(tree.host, dtype=torch.long), []
     order, place = torch.zeros(0, dtype=torch.long), torch.zeros(n, dtype=torch.long)
     parent = torch.tensor(tree.parent)
-    for l in range(int(depth.max())+1):                    # children of one parent stay together
+    for l in range(int(depth.max())+1):                    # children of one parent stay together, in the order of the parents
         here = (depth==l).nonzero()[:, 0]
         if l: here = here[place[parent[here]].argsort(stable=True)]
         place[here] = torch.arange(len(order), len(order)+len(here)); order = torch.cat([order, here])
@@ -162,6 +163,7 @@ def plan(tree:Tree) -> Plan:
         local = at[mine] - first
         one_each = len(local)==g and bool((local==torch.arange(g)).all())
         up = None if l==0 else place[parent[order[first:first+g]]] - (first-above)
-        levels.append(Level(slice(first, first+g), slice(seen, seen+len(mine)), None if one_each else local, up))
+        fan = g//above if l and g%above==0 and torch.equal(up, torch.arange(g)//(g//above)) else 0
+        levels.append(Level(slice(first, first+g), slice(seen, seen+len(mine)), None if one_each else local, up, fan))
         first, seen = first+g, seen+len(mine)
     return Plan(tuple(levels), order, variables)
