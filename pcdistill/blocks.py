@@ -287,17 +287,17 @@ def em_step_(self:GaussianBlock,
     M = torch.where(alive[:, None, None, None], M + 1e-9*N[..., None, None]*eye, eye)   # a constant variable has no scatter at all
     V = torch.cat([_rows(*p) for p in zip(M.split(16), (t[:, None]/s).square().split(16))])
     r = ((V[:, None] @ M)*V[:, None]).sum(-1)*t[:, None]**2
-    self._put_(U, t, V, self._scales(r, N, rho, self.shrink/4 if J > 1 else 0.), alive)
+    self._put_(U, t, V, self._scales(r, N, rho, lr*self.shrink/4 if J > 1 else 0., lr*self.sheppard/12), alive)
     self.zero_stats()
 
 @patch
-def _scales(self:GaussianBlock, r_gjd, N_gj, rho_gj, more): # s² of every component; `more` pseudo-rows of its body's profile
+def _scales(self:GaussianBlock, r_gjd, N_gj, rho_gj, more, rounding): # s² of every component; `more` pseudo-rows of its body's profile
     N = N_gj[..., None]
     if more > 0:
         profile = (r_gjd/rho_gj[..., None]**2).sum(1, keepdim=True)/N.sum(1, keepdim=True)
         contrast = (r_gjd/profile).mean(-1, keepdim=True)/N
         r_gjd, N = r_gjd + more*profile*contrast, N + more
-    return (r_gjd/N - self.sheppard/12).clamp_min(self.s_min**2)
+    return (r_gjd/N - rounding).clamp_min(self.s_min**2)
 
 @patch
 def _put_(self:GaussianBlock, U, t_gd, V_gda, s2_gjd, alive_g): # U ← VU, μ ← μ − U⁻¹c, s

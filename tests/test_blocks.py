@@ -156,6 +156,16 @@ def test_few_rows_stay_sane():
     with torch.no_grad(): lp = mixture(b, x)
     assert lp.isfinite().all() and all(p.isfinite().all() for p in b.parameters())
 
+@pytest.mark.parametrize('bodies', [1, 4])
+def test_small_steps_stay_where_full_steps_settled(bodies):
+    x = (data(4000)*.3).round()
+    b = block(bodies=bodies, levels=20, seed=1, view='density', shrink=40., s_min=.05)
+    for _ in range(150): b.em_pass_(x, 1.)
+    before, s = b.em_pass_(x, 1.)/len(x), b.logs_kd.exp()
+    for _ in range(50): b.em_pass_(x, .2)
+    assert abs(b.em_pass_(x, 1.)/len(x) - before) < 5e-3
+    assert (b.logs_kd.exp() - s).abs().max() < .05*(1+s.max())
+
 def test_dead_components_and_no_rows():
     b = block(levels=20); before = b.mu_gd.clone()
     b.accumulate(data().round(), torch.tensor([1., 1, 0, 0]).expand(2000, 4)/2); b.em_step_()
