@@ -321,6 +321,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.teacher.Teacher.log_cond': ('teacher.html#teacher.log_cond', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.bound': ('teacher.html#bound', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.check_images': ('teacher.html#check_images', 'pcdistill/teacher.py'),
+                                   'pcdistill.teacher.check_patch': ('teacher.html#check_patch', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.fit_noise': ('teacher.html#fit_noise', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.fit_pixels': ('teacher.html#fit_pixels', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.log_logistic': ('teacher.html#log_logistic', 'pcdistill/teacher.py'),

@@ -17,10 +17,10 @@ from .teacher import nearest, sklearn_seed
 
 # %% ../nbs/24_clusters.ipynb #c005
 def assign(
-    f_xf:Float[Tensor, "x f"],  # points; leading axes may be more than one
-    mu_kf:Float[Tensor, "k f"], # means
+    f_xf:Float[Tensor, "*x f"], # points; any number of leading axes
+    mu_kf:Float[Tensor, "k g"], # means; g = f
     chunk:int=65536,            # points at once
-) -> Int[Tensor, "x"]:
+) -> Int[Tensor, "*x"]:
     "Index of the nearest mean of every point, in the shape of the points."
     require(f_xf.shape[-1]==mu_kf.shape[-1], f"wanted points of {mu_kf.shape[-1]} features, got {f_xf.shape[-1]}")
     z = [nearest(f.float(), mu_kf) for f in f_xf.reshape(-1, f_xf.shape[-1]).split(chunk)]
@@ -53,7 +53,7 @@ def kmeans(
     gen:torch.Generator,
     n_fit:int=100_000,           # points used, at most; drawn at random
     steps:int=30,                # turns, at most; it stops when nothing moves
-    start_kf:Float[Tensor, "k f"]|None=None, # means to start from
+    start_kf:Float[Tensor, "k g"]|None=None, # means to start from; g = f
 ) -> Float[Tensor, "k f"]:
     "K means; same generator, same means."
     require(f_xf.dim()==2 and f_xf.is_floating_point(), f"wanted float points (x, f), got {f_xf.dtype} of shape {tuple(f_xf.shape)}")

@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'smallest', 'extract', 'features', 'save_teacher', 'load_tea
 from pathlib import Path
 import torch
 from torch import Tensor
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from .core import require
 from .runs import load, save
 from .teacher import NoiseTeacher, PixelTeacher, Teacher
@@ -26,7 +26,7 @@ def extract(
     x_bchw:UInt8[Tensor, "b c h w"], # images
     path:str|Path|None=None,         # file to write; one that is there is read instead
     batch:int=256,                   # images at once
-) -> Int[Tensor, "b m"]:
+) -> Integer[Tensor, "b m"]:
     "All codes of all images."
     n_codes = list(teacher.n_codes)
     if path is not None and Path(path).exists():
@@ -43,7 +43,7 @@ def extract(
 def features(
     teacher:Teacher,
     x_bchw:UInt8[Tensor, "b c h w"],          # images
-    ids_bm:Int[Tensor, "b m"]|None=None,      # their codes, if they are known
+    ids_bm:Integer[Tensor, "b m"]|None=None,      # their codes, if they are known
     batch:int=256,
 ) -> Float[Tensor, "b n f"]:
     "What the clusters see, from the codes where that is possible."

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from einops import rearrange, reduce, repeat
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from .core import require
 from .runs import resumable
 from .patches import from_patches, to_patches
-from .teacher import Bound, bound, check_images, log_logistic, nearest, uniform_prior
+from .teacher import Bound, bound, check_images, check_patch, log_logistic, nearest, uniform_prior
 
 # %% ../nbs/21_vqvae.ipynb #c005
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class VQVAE2(nn.Module):
         super().__init__()
         self.config, self.shape, self.patch = config, tuple(shape), config.patch
         c, h, w = shape; p = config.patch
-        require(h%p==0 and w%p==0, f"wanted a patch size that divides {h}×{w}, got {p}")
+        check_patch(p, h, w)
         self.gh, self.gw = h//p, w//p
         self.n_bottom, self.n_top = self.gh*self.gw, (-(-self.gh//2))*(-(-self.gw//2))
         self.n_codes = (config.K_bottom,)*self.n_bottom + (config.K_top,)*self.n_top
@@ -188,7 +188,7 @@ class VQVAE2(nn.Module):
         return torch.cat([self.book_bottom(zb_bnf)[0], idt_bm], 1)
 
     @torch.no_grad()
-    def features_from_codes(self, ids_bm:Int[Tensor, "b m"]) -> Float[Tensor, "b n f"]:
+    def features_from_codes(self, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b n f"]:
         "[top codebook vector ; bottom codebook vector] of each patch."
         idb_bn, idt_bm = ids_bm.long().split([self.n_bottom, self.n_top], 1)
         return torch.cat([self.above(self.book_top.e_kf[idt_bm]), self.book_bottom.e_kf[idb_bn]], -1)
@@ -198,12 +198,13 @@ class VQVAE2(nn.Module):
     @torch.no_grad()
     def log_cond(self, x_bchw):
         "log t(x | h(x)) in nats of the uint8 image."
+        check_images(x_bchw, self.shape)
         y_bnd = to_patches(x_bchw, self.patch).float()
         lp_x = self.log_patch(y_bnd.flatten(0, 1), self.features(x_bchw).flatten(0, 1))
         return reduce(lp_x, '(b n) -> b', 'sum', b=len(x_bchw))
 
     @torch.no_grad()
-    def picture(self, ids_bm:Int[Tensor, "b m"]) -> UInt8[Tensor, "b c h w"]:
+    def picture(self, ids_bm:Integer[Tensor, "b m"]) -> UInt8[Tensor, "b c h w"]:
         "The mean image of given codes."
         c = self.shape[0]
         logit, mean, _, a = self.theta(self.features_from_codes(ids_bm).flatten(0, 1)).split([1, c, c, c*(c-1)//2], 1)
@@ -254,7 +255,7 @@ def batches(
     n:int,       # rows there are
     config,      # has `per_epoch`: rows an epoch, at most; and `batch`: rows a step
     gen:torch.Generator,
-) -> tuple[Int[Tensor, "x"],...]:
+) -> tuple[Integer[Tensor, "x"],...]:
     "Row numbers of each step of an epoch, in random order; all steps have the same size."
     steps, rows = steps_of(n, config), torch.randperm(n, generator=gen, device=gen.device)
     return rows[:steps*min(n, config.batch)].chunk(steps)
@@ -276,7 +277,7 @@ def fit_vqvae(
     theta_jmq[1+model.shape[0]:1+2*model.shape[0]] = -1.5                                  # a fifth of the range wide
     model = model.to(x_bchw.device); opt = torch.optim.Adam(model.parameters(), lr=config.lr)
     per = steps_of(len(x_bchw), config); steps = config.epochs*per
-    for epoch in resumable(ckpt, config.epochs, dict(model=model, opt=opt, gen=gen), every_s=60, progress=progress, desc='VQ-VAE-2'):
+    for epoch in resumable(ckpt, config.epochs, dict(model=model, opt=opt, gen=gen), every_s=60., progress=progress, desc='VQ-VAE-2'):
         for i, rows in enumerate(batches(len(x_bchw), config, gen)):
             step = epoch*per+i; opt.param_groups[0]['lr'] = config.lr*warm_cosine(step, steps)
             opt.zero_grad(); vq_loss(model, x_bchw[rows.to(x_bchw.device)], gen, step>=.1*steps).backward(); opt.step()
@@ -315,7 +316,7 @@ class CodePrior(nn.Module):
         self.register_buffer('absent_mv', torch.arange(V) >= torch.tensor(n_codes[::-1])[:,None], persistent=False)
         self.register_buffer('future_mm', torch.ones(m, m, dtype=torch.bool).triu(1), persistent=False)
 
-    def forward(self, r_bm:Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
+    def forward(self, r_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         "log t(next code | codes so far) for codes in reading order."
         start_b1 = torch.full_like(r_bm[:, :1], self.code.num_embeddings-1)
         m = r_bm.shape[1]
@@ -323,7 +324,7 @@ class CodePrior(nn.Module):
         x_bmf = self.body(x_bmf, mask=self.future_mm[:m, :m], is_causal=True)
         return self.head(x_bmf).masked_fill(self.absent_mv[:m], -math.inf).log_softmax(-1)
 
-    def log_prob(self, ids_bm:Int[Tensor, "b m"]) -> Float[Tensor, "b"]:
+    def log_prob(self, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b"]:
         "log t(h) in nats, exact."
         m = len(self.n_codes)
         require(ids_bm.dim()==2 and ids_bm.shape[1]==m, f"wanted {m} codes per image, got shape {tuple(ids_bm.shape)}")
@@ -331,7 +332,7 @@ class CodePrior(nn.Module):
         return torch.cat(lp)
 
     @torch.no_grad()
-    def sample(self, n:int, gen:torch.Generator) -> Int[Tensor, "n m"]:
+    def sample(self, n:int, gen:torch.Generator) -> Integer[Tensor, "n m"]:
         "Code strings drawn from the prior, one code at a time."
         r_bm = torch.zeros(n, len(self.n_codes), dtype=torch.long, device=self.head.weight.device)
         for m in range(len(self.n_codes)):
@@ -351,7 +352,7 @@ class CodePrior(nn.Module):
 
 # %% ../nbs/21_vqvae.ipynb #c032
 def fit_prior(
-    ids_bm:Int[Tensor, "b m"],  # codes of the training images
+    ids_bm:Integer[Tensor, "b m"],  # codes of the training images
     n_codes:tuple[int,...],     # alphabet of each position
     config:PriorConfig,
     gen:torch.Generator,
@@ -369,7 +370,7 @@ def fit_prior(
     opt = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(.9, .98))
     per = steps_of(len(seen), config)
     state = dict(model=model, best=best, opt=opt, gen=gen, history=history)
-    for epoch in resumable(ckpt, config.epochs, state, every_s=60, progress=progress, desc='code prior'):
+    for epoch in resumable(ckpt, config.epochs, state, every_s=60., progress=progress, desc='code prior'):
         for i, rows in enumerate(batches(len(seen), config, gen)):
             opt.param_groups[0]['lr'] = config.lr*warm_cosine(epoch*per+i, config.epochs*per)
             opt.zero_grad(); (-model.log_prob(seen[rows.to(seen.device)]).mean()/len(n_codes)).backward(); opt.step()

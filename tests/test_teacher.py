@@ -1,0 +1,202 @@
+"Teachers: exact pmfs, patch independence, repetition, resumption, files, clusters."
+import pytest, torch
+from pcdistill.clusters import assign, kmeans
+from pcdistill.core import Refused, rng
+from pcdistill.data import images
+from pcdistill.latents import extract, features, load_teacher, save_teacher
+from pcdistill.patches import to_patches
+from pcdistill.teacher import Teacher, bound, fit_noise, fit_pixels, log_logistic, uniform_prior
+from pcdistill import vqvae
+from pcdistill.vqvae import CodePrior, PriorConfig, VQConfig, VQVAE2, fit_prior, fit_vqvae, init_, log_mixture, n_theta
+
+SHORT = VQConfig.tiny(epochs=3, per_epoch=96)
+
+def noise_images(b, c, h, w, seed=0): return torch.randint(0, 256, (b, c, h, w), generator=rng(seed), dtype=torch.uint8)
+
+def random_vq(p, shape):
+    "An untrained teacher whose codebooks are not all the same vector."
+    t = init_(VQVAE2(VQConfig.tiny(p), shape), rng(0)).eval().requires_grad_(False)
+    for book in (t.book_top, t.book_bottom): book.e_kf.copy_(torch.randn(book.e_kf.shape, generator=rng(2)))
+    return t
+
+@pytest.fixture(scope='module')
+def photos(): return images('photos', 'train', 256)
+
+@pytest.fixture(scope='module')
+def teachers(photos): return {'vqvae': fit_vqvae(photos, SHORT, rng(0), progress=False),
+                              'pixel': fit_pixels(photos, 4, 16, rng(0)), 'noise': fit_noise(photos, 4, 16, rng(0))}
+
+@pytest.mark.parametrize('levels', [2, 5, 256])
+def test_logistic_has_mass_one(levels):
+    v = torch.arange(float(levels)).double()
+    for mu in (-50., 0., levels/2, levels+200.):
+        for s in (1e-3, .3, 40., 1e4):
+            m = log_logistic(v, torch.tensor(mu).double(), torch.tensor(s).double().log(), levels).exp().sum()
+            assert abs(m-1) < 1e-9, (mu, s)
+
+@pytest.mark.parametrize('seed', range(4))
+def test_mixture_has_mass_one_in_grey(seed):
+    theta = 4*torch.randn(1, n_theta(1), 3, 1, generator=rng(seed), dtype=torch.double)
+    assert abs(log_mixture(torch.arange(256.).double().reshape(256, 1, 1), theta.expand(256, -1, -1, -1)).exp().sum()-1) < 1e-9
+
+@pytest.mark.parametrize('seed', range(2))
+def test_mixture_has_mass_one_in_colour(seed):
+    theta = 2*torch.randn(1, n_theta(3), 3, 1, generator=rng(seed)).expand(-1, -1, -1, 65536)
+    gb = torch.cartesian_prod(torch.arange(256.), torch.arange(256.)).T
+    mass = sum(log_mixture(torch.cat([torch.full((1, 65536), r), gb])[None], theta).double().exp().sum() for r in range(256))
+    assert abs(mass-1) < 1e-4
+
+def test_log_scale_has_a_floor():
+    theta = torch.zeros(1, n_theta(1), 3, 1); sharp, sharper = theta.clone(), theta.clone()
+    sharp[:, 2], sharper[:, 2] = -7, -30
+    y = torch.tensor([[[90.]]])
+    assert torch.equal(log_mixture(y, sharp), log_mixture(y, sharper)) and log_mixture(y, sharp).isfinite().all()
+
+@pytest.mark.parametrize('c,h,w,p', [(1,8,8,4), (1,8,8,2), (1,28,28,4), (1,28,28,7), (3,32,32,4), (3,32,32,8), (3,12,18,6), (3,4,4,4), (3,5,3,1), (2,6,6,3)])
+def test_any_patch_size_and_grid(c, h, w, p):
+    t, x = random_vq(p, (c, h, w)), noise_images(3, c, h, w)
+    ids = t.codes(x)
+    assert isinstance(t, Teacher) and ids.shape==(3, len(t.n_codes)) and (ids < torch.tensor(t.n_codes)).all()
+    assert t.features(x).shape==(3, (h//p)*(w//p), 2*t.config.f) and torch.equal(t.features(x), t.features_from_codes(ids))
+    assert t.log_cond(x).isfinite().all() and t.picture(ids).shape==x.shape
+    for fit in (fit_pixels, fit_noise): assert bound(fit(noise_images(40, c, h, w), p, 5, rng(0)), None, x).conditional_b.isfinite().all()
+
+@pytest.mark.parametrize('h,p', [(28, 4), (16, 4), (8, 4), (14, 7)])
+def test_a_code_changes_its_patches_and_no_other(h, p):
+    t = random_vq(p, (3, h, h)); g, gt = h//p, -(-h//p//2)
+    ids = torch.zeros(1, len(t.n_codes), dtype=torch.long); base = t.theta(t.features_from_codes(ids).flatten(0, 1))
+    for m in range(len(t.n_codes)):
+        other = ids.clone(); other[0, m] = 1
+        moved = (t.theta(t.features_from_codes(other).flatten(0, 1)) != base).flatten(1).any(1)
+        i, j = divmod(m, g) if m < g*g else divmod(m-g*g, gt)
+        own = torch.zeros(g, g, dtype=torch.bool)
+        if m < g*g: own[i, j] = True
+        else: own[2*i:2*i+2, 2*j:2*j+2] = True
+        assert torch.equal(moved, own.flatten())
+
+def test_conditional_is_the_product_over_patches(teachers, photos):
+    t = teachers['vqvae']; x = photos[:4]
+    lp_bn = torch.stack([torch.stack([t.log_patch(y[None], f[None])[0] for y, f in zip(ys, fs)])
+                         for ys, fs in zip(to_patches(x, 4).float(), t.features(x))])
+    assert torch.allclose(lp_bn.sum(1), t.log_cond(x), rtol=1e-5)
+
+def same(a, b): return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+def test_same_seed_same_numbers(photos, teachers):
+    assert same(fit_vqvae(photos, SHORT, rng(0), progress=False), teachers['vqvae'])
+    assert not same(fit_vqvae(photos, SHORT, rng(1), progress=False), teachers['vqvae'])
+    state = torch.get_rng_state(); torch.manual_seed(99)           # the global generator plays no part
+    try: assert same(fit_vqvae(photos, SHORT, rng(0), progress=False), teachers['vqvae'])
+    finally: torch.set_rng_state(state)
+
+class Killed(Exception): pass
+
+def kill_at(monkeypatch, name, step):
+    "Make the training raise in its `step`-th step."
+    plain, calls = getattr(vqvae, name), []
+    def dying(*args, **kwargs):
+        calls.append(1)
+        if len(calls)==step: raise Killed
+        return plain(*args, **kwargs)
+    monkeypatch.setattr(vqvae, name, dying)
+
+@pytest.fixture
+def eager(monkeypatch):
+    "Checkpoints after every epoch, so that a short run has some."
+    plain = vqvae.resumable
+    monkeypatch.setattr(vqvae, 'resumable', lambda *a, **k: plain(*a, **{**k, 'every_s': 0.}))
+
+def test_killed_and_resumed_teacher_is_the_same(photos, teachers, tmp_path, monkeypatch, eager):
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        kill_at(m, 'vq_loss', 8); fit_vqvae(photos, SHORT, rng(0), tmp_path/'c', progress=False)
+    assert (tmp_path/'c').exists()
+    assert same(fit_vqvae(photos, SHORT, rng(123), tmp_path/'c', progress=False), teachers['vqvae'])   # the generator comes from the file
+
+def test_killed_and_resumed_prior_is_the_same(photos, teachers, tmp_path, monkeypatch, eager):
+    t = teachers['vqvae']; ids, config = t.codes(photos), PriorConfig.tiny(epochs=4)
+    whole = fit_prior(ids, t.n_codes, config, rng(5), progress=False)
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        kill_at(m, 'warm_cosine', 9); fit_prior(ids, t.n_codes, config, rng(5), tmp_path/'c', progress=False)
+    assert same(fit_prior(ids, t.n_codes, config, rng(5), tmp_path/'c', progress=False), whole)
+
+def test_codebooks_are_used(photos):
+    t = fit_vqvae(photos, VQConfig.tiny(epochs=40), rng(0), progress=False); bottom, top = t.codes(photos).split([t.n_bottom, t.n_top], 1)
+    assert len(bottom.unique()) > .6*t.config.K_bottom and len(top.unique()) > .6*t.config.K_top
+
+def test_bounds_are_finite_and_ordered(photos, teachers):
+    xv = images('photos', 'test', 40)
+    for t in teachers.values():
+        prior = fit_prior(t.codes(photos), t.n_codes, PriorConfig.tiny(epochs=2), rng(0), progress=False)
+        L = bound(t, prior, xv, batch=7)
+        assert all(l.shape==(40,) and l.isfinite().all() and (l < 0).all() for l in L)
+        assert torch.allclose(L.codes_uniform_b, torch.tensor(uniform_prior(t.n_codes)))
+        assert L.codes_prior_b.mean() > L.codes_uniform_b.mean()*1.05
+        assert torch.allclose(L.conditional_b, bound(t, prior, xv, batch=40).conditional_b, rtol=1e-4)
+
+@pytest.mark.parametrize('n_codes', [(3, 2, 4), (5, 5), (2, 2, 2, 3, 3)])
+def test_prior_has_mass_one(n_codes):
+    p = init_(CodePrior(n_codes, PriorConfig(16, 2, 2)), rng(0))
+    every = torch.cartesian_prod(*map(torch.arange, n_codes))
+    for mode in (p.train(), p.eval()):
+        with torch.no_grad(): lp = mode.log_prob(every)
+        assert abs(lp.exp().sum()-1) < 1e-5 and lp.isfinite().all() and lp.std() > .01
+    drawn = p.sample(50, rng(0)); assert (drawn < torch.tensor(n_codes)).all() and drawn.shape==(50, len(n_codes))
+
+def test_prior_learns_what_there_is(photos):
+    g = rng(0); a = torch.randint(0, 6, (600, 1), generator=g); ids = torch.cat([a, (a+1)%6, a], 1)    # one free code, two copies
+    p = fit_prior(ids, (6, 6, 6), PriorConfig.tiny(epochs=30), rng(1), progress=False)
+    assert abs(p.log_prob(ids).mean() + torch.tensor(6.).log()) < .1
+
+def test_state_round_trip(teachers, photos, tmp_path):
+    for name, t in teachers.items():
+        save_teacher(tmp_path/name, t); again = load_teacher(tmp_path/name)
+        assert type(again) is type(t) and again.n_codes==t.n_codes and again.shape==t.shape and same(t, again)
+        assert torch.equal(again.log_cond(photos[:9]), t.log_cond(photos[:9])) and torch.equal(again.codes(photos[:9]), t.codes(photos[:9]))
+    with pytest.raises(Refused): load_teacher(tmp_path/'absent')
+
+def test_extract(teachers, photos, tmp_path):
+    for name, t in teachers.items():
+        ids = extract(t, photos, tmp_path/name, batch=100)
+        assert ids.dtype==torch.uint8 and torch.equal(ids, extract(t, photos, tmp_path/name))
+        assert torch.equal(features(t, photos, ids, batch=100), features(t, photos, batch=100))
+        with pytest.raises(Refused): extract(t, photos[:5], tmp_path/name)
+
+def test_noise_codes_know_nothing_but_the_image(photos):
+    t = fit_noise(photos, 4, 8, rng(0)); ids = t.codes(photos)
+    assert torch.equal(ids[7:8], t.codes(photos[7:8]))
+    near = photos.clone(); near[:, 0, 0, 0] ^= 1                                  # one bit of one pixel
+    assert abs((t.codes(near)==ids).float().mean()-1/8) < .03
+    assert abs(ids.flatten().bincount(minlength=8)/ids.numel()-1/8).max() < .03
+
+def test_wrong_images_are_refused(teachers, photos):
+    for t in teachers.values():
+        for bad in (photos[:2].float(), photos[:2, :, :8], photos[0]):
+            with pytest.raises(Refused): t.codes(bad)
+            with pytest.raises(Refused): t.log_cond(bad)
+    for fit in (lambda p: fit_pixels(photos, p, 4, rng(0)), lambda p: fit_noise(photos, p, 4, rng(0)), lambda p: fit_vqvae(photos, VQConfig.tiny(p), rng(0), progress=False)):
+        for p in (0, 3, 5):
+            with pytest.raises(Refused): fit(p)
+    with pytest.raises(Refused): fit_pixels(photos[:1], 4, 17, rng(0))
+    with pytest.raises(Refused): fit_vqvae(photos[:1], SHORT, rng(0), progress=False)
+
+def test_kmeans_repeats_and_uses_every_mean():
+    f = torch.randn(3000, 6, generator=rng(0))
+    mu = kmeans(f, 40, rng(1)); assert torch.equal(mu, kmeans(f, 40, rng(1))) and not torch.equal(mu, kmeans(f, 40, rng(2)))
+    z = assign(f, mu); assert z.bincount(minlength=40).min() > 0 and torch.equal(z, assign(f, mu, chunk=11))
+    few = torch.tensor([[0., 0.], [1., 0.], [5., 5.]]).repeat_interleave(torch.tensor([400, 3, 2]), 0)
+    assert assign(few, kmeans(few, 3, rng(0))).unique().numel()==3               # rare points get their means
+    assert kmeans(f, 40, rng(1), n_fit=500).isfinite().all()
+
+def test_kmeans_refuses():
+    f = torch.randn(30, 2, generator=rng(0))
+    for bad in (lambda: kmeans(f[:5].repeat(50, 1), 6, rng(0)), lambda: kmeans(f, 0, rng(0)), lambda: kmeans(f, 31, rng(0)), lambda: kmeans(f/0, 2, rng(0)),
+                lambda: kmeans(f, 3, rng(0), start_kf=torch.zeros(2, 2)), lambda: assign(f, torch.zeros(2, 3))):
+        with pytest.raises(Refused): bad()
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+def test_the_same_code_runs_on_cuda(photos):
+    x = photos.cuda(); t = fit_vqvae(x, SHORT, rng(0), progress=False)
+    prior = fit_prior(extract(t, x), t.n_codes, PriorConfig.tiny(epochs=1), rng(0), progress=False)
+    assert all(l.is_cuda and l.isfinite().all() for l in bound(t, prior, x[:20]))
+    for u in (fit_pixels(x, 4, 8, rng(0)), fit_noise(x, 4, 8, rng(0))): assert bound(u, None, x[:20]).conditional_b.is_cuda
+    assert kmeans(features(t, x).flatten(0, 1), 8, rng(0)).is_cuda
