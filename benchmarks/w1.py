@@ -4,10 +4,13 @@
 
 Two trees. `binary_tree` has a latent for each variable, inner ones too (784 latents); `random_tree` has variables at the
 bottom only (1,567 latents, as in region trees). Forward and training steps are timed against the bare matrix products of
-the same shapes, taken in turn in the same run, so that other load on the machine falls on both.
+the same shapes, taken in turn in the same run, so that other load on the machine falls on both. `cpu` is the processor time
+of all threads, least of all rounds: with --threads 1 it hardly depends on what else runs. Each tree has a process of its own,
+so that peak memory is its own too. The bandwidth floor: bytes that must pass through memory, over the speed of a large copy.
 """
-import argparse, json, os, platform, statistics, time
+import argparse, json, multiprocessing, os, platform, statistics, time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 import psutil, torch
 from pcdistill.circuit import Circuit
@@ -42,14 +45,14 @@ def copy_bandwidth(dev) -> float:
     a = torch.ones(64*2**20//4, device=dev); c = torch.empty_like(a)
     return 2*a.nbytes / min(timed({'copy': lambda: c.copy_(a)}, 10, dev)['copy'])
 
-def timed(jobs:dict[str, Callable], rounds:int, dev) -> dict[str, list[float]]:
+def timed(jobs:dict[str, Callable], rounds:int, dev, clock=time.perf_counter) -> dict[str, list[float]]:
     "Seconds of each job, the jobs taken in turn."
     wait = torch.cuda.synchronize if torch.device(dev).type=='cuda' else lambda: None
     out = {k: [] for k in jobs}
     for i in range(rounds+2):
         for name, job in jobs.items():
-            wait(); start = time.perf_counter(); job(); wait()
-            if i >= 2: out[name].append(time.perf_counter()-start)
+            wait(); start = clock(); job(); wait()
+            if i >= 2: out[name].append(clock()-start)
     return out
 
 class Peak:
@@ -61,8 +64,11 @@ class Peak:
         try: return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])*1024/1e9
         except (OSError, StopIteration): return psutil.Process().memory_info().rss/1e9
 
-def measure(tree:Tree, dev:torch.device, rounds:int, b:int=256, values:int=256, states:int=32) -> dict:
+TREES = dict(binary_tree=lambda: binary_tree(784), random_tree=lambda: random_tree(784, rng(0)))
+
+def measure(name:str, dev:str, threads:int, rounds:int, b:int=256, values:int=256, states:int=32) -> dict:
     "All figures of one tree."
+    torch.set_num_threads(threads); tree, dev = TREES[name](), device(dev)
     cuda, peak, rss = dev.type=='cuda', Peak(), lambda: psutil.Process().memory_info().rss/1e9
     before = rss()
     if cuda: torch.cuda.reset_peak_memory_stats()
@@ -78,10 +84,11 @@ def measure(tree:Tree, dev:torch.device, rounds:int, b:int=256, values:int=256, 
     top_forward = peak.read()
     for _ in range(3): step_em()
     top_train = torch.cuda.max_memory_allocated()/1e9 if cuda else peak.read()
-    t = timed(dict(forward=forward, step=step, step_em=step_em, products=products(pc, b)), rounds, dev)
+    jobs = dict(forward=forward, step=step, step_em=step_em, products=products(pc, b))
+    t, cpu = timed(jobs, rounds, dev), timed(jobs, max(3, rounds//3), dev, time.process_time)
     median, least = ({k: f(v) for k, v in t.items()} for f in (statistics.median, min))
     return dict(latents=len(tree.parent), levels=len(pc.plan().levels), parameters=sum(p.numel() for p in pc.parameters()),
-                median_s=median, min_s=least, product_share=statistics.median(p/s for p, s in zip(t['products'], t['step'])),
+                median_s=median, min_s=least, cpu_s={k: min(v) for k, v in cpu.items()}, product_share=statistics.median(p/s for p, s in zip(t['products'], t['step'])),
                 gb_moved=bytes_moved(pc, b)/1e9, rss_before_gb=before, peak_forward_gb=top_forward, peak_train_gb=top_train)
 
 def main():
@@ -97,12 +104,14 @@ def main():
     machine = dict(device=name, threads=a.threads, cores=os.cpu_count(), load=os.getloadavg()[0], torch=torch.__version__, copy_gb_s=speed/1e9)
     print(f"{name}, {a.threads} threads of {os.cpu_count()} cores, load {machine['load']:.1f}, torch {torch.__version__}, copies {speed/1e9:.1f} GB/s\n")
     found, rows = {}, []
-    for label, tree in {'binary_tree': binary_tree(784), 'random_tree': random_tree(784, rng(0))}.items():
-        r = found[label] = measure(tree, dev, a.rounds); floor = r['gb_moved']*1e9/speed
-        for stat in ('median_s', 'min_s'):
+    for label in TREES:
+        with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as own:
+            r = found[label] = own.submit(measure, label, a.device, a.threads, a.rounds).result()
+        floor = r['gb_moved']*1e9/speed
+        for stat in ('median_s', 'min_s', 'cpu_s'):
             m = r[stat]
             rows.append([f'{label} ({r["latents"]} latents)' if stat=='median_s' else '', stat[:-2], *(f'{m[k]*1e3:.1f}' for k in ('forward', 'step', 'step_em', 'products')),
-                         f'{m["products"]/m["step"]:.0%}', f'{floor*1e3:.0f}', f'{r["rss_before_gb"]:.2f}', f'{r["peak_forward_gb"]:.2f}', f'{r["peak_train_gb"]:.2f}'])
+                         f'{r["product_share"] if stat=="median_s" else m["products"]/m["step"]:.0%}', f'{floor*1e3:.0f}', f'{r["rss_before_gb"]:.2f}', f'{r["peak_forward_gb"]:.2f}', f'{r["peak_train_gb"]:.2f}'])
     print(table(rows, ['milliseconds', '', 'forward', 'forward + backward', '+ EM step', 'bare products', 'share', 'bandwidth floor', 'GB before', 'peak forward', 'peak train']))
     if a.json: a.json.write_text(json.dumps(dict(machine=machine, **found), indent=1))
 
