@@ -112,8 +112,8 @@ class Circuit(nn.Module):
         return self.inputs(sort(x), None if seen_bd is None else sort(seen_bd))
 
     def root_value(self, lp_dbs:Float[Tensor, "d b s"]) -> Float[Tensor, "b k"]:
-        "Log-value of each head, from evidence in tree order."
-        return _TreePass.apply(lp_dbs, self.edges_est, self.root_1sk, self.plan())
+        "Log-value of each head, from evidence in tree order; computed in the precision of the evidence."
+        return _TreePass.apply(lp_dbs, self.edges_est.to(lp_dbs.dtype), self.root_1sk.to(lp_dbs.dtype), self.plan())
 
     def forward(self,
         x:Tensor,                              # what the inputs take: values [b d] or evidence [b d s]

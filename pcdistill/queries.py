@@ -33,14 +33,14 @@ def state_posterior(
     head_b:Int[Tensor, "b"]|None=None,     # head of each row; None: head 0
 ) -> tuple[Float[Tensor, "d b s"], Float[Tensor, "d b s"]]:
     "p(state of each variable's latent | evidence), with and without the variable's own evidence; tree order."
-    lp_dbs = pc.evidence(x, seen_bd).detach().requires_grad_()
-    lp_bk = pc.root_value(lp_dbs)
+    lp_dbs = pc.evidence(x, seen_bd).detach()
     head_b = torch.zeros(len(x), dtype=torch.long, device=x.device) if head_b is None else head_b
-    lp_b = lp_bk.gather(1, head_b[:, None])[:, 0]
-    require(bool((lp_b > -torch.inf).all()), 'wanted evidence of positive probability, got evidence the circuit gives probability zero')
-    flow_dbs, = torch.autograd.grad(lp_b.sum(), lp_dbs)
-    others_dbs = torch.where(flow_dbs > 0, flow_dbs.log() - lp_dbs.detach(), -torch.inf).softmax(-1)
-    return flow_dbs, others_dbs
+    own = lambda lp_bk: lp_bk.gather(1, head_b[:, None])
+    require(bool((own(pc.root_value(lp_dbs)) > -torch.inf).all()), 'wanted evidence of positive probability, got evidence the circuit gives probability zero')
+    near_dbs = torch.maximum(lp_dbs, lp_dbs.amax(-1, keepdim=True) - 600).double().requires_grad_()
+    flow_dbs, = torch.autograd.grad(own(pc.root_value(near_dbs)).sum(), near_dbs)
+    others_dbs = (flow_dbs.log() - near_dbs.detach()).softmax(-1)
+    return flow_dbs.mul(lp_dbs > -torch.inf).to(lp_dbs.dtype), others_dbs.to(lp_dbs.dtype)
 
 def posterior(
     pc:Circuit,                            # the circuit
@@ -52,7 +52,7 @@ def posterior(
     p_dbv = pc.inputs.expect(state_posterior(pc, x, seen_bd, head_b)[1]).transpose(0, 1)
     return p_dbv[pc.plan().variables.argsort()].transpose(0, 1)
 
-# %% ../nbs/35_queries.ipynb #c012
+# %% ../nbs/35_queries.ipynb #c014
 def pick(
     w_xs:Float[Tensor, "x s"], # non-negative weights
     gen:torch.Generator,       # randomness

@@ -52,6 +52,31 @@ def test_posterior_of_every_variable(kind, seed):
         assert torch.allclose(got_bdv[:, d].double(), exact_bv, atol=1e-5)
 
 @everywhere
+def test_posterior_where_own_evidence_rules_states_out(kind, seed):
+    "Values some states cannot give; and states known for certain: what the others say is still exact."
+    pc, gen = circuit_of(kind, seed), rng(seed+350)
+    with torch.no_grad():
+        no_dvs = torch.rand(pc.inputs.logp_dvs.shape, generator=gen) < .3; no_dvs[:, 0] = False     # value 0 is always possible
+        pc.inputs.logp_dvs.copy_(pc.inputs.logp_dvs.masked_fill(no_dvs, -torch.inf).log_softmax(1))
+    t = write_out(pc); possible = t.x_xd[t.p_xk[:, 0] > 0]
+    x_bd = possible[torch.randint(0, len(possible), (15,), generator=gen)]
+    got_bdv = posterior(pc, x_bd)
+    for d in range(x_bd.shape[1]):
+        others_bd = torch.ones_like(x_bd, dtype=torch.bool); others_bd[:, d] = False
+        w_bx = brute.agree(t, x_bd, others_bd) * t.p_xk[:, 0]
+        exact_bv = torch.stack([w_bx[:, t.x_xd[:, d]==v].sum(1) for v in range(pc.inputs.n_values)], 1) / w_bx.sum(1, keepdim=True)
+        assert torch.allclose(got_bdv[:, d].double(), exact_bv, atol=1e-5)
+    soft = Circuit(pc.tree, Evidence(len(pc.tree.host), pc.n_states), 1, gen)
+    z_zl, p_zk = brute.latents(soft); host = torch.tensor(soft.tree.host)
+    z_bd = z_zl[:, host][torch.randint(0, len(z_zl), (5,), generator=gen)]
+    got_bds = posterior(soft, known(z_bd, pc.n_states))
+    for d in range(len(host)):
+        ok_bz = torch.stack([(z_zl[:, host]==z_bd[:, None])[:, :, c] for c in range(len(host)) if c != d] or [torch.ones(5, len(z_zl)).bool()]).all(0)
+        w_bz = ok_bz * p_zk[:, 0]
+        exact_bs = torch.stack([w_bz[:, z_zl[:, host[d]]==s].sum(1) for s in range(pc.n_states)], 1) / w_bz.sum(1, keepdim=True)
+        assert torch.allclose(got_bds[:, d].double(), exact_bs, atol=1e-5)
+
+@everywhere
 def test_posterior_of_every_latent(kind, seed):
     (pc, t), gen = case(kind, seed), rng(seed+400)
     x_bd, seen_bd = brute.some_rows(pc, 20, gen)
