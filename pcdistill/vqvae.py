@@ -299,7 +299,7 @@ class PriorConfig:
     @classmethod
     def tiny(cls, **changes): return replace(cls(48, epochs=12, per_epoch=2048, lr=4e-3, held_out=.1), **changes)
     @classmethod
-    def small(cls, **changes): return replace(cls(), **changes)
+    def small(cls, **changes): return replace(cls(per_epoch=20_000), **changes)
     @classmethod
     def paper(cls, **changes): return replace(cls(256, 6, 8, epochs=30, lr=3e-4), **changes)
 
