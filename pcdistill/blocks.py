@@ -209,8 +209,9 @@ def accumulate(self:GaussianBlock,
     for g in near_xg.any(0).nonzero().flatten().tolist():
         for rows in near_xg[:, g].nonzero().flatten().split(8192):
             eps = nn.functional.pad((x_xd[rows].float() - self.mu_gd[g]) @ white[g].T, (1, 0), value=1.)
-            weighted = einsum(gamma_xgj[rows, g], eps, 'x j, x a -> j a x')
-            stats_gjab[g] += weighted @ eps
+            for gamma_x, stats_ab in zip(gamma_xgj[rows, g].unbind(1), stats_gjab[g]):
+                few = (gamma_x > 1e-6).nonzero().flatten(); eps_xa = eps[few]
+                stats_ab.addmm_(eps_xa.T, eps_xa*rearrange(gamma_x[few], 'x -> x 1'))
 
 class _EStep(torch.autograd.Function): # log_prob forward, accumulate backward
     @staticmethod
@@ -258,7 +259,7 @@ def _pooled(block, M_gjab, U, t_gd, rho_gj): # scatter of all components at unit
     m = M_gjab[..., 0, 1:]/M_gjab[..., 0, :1].clamp_min(1e-9)
     C_gab = einsum(rho_gj**-2, M_gjab[..., 1:, 1:] - einsum(m, m, M_gjab[..., 0, 0], 'g j a, g j b, g j -> g j a b'), 'g j, g j a b -> g a b')
     A = torch.linalg.solve_triangular(U, torch.diag_embed(t_gd), upper=False, unitriangular=True)
-    return (A @ C_gab @ A.mT).sum(0)/M_gjab[..., 0, 0].sum() + block.s_min**2*torch.eye(block.n_vars, dtype=A.dtype, device=A.device)
+    return (A @ C_gab @ A.mT).sum(0)/M_gjab[..., 0, 0].sum()
 
 @patch
 @torch.no_grad()
@@ -279,7 +280,8 @@ def em_step_(self:GaussianBlock,
     rho = s.log().mean(-1).exp()
     if nu > 0:
         half = U/t[..., None]
-        T = einsum(nu*rho**2, half @ _pooled(self, M, U, t, rho) @ half.mT, 'g j, g a b -> g j a b')
+        T = einsum(rho**2, half @ _pooled(self, M, U, t, rho) @ half.mT, 'g j, g a b -> g j a b')
+        T = nu*(T + self.s_min**2*rearrange(half @ half.mT, 'g a b -> g 1 a b'))
         one_m = M[..., 0, :]/M[..., 0, :1].clamp_min(1e-9); one_m[..., 0] = 1
         M = M + nu*einsum(one_m, one_m, 'g j a, g j b -> g j a b') + nn.functional.pad(T, (1, 0, 1, 0))
     N = M[..., 0, 0]; alive = N.sum(1) > 1e-6
