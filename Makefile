@@ -10,6 +10,8 @@ VENV   ?= .venv
 JOBS   ?= 2
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+# threads that spin while they wait stop each other on shared cores
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test lab render dist clean setup
 setup: $(READY)

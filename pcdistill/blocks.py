@@ -94,6 +94,7 @@ class GaussianBlock(nn.Module):
         return dict(family='gaussian', **{n: getattr(self, n) for n in ('n_heads', 'n_vars', 'levels', 'bodies', 'view', 'shrink', 's_min', 'sheppard')})
     def extra_repr(self): return f'{self.n_heads} components of {self.bodies} bodies over {self.n_vars} variables of {self.levels} levels'
 
+# %% ../nbs/36_blocks.ipynb #c010
 @patch
 @torch.no_grad()
 def covariance(self:GaussianBlock,
@@ -107,7 +108,7 @@ def covariance(self:GaussianBlock,
     A = A*rearrange(self.logs_kd[k].double().exp(), 'k d -> k 1 d')
     return A @ A.mT
 
-# %% ../nbs/36_blocks.ipynb #c011
+# %% ../nbs/36_blocks.ipynb #c012
 def _plan(block:GaussianBlock, parts:int=4): # column blocks of U, transposed for one product each
     D, c = block.n_vars, (block.levels-1)/2
     U, cuts = block.tri(), [round(D*i/min(parts, D)) for i in range(min(parts, D)+1)]
@@ -142,7 +143,7 @@ def _chunked(f, block, x_xd, *more, elements:int): # f over chunks of rows with 
     run = (lambda *p: checkpoint(one, *p, use_reentrant=False)) if torch.is_grad_enabled() and len(x_xd) > rows else one
     return torch.cat([run(*p) for p in zip(*(t.split(rows) for t in (x_xd, *more)))]) if len(x_xd) else x_xd.new_zeros(0, block.n_heads, dtype=torch.float32)
 
-# %% ../nbs/36_blocks.ipynb #c013
+# %% ../nbs/36_blocks.ipynb #c014
 @torch.no_grad()
 def _by_mask(seen_xd): # distinct masks and the rows that have each
     masks_md, of_x = seen_xd.unique(dim=0, return_inverse=True)
@@ -168,6 +169,7 @@ def _whole(self:GaussianBlock, x_xd, seen_xd) -> bool: # is everything seen? ref
     require(seen_xd.shape==x_xd.shape, f'wanted a mask of shape {tuple(x_xd.shape)}, got {tuple(seen_xd.shape)}')
     return bool(seen_xd.all())
 
+# %% ../nbs/36_blocks.ipynb #c015
 @patch
 def log_prob(self:GaussianBlock,
     x_xd:Shaped[Tensor, "x _"],        # values; where hidden, whatever
@@ -190,7 +192,7 @@ def log_prob(self:GaussianBlock,
             for mask_d, rows in _by_mask(seen_xd[rest]): out[rest[rows]] = self._marginal(x_xd[rest[rows]], mask_d)
     return out
 
-# %% ../nbs/36_blocks.ipynb #c018
+# %% ../nbs/36_blocks.ipynb #c020
 def _typical(block): # t_gd: geometric mean of the scales of a body's components
     return rearrange(block.logs_kd, '(g j) d -> g j d', g=block.bodies).mean(1).exp()
 
@@ -233,12 +235,13 @@ def forward(self:GaussianBlock,
     if not (self.em and torch.is_grad_enabled() and self.mu_gd.requires_grad and self._whole(x_xd, seen_xd)): return self.log_prob(x_xd, seen_xd, view)
     return _EStep.apply(self.mu_gd, self, x_xd, view or self.view)
 
+# %% ../nbs/36_blocks.ipynb #c021
 @patch
 def zero_stats(self:GaussianBlock):
     "Forget the counts."
     self.stats = None
 
-# %% ../nbs/36_blocks.ipynb #c020
+# %% ../nbs/36_blocks.ipynb #c023
 def _rows(
     M_gjab:Float[Tensor, "g j a b"], # Gram matrices of (1, ε), float64
     w_gjd:Float[Tensor, "g j d"],    # weights s^−2 of each component and variable
@@ -261,6 +264,7 @@ def _pooled(block, M_gjab, U, t_gd, rho_gj): # scatter of all components at unit
     A = torch.linalg.solve_triangular(U, torch.diag_embed(t_gd), upper=False, unitriangular=True)
     return (A @ C_gab @ A.mT).sum(0)/M_gjab[..., 0, 0].sum()
 
+# %% ../nbs/36_blocks.ipynb #c024
 @patch
 @torch.no_grad()
 def em_step_(self:GaussianBlock,
@@ -301,6 +305,7 @@ def _scales(self:GaussianBlock, r_gjd, N_gj, rho_gj, more, rounding): # s² of e
         r_gjd, N = r_gjd + more*profile*contrast, N + more
     return (r_gjd/N - rounding).clamp_min(self.s_min**2)
 
+# %% ../nbs/36_blocks.ipynb #c025
 @patch
 def _put_(self:GaussianBlock, U, t_gd, V_gda, s2_gjd, alive_g): # U ← VU, μ ← μ − U⁻¹c, s
     V = V_gda[..., 1:]*t_gd[..., None]/t_gd[:, None]; c = V_gda[..., 0]*t_gd
@@ -310,7 +315,7 @@ def _put_(self:GaussianBlock, U, t_gd, V_gda, s2_gjd, alive_g): # U ← VU, μ �
     self.U_gde[a] = U[a].float(); self.mu_gd[a] = mu[a].float()
     self.logs_kd[k] = rearrange(s2_gjd.sqrt().log().float(), 'g j d -> (g j) d')[k]
 
-# %% ../nbs/36_blocks.ipynb #c026
+# %% ../nbs/36_blocks.ipynb #c031
 @torch.no_grad()
 def start_blocks_(
     block:GaussianBlock,         # changed in place
@@ -345,6 +350,7 @@ def em_pass_(self:GaussianBlock,
     self.em_step_(lr)
     return total
 
+# %% ../nbs/36_blocks.ipynb #c032
 def fit_blocks(
     x_xd:Shaped[Tensor, "x d"],  # integer rows
     z_x:Int[Tensor, "_"]|None,   # a body for each row; None: k-means of the rows
@@ -385,7 +391,7 @@ def label(self:GaussianBlock,
     "The component that explains each row best."
     return torch.cat([(self.log_prob(x, None, view) + self.mass_k.clamp_min(1e-30).log()).argmax(1) for x in x_xd.split(8192)])
 
-# %% ../nbs/36_blocks.ipynb #c031
+# %% ../nbs/36_blocks.ipynb #c037
 @patch
 @torch.no_grad()
 def regression(self:GaussianBlock,
@@ -416,7 +422,7 @@ def conditional(self:GaussianBlock,
     cov[:, both] = left.flatten(1)
     return mean.float(), cov.float()
 
-# %% ../nbs/36_blocks.ipynb #c035
+# %% ../nbs/36_blocks.ipynb #c041
 @patch
 @torch.no_grad()
 def sample(self:GaussianBlock,
@@ -437,6 +443,7 @@ def sample(self:GaussianBlock,
         x[:, d] = torch.where(d < given_x, x[:, d], new.round().clamp(0, self.levels-1) if integers else new)
     return x
 
+# %% ../nbs/36_blocks.ipynb #c042
 @patch
 @torch.no_grad()
 def fill(self:GaussianBlock,
@@ -460,6 +467,7 @@ def fill(self:GaussianBlock,
             out[rows[:, None], (~mask_d).nonzero().flatten()] = new.round().clamp(0, self.levels-1) if integers else new
     return out.to(x_xd.dtype) if integers else out
 
+# %% ../nbs/36_blocks.ipynb #c043
 @patch
 @torch.no_grad()
 def moments(self:GaussianBlock,

@@ -7,6 +7,7 @@ __all__ = ['collect', 'upward', 'Circuit', 'from_spec']
 
 # %% ../nbs/33_circuit.ipynb #c002
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool
 from einops import reduce
@@ -100,28 +101,6 @@ class Circuit(nn.Module):
             self._plans[at] = Plan(tuple(l._replace(host=to(l.host), parent=to(l.parent)) for l in levels), *map(to, order))
         return self._plans[at]
 
-    def evidence(self,
-        x:Tensor,                              # what the inputs take: values [b d] or evidence [b d s]
-        seen_bd:Bool[Tensor, "b d"]|None=None, # False where missing
-    ) -> Float[Tensor, "d b s"]:
-        "Log-evidence in tree order."
-        require(x.ndim >= 2 and x.shape[1]==self.inputs.n_vars, f'wanted {self.inputs.n_vars} variables on axis 1, got shape {list(x.shape)}')
-        require(seen_bd is None or seen_bd.shape==x.shape[:2], f'wanted a mask of shape {list(x.shape[:2])}, got {None if seen_bd is None else list(seen_bd.shape)}')
-        order = self.plan().variables
-        sort = lambda t: t.transpose(0, 1).index_select(0, order).transpose(0, 1)     # variable first in memory, as the inputs want it
-        return self.inputs(sort(x), None if seen_bd is None else sort(seen_bd))
-
-    def root_value(self, lp_dbs:Float[Tensor, "d b s"]) -> Float[Tensor, "b k"]:
-        "Log-value of each head, from evidence in tree order; computed in the precision of the evidence."
-        return _TreePass.apply(lp_dbs, self.edges_est.to(lp_dbs.dtype), self.root_1sk.to(lp_dbs.dtype), self.plan())
-
-    def forward(self,
-        x:Tensor,                              # what the inputs take: values [b d] or evidence [b d s]
-        seen_bd:Bool[Tensor, "b d"]|None=None, # False where missing; None: all seen
-    ) -> Float[Tensor, "b k"]:
-        "Exact log-probability of what was seen, under each head."
-        return self.root_value(self.evidence(x, seen_bd))
-
     def spec(self) -> dict:
         "What is needed to build one like it (JSON)."
         return dict(parent=self.tree.parent, host=self.tree.host, inputs=self.inputs.spec(), n_heads=self.n_heads)
@@ -129,6 +108,32 @@ class Circuit(nn.Module):
     def extra_repr(self):
         p = self._plans['cpu']; n = sum(q.numel() for q in self.parameters())
         return f'{len(self.tree.host)} variables, {len(self.tree.parent)} latents × {self.n_states} states in {len(p.levels)} levels, {self.n_heads} heads, {n:,} parameters'
+
+@patch
+def evidence(self:Circuit,
+    x:Tensor,                              # what the inputs take: values [b d] or evidence [b d s]
+    seen_bd:Bool[Tensor, "b d"]|None=None, # False where missing
+) -> Float[Tensor, "d b s"]:
+    "Log-evidence in tree order."
+    require(x.ndim >= 2 and x.shape[1]==self.inputs.n_vars, f'wanted {self.inputs.n_vars} variables on axis 1, got shape {list(x.shape)}')
+    require(seen_bd is None or seen_bd.shape==x.shape[:2], f'wanted a mask of shape {list(x.shape[:2])}, got {None if seen_bd is None else list(seen_bd.shape)}')
+    order = self.plan().variables
+    sort = lambda t: t.transpose(0, 1).index_select(0, order).transpose(0, 1)     # variable first in memory, as the inputs want it
+    return self.inputs(sort(x), None if seen_bd is None else sort(seen_bd))
+
+# %% ../nbs/33_circuit.ipynb #c015
+@patch
+def root_value(self:Circuit, lp_dbs:Float[Tensor, "d b s"]) -> Float[Tensor, "b k"]:
+    "Log-value of each head, from evidence in tree order; computed in the precision of the evidence."
+    return _TreePass.apply(lp_dbs, self.edges_est.to(lp_dbs.dtype), self.root_1sk.to(lp_dbs.dtype), self.plan())
+
+@patch
+def forward(self:Circuit,
+    x:Tensor,                              # what the inputs take: values [b d] or evidence [b d s]
+    seen_bd:Bool[Tensor, "b d"]|None=None, # False where missing; None: all seen
+) -> Float[Tensor, "b k"]:
+    "Exact log-probability of what was seen, under each head."
+    return self.root_value(self.evidence(x, seen_bd))
 
 def from_spec(spec:dict) -> Circuit:
     "An untrained circuit of a given make, to load parameters into."

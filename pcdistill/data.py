@@ -42,7 +42,7 @@ def _digits() -> dict:
     return {'train': x_bchw[:-360], 'test': x_bchw[-360:]}
 
 # %% ../nbs/10_data.ipynb #c010
-_PHOTOS = {'train': ('astronaut_a', 'astronaut_b', 'coffee_a', 'coffee_b', 'hubble_a'), 'test': ('chelsea', 'rocket')}
+_PHOTOS = {'train': ('astronaut_a', 'astronaut_b', 'hubble_a'), 'valid': ('coffee_a', 'coffee_b'), 'test': ('chelsea', 'rocket')}
 
 def _crops(
     a_chw:Shaped[Tensor, "c h w"], # a photo
@@ -58,8 +58,7 @@ def _photos() -> dict:
     def photo(name):
         with (files('pcdistill')/'assets'/'photos'/f'{name}.png').open('rb') as f: a_hwc = np.array(Image.open(f))
         return rearrange(torch.from_numpy(a_hwc), 'h w c -> c h w')
-    seen, unseen = ([photo(n) for n in _PHOTOS[s]] for s in ('train', 'test'))
-    parts = {'train': [_crops(a[:, :192], 4) for a in seen], 'valid': [_crops(a[:, 192:], 16) for a in seen], 'test': [_crops(a, 16) for a in unseen]}
+    parts = {s: [_crops(photo(n), 5 if s=='train' else 16) for n in names] for s, names in _PHOTOS.items()}
     mixed = lambda x_bchw: x_bchw[torch.arange(len(x_bchw)) * 7919 % len(x_bchw)]   # 7919 is prime to all three lengths: a permutation
     return {s: mixed(torch.cat(x)) for s, x in parts.items()}
 

@@ -7,6 +7,7 @@ __all__ = ['random_log_weights', 'Categorical', 'Evidence', 'known']
 
 # %% ../nbs/30_inputs.ipynb #c002
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool
 from einops import rearrange, einsum
@@ -68,27 +69,30 @@ class Categorical(nn.Module):
         row_db = x_bd.T.long() + first_d1
         return _Lookup.apply(self.logp_dvs.flatten(0, 1), row_db, None if seen_bd is None else ~seen_bd.T)
 
-    def sample(self,
-        state_db:Int[Tensor, "d b"], # state of each variable's latent
-        gen:torch.Generator,         # randomness
-    ) -> Int[Tensor, "b d"]:
-        "A value of each variable given its latent's state."
-        return torch.stack([torch.multinomial(logp_vs.T[state_b].exp(), 1, generator=gen)[:, 0]
-                            for logp_vs, state_b in zip(self.logp_dvs.detach(), state_db)], 1)
-
-    def expect(self,
-        p_dbs:Float[Tensor, "d b s"], # weight of each state
-    ) -> Float[Tensor, "b d v"]:
-        "Distribution of each variable when its latent is distributed as p."
-        return einsum(p_dbs, self.logp_dvs.detach().exp(), 'd b s, d v s -> b d v')
-
     def spec(self) -> dict:
         "What is needed to build one like it (JSON)."
         return dict(kind='categorical', n_vars=self.n_vars, n_values=self.n_values, n_states=self.n_states)
 
     def extra_repr(self): return f'{self.n_vars} variables × {self.n_values} values × {self.n_states} states'
 
-# %% ../nbs/30_inputs.ipynb #c015
+@patch
+def sample(self:Categorical,
+    state_db:Int[Tensor, "d b"], # state of each variable's latent
+    gen:torch.Generator,         # randomness
+) -> Int[Tensor, "b d"]:
+    "A value of each variable given its latent's state."
+    return torch.stack([torch.multinomial(logp_vs.T[state_b].exp(), 1, generator=gen)[:, 0]
+                        for logp_vs, state_b in zip(self.logp_dvs.detach(), state_db)], 1)
+
+# %% ../nbs/30_inputs.ipynb #c010
+@patch
+def expect(self:Categorical,
+    p_dbs:Float[Tensor, "d b s"], # weight of each state
+) -> Float[Tensor, "b d v"]:
+    "Distribution of each variable when its latent is distributed as p."
+    return einsum(p_dbs, self.logp_dvs.detach().exp(), 'd b s, d v s -> b d v')
+
+# %% ../nbs/30_inputs.ipynb #c016
 class Evidence(nn.Module):
     "Ready-made log-evidence for every state of every variable."
     normalised = {}

@@ -191,7 +191,7 @@ def save_joint(
 
 def load_joint(
     path:Path,        # what save_joint wrote
-    device:str='cpu', # where to put it
+    device:str|torch.device='cpu', # where to put it
 ) -> Joint:
     "The joint circuit of a file."
     return joint_from_state(*load(path)).to(device)

@@ -131,6 +131,7 @@ def relabel(
     "The head of each patch: the teacher's label, or where labels have several components the best of all components."
     return leaf.label(y_xd) if isinstance(leaf, GaussianBlock) else z_x
 
+# %% ../nbs/40_leaf.ipynb #c012
 def leaf_from_spec(spec:dict) -> nn.Module:
     "An untrained leaf of a given make, to load parameters into."
     if spec.get('family')=='gaussian': return GaussianBlock(**{k: v for k, v in spec.items() if k!='family'})

@@ -10,6 +10,7 @@ __all__ = ['VQConfig', 'n_theta', 'locations', 'log_mixture', 'Codebook', 'Resid
 import math
 from dataclasses import asdict, dataclass, replace
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from einops import rearrange, reduce, repeat
@@ -161,56 +162,7 @@ class VQVAE2(nn.Module):
         e = repeat(e_bmf, 'b (h w) f -> b (h 2) (w 2) f', w=-(-self.gw//2))
         return rearrange(e[:, :self.gh, :self.gw], 'b h w f -> b (h w) f', h=self.gh, w=self.gw)
 
-    def encode(self, x_bchw, quantised:bool=True):
-        "Vectors before quantising, top and bottom, and what the top codebook made of the former."
-        check_images(x_bchw, self.shape)
-        h = self.bottom(x_bchw.float()/127.5-1)
-        zt_bmf = rearrange(self.to_top(self.top(h)), 'b f h w -> b (h w) f')
-        idt_bm, et_bmf, dt = self.book_top(zt_bmf) if quantised else (None, zt_bmf, 0.)
-        et_bnf = self.above(et_bmf)
-        et = rearrange(et_bnf, 'b (h w) f -> b f h w', h=self.gh, w=self.gw)
-        zb_bnf = rearrange(self.to_bottom(torch.cat([h, et], 1)), 'b f h w -> b (h w) f')
-        return zt_bmf, idt_bm, et_bnf, dt, zb_bnf
-
-    def theta(self, f_xf:Float[Tensor, "x f"]) -> Float[Tensor, "x j m q"]:
-        "The decoder's numbers for patches, each from its own feature vector."
-        return rearrange(self.decoder(f_xf), 'x (j m q) -> x j m q', m=self.config.mixtures, q=self.patch**2)
-
-    def log_patch(self, y_xd:Float[Tensor, "x d"], f_xf:Float[Tensor, "x f"]) -> Float[Tensor, "x"]:
-        "log t(x_i | its codes) of each patch."
-        y_xcq = rearrange(y_xd, 'x (q c) -> x c q', c=self.shape[0])
-        return reduce(log_mixture(y_xcq, self.theta(f_xf)), 'x q -> x', 'sum')
-
-    @torch.no_grad()
-    def codes(self, x_bchw):
-        "All bottom codes, row by row, then all top codes."
-        _, idt_bm, _, _, zb_bnf = self.encode(x_bchw)
-        return torch.cat([self.book_bottom(zb_bnf)[0], idt_bm], 1)
-
-    @torch.no_grad()
-    def features_from_codes(self, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b n f"]:
-        "[top codebook vector ; bottom codebook vector] of each patch."
-        idb_bn, idt_bm = ids_bm.long().split([self.n_bottom, self.n_top], 1)
-        return torch.cat([self.above(self.book_top.e_kf[idt_bm]), self.book_bottom.e_kf[idb_bn]], -1)
-
     def features(self, x_bchw): return self.features_from_codes(self.codes(x_bchw))
-
-    @torch.no_grad()
-    def log_cond(self, x_bchw):
-        "log t(x | h(x)) in nats of the uint8 image."
-        check_images(x_bchw, self.shape)
-        y_bnd = to_patches(x_bchw, self.patch).float()
-        lp_x = self.log_patch(y_bnd.flatten(0, 1), self.features(x_bchw).flatten(0, 1))
-        return reduce(lp_x, '(b n) -> b', 'sum', b=len(x_bchw))
-
-    @torch.no_grad()
-    def picture(self, ids_bm:Integer[Tensor, "b m"]) -> UInt8[Tensor, "b c h w"]:
-        "The mean image of given codes."
-        c = self.shape[0]
-        logit, mean, _, a = self.theta(self.features_from_codes(ids_bm).flatten(0, 1)).split([1, c, c, c*(c-1)//2], 1)
-        u_xcq = reduce(logit.softmax(2)*locations(mean, a), 'x c m q -> x c q', 'sum')
-        y_bnd = rearrange((u_xcq+1)*127.5, '(b n) c q -> b n (q c)', b=len(ids_bm))
-        return from_patches(y_bnd, self.patch, *self.shape).clamp(0, 255).round().byte()
 
     def state(self) -> tuple[dict, dict]:
         "Tensors and metadata, as `runs.save` wants them."
@@ -223,7 +175,65 @@ class VQVAE2(nn.Module):
         t = cls(config, tuple(meta['shape'])); t.load_state_dict(tensors)
         return t
 
-# %% ../nbs/21_vqvae.ipynb #c022
+# %% ../nbs/21_vqvae.ipynb #c019
+@patch
+def encode(self:VQVAE2, x_bchw, quantised:bool=True):
+    "Vectors before quantising, top and bottom, and what the top codebook made of the former."
+    check_images(x_bchw, self.shape)
+    h = self.bottom(x_bchw.float()/127.5-1)
+    zt_bmf = rearrange(self.to_top(self.top(h)), 'b f h w -> b (h w) f')
+    idt_bm, et_bmf, dt = self.book_top(zt_bmf) if quantised else (None, zt_bmf, 0.)
+    et_bnf = self.above(et_bmf)
+    et = rearrange(et_bnf, 'b (h w) f -> b f h w', h=self.gh, w=self.gw)
+    zb_bnf = rearrange(self.to_bottom(torch.cat([h, et], 1)), 'b f h w -> b (h w) f')
+    return zt_bmf, idt_bm, et_bnf, dt, zb_bnf
+
+@patch
+def theta(self:VQVAE2, f_xf:Float[Tensor, "x f"]) -> Float[Tensor, "x j m q"]:
+    "The decoder's numbers for patches, each from its own feature vector."
+    return rearrange(self.decoder(f_xf), 'x (j m q) -> x j m q', m=self.config.mixtures, q=self.patch**2)
+
+@patch
+def log_patch(self:VQVAE2, y_xd:Float[Tensor, "x d"], f_xf:Float[Tensor, "x f"]) -> Float[Tensor, "x"]:
+    "log t(x_i | its codes) of each patch."
+    y_xcq = rearrange(y_xd, 'x (q c) -> x c q', c=self.shape[0])
+    return reduce(log_mixture(y_xcq, self.theta(f_xf)), 'x q -> x', 'sum')
+
+@patch
+@torch.no_grad()
+def codes(self:VQVAE2, x_bchw):
+    "All bottom codes, row by row, then all top codes."
+    _, idt_bm, _, _, zb_bnf = self.encode(x_bchw)
+    return torch.cat([self.book_bottom(zb_bnf)[0], idt_bm], 1)
+
+@patch
+@torch.no_grad()
+def features_from_codes(self:VQVAE2, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b n f"]:
+    "[top codebook vector ; bottom codebook vector] of each patch."
+    idb_bn, idt_bm = ids_bm.long().split([self.n_bottom, self.n_top], 1)
+    return torch.cat([self.above(self.book_top.e_kf[idt_bm]), self.book_bottom.e_kf[idb_bn]], -1)
+
+@patch
+@torch.no_grad()
+def log_cond(self:VQVAE2, x_bchw):
+    "log t(x | h(x)) in nats of the uint8 image."
+    check_images(x_bchw, self.shape)
+    y_bnd = to_patches(x_bchw, self.patch).float()
+    lp_x = self.log_patch(y_bnd.flatten(0, 1), self.features(x_bchw).flatten(0, 1))
+    return reduce(lp_x, '(b n) -> b', 'sum', b=len(x_bchw))
+
+# %% ../nbs/21_vqvae.ipynb #c020
+@patch
+@torch.no_grad()
+def picture(self:VQVAE2, ids_bm:Integer[Tensor, "b m"]) -> UInt8[Tensor, "b c h w"]:
+    "The mean image of given codes."
+    c = self.shape[0]
+    logit, mean, _, a = self.theta(self.features_from_codes(ids_bm).flatten(0, 1)).split([1, c, c, c*(c-1)//2], 1)
+    u_xcq = reduce(logit.softmax(2)*locations(mean, a), 'x c m q -> x c q', 'sum')
+    y_bnd = rearrange((u_xcq+1)*127.5, '(b n) c q -> b n (q c)', b=len(ids_bm))
+    return from_patches(y_bnd, self.patch, *self.shape).clamp(0, 255).round().byte()
+
+# %% ../nbs/21_vqvae.ipynb #c024
 def warm_cosine(
     step:int,      # this step, from 0
     steps:int,     # all of them
@@ -260,6 +270,7 @@ def batches(
     steps, rows = steps_of(n, config), torch.randperm(n, generator=gen, device=gen.device)
     return rows[:steps*min(n, config.batch)].chunk(steps)
 
+# %% ../nbs/21_vqvae.ipynb #c025
 def fit_vqvae(
     x_bchw:UInt8[Tensor, "b c h w"], # training images; the model lives on their device
     config:VQConfig,
@@ -283,7 +294,7 @@ def fit_vqvae(
             opt.zero_grad(); vq_loss(model, x_bchw[rows.to(x_bchw.device)], gen, step>=.1*steps).backward(); opt.step()
     return model.eval().requires_grad_(False)
 
-# %% ../nbs/21_vqvae.ipynb #c029
+# %% ../nbs/21_vqvae.ipynb #c032
 @dataclass(frozen=True)
 class PriorConfig:
     "Everything that decides a code prior, but the codes and the seed."
@@ -303,6 +314,7 @@ class PriorConfig:
     @classmethod
     def paper(cls, **changes): return replace(cls(256, 6, 8, epochs=30, lr=3e-4), **changes)
 
+# %% ../nbs/21_vqvae.ipynb #c033
 class CodePrior(nn.Module):
     "Causal transformer over an image's codes, last code first."
     def __init__(self, n_codes:tuple[int,...], config:PriorConfig):
@@ -324,22 +336,6 @@ class CodePrior(nn.Module):
         x_bmf = self.body(x_bmf, mask=self.future_mm[:m, :m], is_causal=True)
         return self.head(x_bmf).masked_fill(self.absent_mv[:m], -math.inf).log_softmax(-1)
 
-    def log_prob(self, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b"]:
-        "log t(h) in nats, exact."
-        m = len(self.n_codes)
-        require(ids_bm.dim()==2 and ids_bm.shape[1]==m, f"wanted {m} codes per image, got shape {tuple(ids_bm.shape)}")
-        lp = [self(r.long()).gather(-1, r.long()[..., None]).sum((1, 2)) for r in ids_bm.flip(1).split(256)]
-        return torch.cat(lp)
-
-    @torch.no_grad()
-    def sample(self, n:int, gen:torch.Generator) -> Integer[Tensor, "n m"]:
-        "Code strings drawn from the prior, one code at a time."
-        r_bm = torch.zeros(n, len(self.n_codes), dtype=torch.long, device=self.head.weight.device)
-        for m in range(len(self.n_codes)):
-            p_bv = self(r_bm[:, :m+1])[:, -1].exp().to(gen.device)
-            r_bm[:, m] = torch.multinomial(p_bv, 1, generator=gen)[:, 0]
-        return r_bm.flip(1)
-
     def state(self) -> tuple[dict, dict]:
         "Tensors and metadata, as `runs.save` wants them."
         return self.state_dict(), dict(kind='prior', n_codes=list(self.n_codes), config=asdict(self.config))
@@ -350,7 +346,26 @@ class CodePrior(nn.Module):
         t = cls(tuple(meta['n_codes']), PriorConfig(**meta['config'])); t.load_state_dict(tensors)
         return t
 
-# %% ../nbs/21_vqvae.ipynb #c032
+@patch
+def log_prob(self:CodePrior, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b"]:
+    "log t(h) in nats, exact."
+    m = len(self.n_codes)
+    require(ids_bm.dim()==2 and ids_bm.shape[1]==m, f"wanted {m} codes per image, got shape {tuple(ids_bm.shape)}")
+    lp = [self(r.long()).gather(-1, r.long()[..., None]).sum((1, 2)) for r in ids_bm.flip(1).split(256)]
+    return torch.cat(lp)
+
+# %% ../nbs/21_vqvae.ipynb #c034
+@patch
+@torch.no_grad()
+def sample(self:CodePrior, n:int, gen:torch.Generator) -> Integer[Tensor, "n m"]:
+    "Code strings drawn from the prior, one code at a time."
+    r_bm = torch.zeros(n, len(self.n_codes), dtype=torch.long, device=self.head.weight.device)
+    for m in range(len(self.n_codes)):
+        p_bv = self(r_bm[:, :m+1])[:, -1].exp().to(gen.device)
+        r_bm[:, m] = torch.multinomial(p_bv, 1, generator=gen)[:, 0]
+    return r_bm.flip(1)
+
+# %% ../nbs/21_vqvae.ipynb #c037
 def fit_prior(
     ids_bm:Integer[Tensor, "b m"],  # codes of the training images
     n_codes:tuple[int,...],     # alphabet of each position
