@@ -20,6 +20,7 @@ from .clusters import kmeans, assign
 from .em import fit
 from .queries import sample
 from .blocks import GaussianBlock, fit_blocks
+import pcdistill.block_queries # gives the block its fill and moments
 
 # %% ../nbs/40_leaf.ipynb #c004
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ __all__ = ['KINDS', 'Recipe', 'leaf_patch', 'recipe', 'Run', 'codes_of', 'featur
            'claim', 'load_like', 'ledger_terms', 'pictures', 'load_run', 'write_figure', 'parser', 'main']
 
 # %% ../nbs/60_recipe.ipynb #c002
-import argparse, math, os, sys, time
+import argparse, json, sys, time
 from dataclasses import dataclass, asdict, replace, fields
-from functools import partial
 from pathlib import Path
 import torch
 from fastcore.basics import patch
@@ -294,7 +293,6 @@ def claim(folder:Path, recipe:Recipe):
 
 def load_like(v):
     "A value as it comes back from JSON."
-    import json
     return json.loads(json.dumps(v))
 
 def ledger_terms(m:dict):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 from pcdistill.blocks import GaussianBlock, fit_blocks, log_cell, start_blocks_
+import pcdistill.block_queries # fill, moments, conditionals
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.patches import to_patches
