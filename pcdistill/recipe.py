@@ -7,7 +7,7 @@ __all__ = ['Recipe', 'leaf_patch', 'recipe', 'Run', 'summary', 'comparison', 'di
            'pictures', 'load_run', 'write_figure', 'parser', 'main']
 
 # %% ../nbs/60_recipe.ipynb #c002
-import argparse, json, sys, time
+import argparse, copy, json, sys, time
 from dataclasses import dataclass, asdict, replace, fields
 from pathlib import Path
 import torch
@@ -91,7 +91,7 @@ class Run:
         device:str|None=None, # where to compute; None picks
         progress:bool=True,   # say what is going on
     ):
-        self.recipe, self.folder, self.progress, self.seconds = recipe, Path(folder), progress, {}
+        self.recipe, self.folder, self.progress, self.seconds, self.held = recipe, Path(folder), progress, {}, {}
         self.device = pick_device(device)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -107,10 +107,11 @@ class Run:
         return made
 
     def images(self, split:str) -> UInt8[Tensor, "b c h w"]:
-        "Images of a split, on the device."
-        r = self.recipe
-        n = dict(train=r.n_train, valid=1000, test=r.n_test)[split]
-        return images(r.data, split, n).to(self.device)
+        "Images of a split, on the device; decoded once."
+        if split not in self.held:
+            n = dict(train=self.recipe.n_train, valid=1000, test=self.recipe.n_test)[split]
+            self.held[split] = images(self.recipe.data, split, n).to(self.device)
+        return self.held[split]
 
 # %% ../nbs/60_recipe.ipynb #c011
 @patch
@@ -262,7 +263,7 @@ def distill(
     run = Run(recipe, folder, device, progress)
     teacher = run.teacher(); prior = run.prior(teacher); mu_kf, z_bn = run.latents(teacher)
     start = run.start(mu_kf, z_bn)
-    student = run.student(joint_from_state(*joint_state(start)).to(run.device))
+    student = run.student(copy.deepcopy(start))
     save_joint(student, folder/'student.safetensors')
     n_params = sum(p.numel() for p in student.parameters())
     m = run.measured(teacher, prior, mu_kf, start, student)
