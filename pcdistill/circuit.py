@@ -9,7 +9,7 @@ __all__ = ['collect', 'upward', 'Circuit', 'from_spec']
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from jaxtyping import Float, Int, Bool
+from jaxtyping import Float, Bool
 from einops import reduce
 from .core import require
 from .inputs import Categorical, Evidence, random_log_weights

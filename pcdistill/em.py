@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 import torch
 from torch import nn, Tensor
-from jaxtyping import Float
 from .core import require
 from .runs import resumable
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import nn, Tensor
-from jaxtyping import Bool, Float, Float64, Int, Shaped, UInt8
+from jaxtyping import Float, Float64, Int, Shaped, UInt8
 from einops import rearrange
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool
-from einops import einsum
 from .core import require
 from .inputs import Categorical
 from .structure import chow_liu, mutual_information
