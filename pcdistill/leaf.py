@@ -58,12 +58,12 @@ class HCLTLeaf(Circuit):
         lp_dxs = self.evidence(y_xd, seen_xd).detach().requires_grad_()
         flow_dxs, = torch.autograd.grad((self.root_value(lp_dxs)*p_xk).sum(), lp_dxs)
         v = torch.arange(self.inputs.n_values, device=y_xd.device).float()
-        back = self.plan().variables.argsort()
+        back = self.plan().units.argsort()
         mean_xd, h_xd = [], []
-        for flow_xs, logp_vs in zip(flow_dxs, self.inputs.logp_dvs.detach()):
+        for flow_xs, logp_vs in zip(flow_dxs[back], self.inputs.logp_dvs.detach()):
             p_xv = flow_xs @ logp_vs.exp().T
             mean_xd.append(p_xv @ v); h_xd.append(torch.special.entr(p_xv).sum(1))
-        mean_xd, h_xd = (torch.stack(t, 1)[:, back] for t in (mean_xd, h_xd))
+        mean_xd, h_xd = (torch.stack(t, 1) for t in (mean_xd, h_xd))
         return torch.where(seen_xd, y_xd.float(), mean_xd), torch.where(seen_xd, 0, h_xd)
 
 # %% ../nbs/40_leaf.ipynb #c008
@@ -79,7 +79,7 @@ def start_from_states_(
     "Set weights by counting with states given."
     D, V, S = pc.inputs.logp_dvs.shape
     count_dvs = torch.zeros(D*V*S, device=y_xd.device)
-    row_xd = (torch.arange(D, device=y_xd.device)*V + y_xd[:, pc.plan().variables].long())*S + s_x[:, None]
+    row_xd = (torch.arange(D, device=y_xd.device)*V + y_xd.long())*S + s_x[:, None]
     for part in row_xd.split(65536): count_dvs += torch.bincount(part.flatten(), minlength=D*V*S)
     count_dvs = count_dvs.view(D, V, S)
     whole_dv1 = count_dvs.sum(2, keepdim=True) + 1

@@ -10,7 +10,8 @@ from torch import Tensor
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.inputs import Categorical
-from pcdistill.structure import Tree, binary_tree, chain, chow_liu, plan, quad_tree, random_tree
+from pcdistill.circuit import plan
+from pcdistill.structure import Tree, binary_tree, chain, chow_liu, quad_tree, random_tree
 
 KINDS = ['chow_liu', 'quad_2x3', 'quad_3x1x2', 'quad_1x2x3', 'quad_1x1x4', 'quad_2x2', 'binary', 'random', 'chain', 'single', 'hand']
 
@@ -75,9 +76,9 @@ def write_out(pc:Circuit) -> Table:
     "The whole joint table."
     z_zl, p_zk = latents(pc)
     x_xd = every(pc.inputs.n_values, len(pc.tree.host))
-    row, table = plan(pc.tree).variables.argsort(), pc.inputs.logp_dvs.detach().double().exp()
+    table = pc.inputs.logp_dvs.detach().double().exp()
     p_xz = torch.ones(len(x_xd), len(z_zl), dtype=torch.double)
-    for v, h in enumerate(pc.tree.host): p_xz *= table[row[v]][x_xd[:, v]][:, z_zl[:, h]]
+    for v, h in enumerate(pc.tree.host): p_xz *= table[v][x_xd[:, v]][:, z_zl[:, h]]
     return Table(x_xd, z_zl, p_zk, p_xz, p_xz @ p_zk)
 
 @functools.lru_cache(64)
