@@ -110,7 +110,7 @@ def plan(
         wires = sum((_wires(edges(t, u), len(products), u, uses[u], slices) for t in takes for u in (False, True)), ())
         if not kron: wires = tuple(sorted(wires, key=lambda w: w.dst is not None))           # what needs no indices first
         at = labels.setdefault(tag, {}); rows = [at.setdefault(share[r-U] if share else r, len(at)) for r in rs]
-        rows = slice(rows[0], rows[-1]+1) if rows==list(range(rows[0], rows[0]+len(rows))) else torch.tensor(rows)
+        rows = torch.tensor(rows) if share else slice(rows[0], rows[-1]+1)
         n_rows[tag] = (kind, P, kron, len(at))
         groups.append(Group(tag, kind, P, kron, slice(place[rs[0]], place[rs[-1]]+1), rows, wires))
     if sums=='dense' and len(of)==1: n_rows['dense1'] = ('dense', 1, False, 0)            # a single latent has a table of edges too, an empty one

@@ -11,7 +11,7 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.inputs import Categorical
 from pcdistill.circuit import plan
-from pcdistill.structure import Tree, binary_tree, chain, chow_liu, quad_tree, random_tree
+from pcdistill.structure import RegionGraph, Tree, binary_tree, chain, chow_liu, cp, poon_domingos, quad_graph, quad_tree, random_tree, rat, side_by_side, tied
 
 KINDS = ['chow_liu', 'quad_2x3', 'quad_3x1x2', 'quad_1x2x3', 'quad_1x1x4', 'quad_2x2', 'binary', 'random', 'chain', 'single', 'hand']
 
@@ -98,3 +98,108 @@ def some_rows(pc:Circuit, n:int, gen:torch.Generator) -> tuple[Tensor, Tensor]:
     "Random values and random masks."
     d = len(pc.tree.host)
     return torch.randint(0, pc.inputs.n_values, (n, d), generator=gen), torch.rand(n, d, generator=gen) < torch.rand(n, 1, generator=gen)
+
+# ── any region graph, any kind of sum: the circuit's definition as a recursion over assignments, in float64 ──────────────
+
+GRAPHS = ['rat', 'pd', 'quad_graph', 'hand_graph', 'side_by_side', 'tied', 'shared']
+SUMS = ['dense', 'cp', 'tucker', 'monarch']
+
+def hand_graph(n_vars:int, gen:torch.Generator) -> RegionGraph:
+    "Every set of variables split in one to three random ways, into two or three parts; sets that come up again are shared."
+    ids, products = {}, []
+    def region(vs):
+        if vs in ids: return ids[vs]
+        ids[vs] = me = n_vars + len(ids)
+        if len(vs)==1: products.append((me, vs)); return me
+        for _ in range(integer(1, 3, gen)):
+            mixed = [vs[i] for i in torch.randperm(len(vs), generator=gen).tolist()]
+            if integer(0, 5, gen)==0: products.append((me, vs)); continue                    # all at once, no latents below
+            cuts = sorted({0, len(vs), *(integer(1, len(vs)-1, gen) for _ in range(integer(1, 2, gen)))})
+            parts = [tuple(sorted(mixed[a:b])) for a, b in zip(cuts[:-1], cuts[1:])]
+            products.append((me, tuple(region(p) if len(p) > 1 or integer(0, 1, gen) else p[0] for p in parts)))
+        return me
+    root = region(tuple(range(n_vars)))
+    order = [root, *sorted(set(ids.values())-{root})]
+    return RegionGraph(tuple(range(n_vars)), tuple(products), (root,)).check()
+
+def graph_of(kind:str, gen:torch.Generator) -> RegionGraph:
+    "A small region graph of a kind."
+    if kind=='rat': return rat(integer(4, 6, gen), integer(1, 2, gen), integer(1, 3, gen), gen)
+    if kind=='pd': return poon_domingos(*((2, 3), (3, 2), (2, 2), (1, 4))[integer(0, 3, gen)], 1)
+    if kind=='quad_graph': return quad_graph(*((2, 2), (2, 3), (1, 5))[integer(0, 2, gen)], 1)
+    if kind=='side_by_side': return side_by_side([quad_graph(2, 2), quad_graph(2, 2)] if integer(0, 1, gen) else [chain(4).regions(), binary_tree(4).regions()])
+    if kind=='tied': return tied(rat(4, 1, 2, gen))
+    return hand_graph(integer(2, 5, gen), gen)                                                  # hand_graph, shared
+
+def two_by_two(g:RegionGraph) -> RegionGraph:
+    "The graph as Tucker sums want it: products of more than two, or of regions and units, split up."
+    products, n = [], g.n_units + g.n_regions
+    for r, parts in g.products:
+        if all(c < g.n_units for c in parts): products.append((r, parts)); continue
+        wrapped = []
+        for c in parts:
+            if c < g.n_units: products.append((n, (c,))); wrapped.append(n); n += 1
+            else: wrapped.append(c)
+        while len(wrapped) > 2: products.append((n, tuple(wrapped[:2]))); wrapped = [n, *wrapped[2:]]; n += 1
+        if len(wrapped)==1: return None
+        products.append((r, tuple(wrapped)))
+    of = {}
+    for r, parts in products: of.setdefault(r, []).append(all(c < g.n_units for c in parts))
+    return g._replace(products=tuple(products)) if all(len(set(f))==1 for f in of.values()) else None
+
+def graph_circuit(kind:str, sums:str, seed:int, inputs=None) -> Circuit:
+    "A random circuit over a random graph; its weights far from uniform, some of them zero."
+    gen = rng(seed); g = None
+    while g is None:
+        g = graph_of(kind, gen)
+        if sums=='tucker': g = two_by_two(g)
+    states = {'monarch': (1, 4)[integer(0, 1, gen)], 'tucker': integer(1, 2, gen)}.get(sums, integer(1, 3, gen))
+    rows = max(g.rows)+1 if g.rows else g.n_units
+    inputs = (lambda n: Categorical(n, integer(2, 3, gen), states, gen)) if inputs is None else (lambda n, make=inputs: make(n, states, gen))
+    share = tuple(integer(0, 1, gen) for _ in range((cp(g) if sums=='cp' else g).n_regions)) if kind=='shared' else None
+    pc = Circuit(g, inputs(rows), integer(1, 2, gen), gen, sums, share)
+    with torch.no_grad():
+        for m in (pc, pc.inputs):
+            for name, axis in m.normalised.items():
+                t = getattr(m, name); new = 1.5*torch.randn(t.shape, generator=gen)
+                if m is pc: new = new.masked_fill((torch.rand(t.shape, generator=gen) < .1) & (torch.arange(t.shape[axis]).view([-1 if a==axis else 1 for a in range(t.ndim)]) > 0), -torch.inf)
+                t.copy_(new.log_softmax(axis))
+    return pc
+
+def tables_by_region(pc:Circuit, logw:dict) -> dict:
+    "Of every region: kind, whether products pair states, and its tables of log-weights."
+    p, out = pc.plan(), {}
+    for g in p.groups:
+        rows = range(g.rows.start, g.rows.stop) if isinstance(g.rows, slice) else g.rows.tolist()
+        for at, row in zip(range(g.regions.start, g.regions.stop), rows): out[int(p.nodes[at])+pc.graph.n_units] = (g.kind, g.kron, [t[row] for t in logw[g.name]])
+    return out
+
+def recursion(pc:Circuit, logp_uxs:Tensor, logw:dict, best:bool=False) -> Tensor:
+    "log p(x | head of root) for rows of unit log-evidence [u x s]: a sum over products and states at every region, or their maximum."
+    tables, of, memo = tables_by_region(pc, logw), {}, {}
+    for r, parts in pc.graph.products: of.setdefault(r, []).append(parts)
+    total = (lambda t, dim: t.amax(dim)) if best else (lambda t, dim: t.logsumexp(dim))
+    def value(i):
+        if i < pc.graph.n_units: return logp_uxs[i]
+        if i in memo: return memo[i]
+        kind, kron, w = tables[i]; S = pc.n_states
+        if kron: xs = [(value(l)[:, :, None] + value(r)[:, None]).flatten(1) for l, r in of[i]]
+        else: xs = [sum((value(c) for c in parts), torch.zeros(logp_uxs.shape[1:]).double()) for parts in of[i]]
+        if kind=='dense': y = total(torch.cat(xs, 1)[:, :, None] + w[0], 1)
+        elif kind=='blend': y = total(torch.stack(xs, 1) + w[0], 1)
+        else:                                                                                   # state = s2·m + s1, sum = k·m + l
+            m = w[0].shape[-1]; x = torch.cat(xs, 1).view(-1, w[0].shape[0], m)                   # [x, q, s1]
+            low = total(x[..., None] + w[0], 2)                                                  # [x, q, k]
+            y = total(low.transpose(1, 2)[..., None] + w[1], 2).flatten(1)                        # [x, k, l]
+        memo[i] = y; return y
+    return torch.cat([value(r) for r in pc.graph.roots], 1)
+
+def unit_evidence(pc:Circuit, x_xd:Tensor) -> Tensor:
+    "log p(x | unit, state) in float64, [u x s]."
+    rows = pc.graph.rows or range(pc.graph.n_units); pmf = pc.inputs.log_pmf().detach().double()
+    return torch.stack([pmf[row][x_xd[:, v]] for v, row in zip(pc.graph.variables, rows)])
+
+def graph_table(pc:Circuit) -> tuple[Tensor, Tensor]:
+    "Every assignment, and its probability under each head of each root."
+    x_xd = every(pc.inputs.log_pmf().shape[1], pc.graph.n_vars)
+    return x_xd, recursion(pc, unit_evidence(pc, x_xd), {n: [t.detach() for t in ts] for n, ts in pc.logw(torch.double).items()}).exp()

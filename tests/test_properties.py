@@ -1,0 +1,169 @@
+"""Random structures, sums, inputs, masks and parameters: every query against enumeration. A failing case prints its seed."""
+import itertools, json
+import pytest, torch
+import brute
+from pcdistill.circuit import Circuit, from_spec
+from pcdistill.core import Refused, rng
+from pcdistill.inputs import Categorical
+from pcdistill.queries import (conditional, cross_entropy, deterministic, entropy, expectation, information, kl, most_likely, overlap,
+                               posterior, responsibilities, sample)
+from pcdistill.structure import RegionGraph, chain, quad_graph, quad_tree
+
+CASES = [(k, s, seed) for k in brute.GRAPHS for s in brute.SUMS for seed in range(12)] + [(k, 'dense', seed) for k in brute.KINDS for seed in range(100, 116)]
+anywhere = pytest.mark.parametrize('kind,sums,seed', CASES)
+
+def make(kind, sums, seed):
+    "The circuit of a case, all assignments and their probabilities."
+    if kind in brute.KINDS: pc = brute.circuit_of(kind, seed, most=20_000)
+    else: pc = brute.graph_circuit(kind, sums, seed)
+    return pc, *brute.graph_table(pc)
+
+def agree(x_xd, x_bd, seen_bd): return ((x_xd[None]==x_bd[:, None]) | ~seen_bd[:, None]).all(-1).double()
+
+def possible_rows(x_xd, p_xk, n, gen):
+    "Rows of positive probability under their head, and random masks."
+    K = p_xk.shape[1]; head_b = torch.randint(0, K, (n,), generator=gen)
+    x_bd = x_xd[torch.multinomial(p_xk.T[head_b].float(), 1, generator=gen)[:, 0]]
+    return x_bd, torch.rand(x_bd.shape, generator=gen) < torch.rand(n, 1, generator=gen), head_b
+
+@anywhere
+def test_every_query(kind, sums, seed):
+    pc, x_xd, p_xk = make(kind, sums, seed); gen = rng(seed+1); D = x_xd.shape[1]; V = int(x_xd.max())+1
+    got_xk = pc(x_xd).detach().double()
+    assert torch.allclose(got_xk.exp().sum(0), torch.ones(p_xk.shape[1]).double(), atol=1e-5)                    # mass
+    assert torch.allclose(got_xk.exp(), p_xk, atol=1e-6, rtol=1e-4)                                              # every assignment
+    x_bd, seen_bd, head_b = possible_rows(x_xd, p_xk, 6, gen); seen_bd[0] = False; seen_bd[1] = True
+    w_bx = agree(x_xd, x_bd, seen_bd)*p_xk.T[head_b]; m_b = w_bx.sum(1)
+    assert torch.allclose(pc(x_bd, seen_bd).detach().double().gather(1, head_b[:, None])[:, 0], m_b.log(), atol=1e-4)   # marginals
+    more_bd = seen_bd | (torch.rand(seen_bd.shape, generator=gen) < .5)
+    cond = (agree(x_xd, x_bd, more_bd)*p_xk.T[head_b]).sum(1)/m_b
+    assert torch.allclose(conditional(pc, x_bd, more_bd & ~seen_bd, seen_bd).double().gather(1, head_b[:, None])[:, 0], cond.log(), atol=1e-4)
+    r_bk = agree(x_xd, x_bd, seen_bd) @ p_xk
+    assert torch.allclose(responsibilities(pc, x_bd, seen_bd).double(), r_bk/r_bk.sum(1, keepdim=True), atol=1e-5)
+    p_bdv, mean_var, h_bd = posterior(pc, x_bd, seen_bd, head_b).double(), expectation(pc, x_bd, seen_bd, head_b), entropy(pc, x_bd, seen_bd, head_b)
+    for d in range(D):
+        others = seen_bd.clone(); others[:, d] = False
+        w = agree(x_xd, x_bd, others)*p_xk.T[head_b]
+        q_bv = torch.stack([w[:, x_xd[:, d]==v].sum(1) for v in range(V)], 1); q_bv /= q_bv.sum(1, keepdim=True)
+        assert torch.allclose(p_bdv[:, d], q_bv, atol=1e-5)
+        hid = ~seen_bd[:, d]; v = torch.arange(V).double(); mu = q_bv @ v
+        assert torch.allclose(mean_var.mean[hid, d].double(), mu[hid], atol=1e-4) and torch.allclose(mean_var.variance[hid, d].double(), (q_bv @ v**2 - mu**2)[hid], atol=1e-3)
+        assert torch.allclose(h_bd[hid, d].double(), torch.special.entr(q_bv).sum(1)[hid], atol=1e-4)
+    assert (mean_var.mean[seen_bd]==x_bd[seen_bd]).all() and (mean_var.variance[seen_bd]==0).all() and (h_bd[seen_bd]==0).all()
+    done = most_likely(pc, x_bd, seen_bd, head_b)                                                                   # completions
+    best_b = w_bx.amax(1).log()
+    own = pc(done.x).detach().gather(1, head_b[:, None])[:, 0]
+    assert (done.x[seen_bd]==x_bd[seen_bd]).all() and torch.allclose(done.log_p, own, atol=1e-5)
+    assert (done.bound.double() >= best_b - 1e-4).all() and (done.log_p.double() <= best_b + 1e-4).all()
+    assert torch.allclose(done.log_p[done.exact].double(), best_b[done.exact], atol=1e-4)
+
+@pytest.mark.parametrize('kind,sums,seed', CASES[::3])
+def test_counts_are_the_gradient_of_the_definition(kind, sums, seed):
+    pc, x_xd, p_xk = make(kind, sums, seed); gen = rng(seed+2)
+    x_bd, _, head_b = possible_rows(x_xd, p_xk, 8, gen)
+    pc = pc.double(); pc(x_bd).gather(1, head_b[:, None]).sum().backward()
+    logw = {n: [t.detach().clone().requires_grad_() for t in ts] for n, ts in pc.logw().items()}
+    units = brute.unit_evidence(pc, x_bd).requires_grad_()
+    slow = brute.recursion(pc, units, logw).gather(1, head_b[:, None]).sum()
+    flat = [t for ts in logw.values() for t in ts if t.numel()]
+    grads = dict(zip(map(id, flat), torch.autograd.grad(slow, flat)))
+    for label, name in pc.names.items():
+        at = [l for l, n in pc.names.items() if n==name].index(label); t = logw[name][at]
+        if t.numel(): assert torch.allclose(getattr(pc, label).grad.nan_to_num(0.), grads[id(t)].nan_to_num(0.), atol=1e-9)
+
+@pytest.mark.parametrize('kind,sums,seed', CASES[::9])
+def test_samples(kind, sums, seed, n=6000):
+    pc, x_xd, p_xk = make(kind, sums, seed); gen = rng(seed+3)
+    x_bd, seen_bd, head_b = possible_rows(x_xd, p_xk, 2, gen); seen_bd[0] = False
+    for x_d, seen_d, head in zip(x_bd, seen_bd, head_b):
+        w_x = (agree(x_xd, x_d[None], seen_d[None])[0]*p_xk[:, head]); w_x /= w_x.sum()
+        s_bd = sample(pc, x_d.expand(n, -1), seen_d.expand(n, -1), gen, head.expand(n))
+        V = int(x_xd.max())+1; cell = (s_bd*V**torch.arange(s_bd.shape[1]-1, -1, -1)).sum(1)
+        count = torch.bincount(cell, minlength=len(x_xd)).double()
+        rare = w_x*n < 20
+        p, c = torch.cat([w_x[~rare], w_x[rare].sum()[None]]), torch.cat([count[~rare], count[rare].sum()[None]])
+        assert ((c/n - p).abs() <= 4.5*(p*(1-p)/n).sqrt() + 1e-4).all()
+
+@pytest.mark.parametrize('kind,sums,seed', CASES[::6])
+def test_information_and_divergences(kind, sums, seed):
+    pc, x_xd, p_xk = make(kind, sums, seed); gen = rng(seed+4); V = int(x_xd.max())+1
+    x_bd, seen_bd, head_b = possible_rows(x_xd, p_xk, 3, gen); d = brute.integer(0, x_xd.shape[1]-1, gen); seen_bd[:, d] = False
+    got = information(pc, x_bd, seen_bd, d, head_b).double()
+    w_bx = agree(x_xd, x_bd, seen_bd)*p_xk.T[head_b]; w_bx /= w_bx.sum(1, keepdim=True)
+    for j in range(x_xd.shape[1]):
+        if j==d: continue
+        pair = torch.stack([torch.stack([w_bx[:, (x_xd[:, d]==u) & (x_xd[:, j]==v)].sum(1) for v in range(V)], 1) for u in range(V)], 1)
+        mi = torch.special.xlogy(pair, pair/(pair.sum(1, keepdim=True)*pair.sum(2, keepdim=True)).clamp_min(1e-300)).sum((1, 2))
+        assert torch.allclose(got[:, j], torch.where(seen_bd[:, j], 0, mi), atol=1e-4)
+    other = from_spec(json.loads(json.dumps(pc.spec())))
+    with torch.no_grad():
+        for m in (other, other.inputs):
+            for name, axis in m.normalised.items(): t = getattr(m, name); t.copy_(torch.randn(t.shape, generator=gen).log_softmax(axis))
+    _, q_xk = brute.graph_table(other)
+    over_x = torch.special.xlogy(p_xk, p_xk/q_xk).sum(0)
+    assert (kl(pc, other).double() >= over_x - 1e-4).all() and torch.allclose(kl(pc, pc), torch.zeros(p_xk.shape[1]), atol=1e-4)
+    if all(g.kind=='dense' and g.P==1 and not g.kron for g in pc.plan().groups): assert torch.allclose(overlap(pc, other).double().exp(), (p_xk*q_xk).sum(0), rtol=1e-4)
+
+@pytest.mark.parametrize('seed', range(8))
+def test_divergence_of_values_and_latents_is_the_sum_over_both(seed):
+    pc, other = brute.circuit_of('hand', seed, most=20_000), None
+    t = brute.write_out(pc)
+    other = from_spec(pc.spec())
+    with torch.no_grad():
+        for m in (other, other.inputs):
+            for name, axis in m.normalised.items(): u = getattr(m, name); u.copy_(torch.randn(u.shape, generator=rng(seed)).log_softmax(axis))
+    o = brute.write_out(other)
+    p, q = (a.p_xz[:, :, None]*a.p_zk for a in (t, o))
+    assert torch.allclose(kl(pc, other).double(), torch.special.xlogy(p, p/q).sum((0, 1)), rtol=1e-4)
+    assert torch.allclose(cross_entropy(pc, other).double(), -torch.special.xlogy(p, q).sum((0, 1)), rtol=1e-4)
+
+@pytest.mark.parametrize('kind,sums,seed', CASES[::12])
+def test_file_round_trip(kind, sums, seed):
+    pc, x_xd, _ = make(kind, sums, seed)
+    again = from_spec(json.loads(json.dumps(pc.spec()))); again.load_state_dict(pc.state_dict())
+    assert torch.equal(pc(x_xd), again(x_xd)) and repr(pc)==repr(again)
+
+@pytest.mark.parametrize('kind,sums,seed', CASES[::12])
+def test_float32_against_float64(kind, sums, seed):
+    "Log-likelihoods agree to 2e-6 of their size, or 1e-5 nats where small."
+    pc, x_xd, _ = make(kind, sums, seed); single = pc(x_xd).detach().double(); double = pc.double()(x_xd).detach()
+    fine = double > -torch.inf
+    assert torch.equal(single > -torch.inf, fine) and ((single-double)[fine].abs() <= 1e-5 + 2e-6*double[fine].abs()).all()
+
+def test_deep_chains_neither_underflow_nor_overflow():
+    for V, spread in ((256, 1.), (2, 30.)):
+        pc = Circuit(chain(4096), Categorical(4096, V, 3, rng(0)), 1, rng(1))
+        with torch.no_grad(): pc.inputs.logp_dvs.copy_((spread*torch.randn(4096, V, 3, generator=rng(2))).log_softmax(1))
+        x_bd = torch.randint(0, V, (2, 4096), generator=rng(3)); lp = pc(x_bd); lp.sum().backward()
+        assert lp.isfinite().all() and all(p.grad.isfinite().all() for p in pc.parameters())
+        assert torch.allclose(pc.edges_est.grad.sum((1, 2)), torch.full((4095,), 2.), atol=2e-2)                  # each edge is used once a row
+        exact = pc.double()(x_bd); assert ((lp.double()-exact).abs() <= 2e-5*exact.abs()).all()
+
+@pytest.mark.parametrize('sums', brute.SUMS)
+def test_evidence_of_probability_zero(sums):
+    pc = brute.graph_circuit('hand_graph', sums, 5)
+    with torch.no_grad(): pc.inputs.logp_dvs[0, 0] = -torch.inf; pc.inputs.logp_dvs.copy_(pc.inputs.logp_dvs.log_softmax(1))
+    x_xd, p_xk = brute.graph_table(pc); lp = pc(x_xd); lp.sum().backward()
+    assert torch.equal(lp.isneginf(), p_xk==0) and lp.isneginf().any() and not lp.isnan().any()
+    assert not any(p.grad.isnan().any() for p in pc.parameters())
+
+def test_a_second_backward_pass_is_refused_in_one_sentence():
+    pc = Circuit(chain(3), Categorical(3, 2, 2, rng(0)), 1, rng(1)); lp = pc(torch.zeros(1, 3).long()).sum()
+    lp.backward(retain_graph=True)
+    with pytest.raises(Refused, match='second one'): lp.backward()
+
+def test_region_graphs_that_are_refused(refuses):
+    ok = RegionGraph((0, 1, 2), ((3, (0, 1)), (4, (1, 2)), (5, (3, 2)), (5, (0, 4))), (5,)).check()
+    refuses(lambda: ok._replace(products=((3, (0, 1)), (4, (1, 2)), (5, (3, 4)))).check(), 'decomposability', '[1]', 'region 5')
+    refuses(lambda: ok._replace(products=((3, (0, 1)), (4, (1, 2)), (5, (3, 2)), (5, (4,)))).check(), 'smoothness', '[0]', 'region 5')
+    refuses(lambda: ok._replace(roots=(4,)).check(), 'roots')
+    refuses(lambda: ok._replace(products=ok.products+((6, (0,)),)).check(), '[6] unused')
+    refuses(lambda: ok._replace(products=((3, (4, 0)), (4, (3, 1)), (5, (3, 2)))).check(), 'cycles')
+    refuses(lambda: ok._replace(products=((3, (0, 9)), (5, (3, 2)))).check(), 'got 9')
+    refuses(lambda: ok._replace(variables=(0, 1, 3)).check(), '[2]')
+    refuses(lambda: Circuit(quad_tree(2, 2), Categorical(4, 2, 3, rng(0)), 1, rng(0), 'monarch'), 'square')
+    refuses(lambda: Circuit(chain(4), Categorical(4, 2, 3, rng(0)), 1, rng(0), 'tucker'), 'two regions')
+    refuses(lambda: Circuit(chain(4), Categorical(4, 2, 3, rng(0)), 1, rng(0), 'sparse'), "'sparse'")
+    refuses(lambda: Circuit(chain(4), Categorical(4, 2, 3, rng(0)), 1, rng(0), share=(1, 2)), '4 regions')
+    refuses(lambda: kl(*(Circuit(chain(4), Categorical(4, 2, s, rng(0)), 1, rng(0)) for s in (2, 3))), 'same structure')
+    refuses(lambda: information(Circuit(chain(2), Categorical(2, 2, 2, rng(0)), 1, rng(0)), torch.zeros(1, 2).long(), torch.ones(1, 2).bool(), 0), 'not seen')
