@@ -13,14 +13,14 @@ import torch
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 from jaxtyping import Float, Int, Bool, Shaped
-from einops import rearrange, repeat, einsum
+from einops import rearrange, einsum
 from fastcore.basics import patch
 from .core import require
 from .runs import resumable
 from .clusters import kmeans, assign
 from .blocks import log_cell, _by_mask
 
-# %% ../nbs/38_factors.ipynb #c003
+# %% ../nbs/38_factors.ipynb #c004
 class FactorBlock(nn.Module):
     "K factor analysers over D ordered variables on integers 0 … levels−1."
     def __init__(self,
@@ -57,7 +57,7 @@ def covariance(self:FactorBlock,
     W, s2 = self.W_kdr.double(), (2*self.logs_kd.double()).exp()
     return (W @ W.mT + torch.diag_embed(s2))[slice(None) if k is None else k]
 
-# %% ../nbs/38_factors.ipynb #c005
+# %% ../nbs/38_factors.ipynb #c010
 class _Seen(NamedTuple): # what is needed of components when the variables v are seen
     mu_kv:Tensor
     W_kvr:Tensor
@@ -88,7 +88,7 @@ def _chunked(f, block, *rows, elements=1<<21): # f over chunks of rows with at m
     run = (lambda *p: checkpoint(f, *p, use_reentrant=False)) if torch.is_grad_enabled() and len(rows[0]) > n else f
     return torch.cat([run(*p) for p in zip(*(t.split(n) for t in rows))]) if len(rows[0]) else block.mu_kd.new_zeros(0, block.n_heads)
 
-# %% ../nbs/38_factors.ipynb #c007
+# %% ../nbs/38_factors.ipynb #c012
 def _stages(block, size, k=slice(None)): # the filter: for each run of variables (a, b, μ, W, T, s, gain), x-independent
     mu, W, s2 = block.mu_kd[k], block.W_kdr[k].double(), (2*block.logs_kd[k].double()).exp()
     M = torch.eye(block.rank, device=W.device, dtype=W.dtype).expand(len(W), -1, -1)
@@ -110,7 +110,7 @@ def _lattice(x_xd, until_x, block, stages): # log pmf of the first until_x varia
         lp_kx = lp_kx + (log_cell(raw_kxv @ T.mT, s[:, None], x <= 0, x >= block.levels-1)*seen).sum(-1)
     return lp_kx.T
 
-# %% ../nbs/38_factors.ipynb #c008
+# %% ../nbs/38_factors.ipynb #c013
 @patch
 def _groups(self:FactorBlock, x_xd, seen_xd): # rows that share a mask: [(mask, rows)]; mask None: all seen; refuses shapes that do not fit
     require(x_xd.dim()==2 and x_xd.shape[1]==self.n_vars, f'wanted rows of {self.n_vars} variables, got {tuple(x_xd.shape)}')
@@ -143,7 +143,7 @@ def log_prob(self:FactorBlock,
         rows.append(r); out.append(_chunked(lambda x: _density(x, seen), self, x_xd[r][:, v]))
     return torch.cat(out)[torch.cat(rows).argsort()] if out else x_xd.new_zeros(0, self.n_heads)
 
-# %% ../nbs/38_factors.ipynb #c010
+# %% ../nbs/38_factors.ipynb #c019
 @patch
 @torch.no_grad()
 def accumulate(self:FactorBlock,
@@ -158,8 +158,8 @@ def accumulate(self:FactorBlock,
     C_kda, S_kab, t_kd = self.stats
     for v, rows in self._groups(x_xd, seen_xd):
         gamma = gamma_xk[rows]; ks = (gamma > 1e-6).any(0).nonzero().flatten()
-        hidden_d = torch.ones(D, device=rows.device, dtype=torch.bool); hidden_d[slice(None) if v is None else v] = False
         v = torch.arange(D, device=rows.device) if v is None else v
+        hidden_d = torch.ones(D, device=rows.device, dtype=torch.bool); hidden_d[v] = False
         seen = _seen(self, v, ks); WV_kvr = seen.W_kvr @ seen.V_krr
         own_kv = (WV_kvr*seen.W_kvr).sum(-1) - self.sheppard/12
         for i, k in enumerate(ks.tolist()):
@@ -172,17 +172,7 @@ def accumulate(self:FactorBlock,
             C_kda[k, v, 1:] -= N*WV_kvr[i]; S_kab[k, 1:, 1:] += N*seen.V_krr[i]; t_kd[k, v] += N*own_kv[i]
             t_kd[k, hidden_d] += N*(2*self.logs_kd[k, hidden_d]).exp()
 
-class _EStep(torch.autograd.Function): # log_prob forward, accumulate backward
-    @staticmethod
-    def forward(ctx, anchor, block, x_xd, seen_xd, view):
-        ctx.block, ctx.x_xd, ctx.seen_xd = block, x_xd, seen_xd
-        return block.log_prob(x_xd, seen_xd, view)
-    @staticmethod
-    def backward(ctx, g_xk):
-        ctx.block.accumulate(ctx.x_xd, g_xk.abs(), ctx.seen_xd)
-        return None, None, None, None, None
-
-# %% ../nbs/38_factors.ipynb #c011
+# %% ../nbs/38_factors.ipynb #c020
 @patch
 def forward(self:FactorBlock,
     x_xd:Shaped[Tensor, "x _"],            # values; where hidden, whatever
@@ -191,13 +181,16 @@ def forward(self:FactorBlock,
 ) -> Float[Tensor, "x k"]:
     "log p(seen | k); backward collects EM's counts, or gradients if `em` is False."
     if not (self.em and torch.is_grad_enabled() and self.mu_kd.requires_grad): return self.log_prob(x_xd, seen_xd, view)
-    return _EStep.apply(self.mu_kd, self, x_xd, seen_xd, view)
+    with torch.no_grad(): lp_xk = self.log_prob(x_xd, seen_xd, view)
+    lp_xk.requires_grad_().register_hook(lambda g_xk: self.accumulate(x_xd, g_xk.abs(), seen_xd))
+    return lp_xk
 
 @patch
 def zero_stats(self:FactorBlock):
     "Forget the counts."
     self.stats = None
 
+# %% ../nbs/38_factors.ipynb #c021
 @patch
 @torch.no_grad()
 def em_step_(self:FactorBlock,
@@ -232,7 +225,7 @@ def _noise(self:FactorBlock, t_kd, N_k, more): # ψ of every component; `more` p
         t_kd, N = t_kd + more*contrast*pool, N + more
     return (t_kd/N.clamp_min(1e-30)).clamp_min(self.s_min**2)
 
-# %% ../nbs/38_factors.ipynb #c012
+# %% ../nbs/38_factors.ipynb #c024
 def _principal(x_nd, R, gen, turns=4): # truncated singular value decomposition of centred rows: D×R directions, R variances
     Q = torch.randn(x_nd.shape[1], min(R+8, x_nd.shape[1]), generator=gen).to(x_nd)
     for _ in range(turns): Q = torch.linalg.qr(x_nd.T @ (x_nd @ Q))[0]
@@ -260,6 +253,7 @@ def start_factors_(
         block.logs_kd[k] = (var_d - W.square().sum(1)).clamp_min(max(.2*float(rest), block.s_min**2)).log()/2
     block.mass_k.copy_((torch.bincount(z_x, minlength=K)+1.)/(len(z_x)+K))
 
+# %% ../nbs/38_factors.ipynb #c025
 @patch
 @torch.no_grad()
 def em_pass_(self:FactorBlock,
@@ -285,7 +279,7 @@ def label(self:FactorBlock,
     "The component that explains each row best."
     return torch.cat([(self.log_prob(x, None, view) + self.mass_k.clamp_min(1e-30).log()).argmax(1) for x in x_xd.split(8192)])
 
-# %% ../nbs/38_factors.ipynb #c013
+# %% ../nbs/38_factors.ipynb #c026
 def fit_factors(
     x_xd:Shaped[Tensor, "x d"],  # integer rows
     z_x:Int[Tensor, "_"]|None,   # a component for each row; None: k-means of the rows
@@ -316,7 +310,7 @@ def fit_factors(
         history.append(total/len(x_xd))
     return block, history
 
-# %% ../nbs/38_factors.ipynb #c015
+# %% ../nbs/38_factors.ipynb #c034
 @patch
 @torch.no_grad()
 def conditional(self:FactorBlock,
@@ -331,18 +325,7 @@ def conditional(self:FactorBlock,
     var_kd = (2*self.logs_kd[k]).exp() + ((W @ seen.V_krr)*W).sum(-1)
     return rearrange(torch.where(mask_d, x, mean_kxd), 'k x d -> x k d'), torch.where(mask_d, 0, var_kd)
 
-@patch
-@torch.no_grad()
-def factors(self:FactorBlock,
-    x_xd:Shaped[Tensor, "x d"],   # values; where hidden, whatever
-    mask_d:Bool[Tensor, "d"],     # True where seen, the same for all rows
-    k:Int[Tensor, "k"]|None=None, # components; None: all
-) -> tuple[Float[Tensor, "x k r"], Float[Tensor, "k r r"]]:
-    "Mean and covariance of the factors given the seen."
-    v = mask_d.nonzero().flatten(); seen = _seen(self, v, slice(None) if k is None else k)
-    return rearrange(_explain(x_xd[:, v].to(self.mu_kd.dtype), seen)[0], 'k x r -> x k r'), seen.V_krr
-
-# %% ../nbs/38_factors.ipynb #c016
+# %% ../nbs/38_factors.ipynb #c035
 @patch
 @torch.no_grad()
 def sample(self:FactorBlock,
@@ -365,6 +348,7 @@ def sample(self:FactorBlock,
         m_xr += (x[:, d] - mean)[:, None]*gain[at_x, 0]
     return x
 
+# %% ../nbs/38_factors.ipynb #c036
 @patch
 @torch.no_grad()
 def fill(self:FactorBlock,
@@ -388,7 +372,7 @@ def fill(self:FactorBlock,
             out[rows] = torch.where(seen_xd[rows], out[rows], new.round().clamp(0, self.levels-1) if integers else new)
     return out.to(x_xd.dtype) if integers else out
 
-# %% ../nbs/38_factors.ipynb #c017
+# %% ../nbs/38_factors.ipynb #c037
 @patch
 @torch.no_grad()
 def moments(self:FactorBlock,

@@ -6,13 +6,15 @@ from einops import rearrange
 from torch.distributions import MultivariateNormal
 from pcdistill.blocks import GaussianBlock
 from pcdistill.circuit import Circuit
+from pcdistill.colour import COLOURS
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.em import EM
 from pcdistill.factors import FactorBlock, fit_factors, start_factors_
 from pcdistill.inputs import Evidence
+from pcdistill.joint import Joint, finetune
 from pcdistill.patches import to_patches
-from pcdistill.structure import Tree
+from pcdistill.structure import binary_tree
 
 
 def block(D=3, K=4, R=2, levels=4, seed=0, **kw):
@@ -262,14 +264,12 @@ def test_killed_and_resumed_is_the_same(tmp_path):
 @pytest.mark.parametrize('mask', [[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1, 1]])
 def test_conditionals_are_the_dense_ones(mask):
     b, x, v = double(block(5, 3, 2, levels=20, seed=2)), torch.randn(4, 5, generator=rng(0)).double()*9, torch.tensor(mask).bool()
-    mean, var = b.conditional(x, v); m, V = b.factors(x, v)
+    mean, var = b.conditional(x, v)
     for k in range(3):
-        mu, S = dense(b, k); W = b.W_kdr[k].detach()
+        mu, S = dense(b, k)
         gain = S[~v][:, v] @ torch.linalg.inv(S[v][:, v])
         assert torch.allclose(mean[:, k, ~v], mu[~v] + (x[:, v]-mu[v]) @ gain.T) and torch.equal(mean[:, k, v], x[:, v])
         assert torch.allclose(var[k, ~v], (S[~v][:, ~v] - gain @ S[v][:, ~v]).diagonal()) and (var[k, v]==0).all()
-        g = W[v].T @ torch.linalg.inv(S[v][:, v])
-        assert torch.allclose(m[:, k], (x[:, v]-mu[v]) @ g.T) and torch.allclose(V[k], torch.eye(2).double() - g @ W[v])
     some, _ = b.conditional(x, v, torch.tensor([2, 0])); assert torch.allclose(some, mean[:, [2, 0]])
 
 def test_samples_of_the_lattice_have_its_frequencies():
@@ -312,7 +312,7 @@ def test_moments_are_those_of_draws():
 def test_em_through_a_circuit_climbs_and_counts_every_patch(holes):
     g = rng(0); x = rearrange(data(300, 12, seed=2), 'b (n d) -> b n d', n=4)
     b = block(3, 4, 1, levels=20, view='density', shrink=0., sheppard=False, s_min=1e-2)
-    top = Circuit(Tree((-1, 0, 0, 1)), Evidence(4, 4), 1, g)
+    top = Circuit(binary_tree(4), Evidence(4, 4), 1, g)
     seen = torch.rand(300, 4, 3, generator=g) < .8 if holes else torch.ones(300, 4, 3, dtype=torch.bool)
     flat = lambda t: rearrange(t, 'b n d -> (b n) d')
     both = torch.nn.ModuleList([b, top]); em, last = EM(both), -math.inf
@@ -320,9 +320,20 @@ def test_em_through_a_circuit_climbs_and_counts_every_patch(holes):
         lp = top(rearrange(b(flat(x[:300]), flat(seen) if holes else None), '(b n) k -> b n k', n=4))[:, 0]
         (-lp.sum()).backward()
         assert abs(float(b.stats[1][:, 0, 0].sum()) - 1200) < 1
-        em.step(); now = float(lp.double().mean())
+        em.step(); now = lp.double().mean().item()
         assert now > last - 1e-5*abs(now); last = now
     assert b.stats is None
+
+def test_a_joint_model_takes_it_as_its_leaf():
+    x, g = images('photos', 'train', 300), rng(0)
+    leaf, _ = fit_factors(rearrange(to_patches(x, 8), 'b n d -> (b n) d'), None, 6, 4, g, epochs=2, progress=False)
+    joint = Joint(leaf, Circuit(binary_tree(4), Evidence(4, 6), 1, g), COLOURS['rgb'], 8, (3, 16, 16))
+    history = finetune(joint, x, g, epochs=4, batch=300, lr=(1., 1.), progress=False)
+    assert history[-1] > history[0] and leaf.stats is None
+    seen = torch.rand(5, 16, 16, generator=g) < .5; seen[0] = True; seen[1] = False
+    with torch.no_grad(): assert (joint(x[:5], seen)[1]).abs() < 1e-4 and torch.equal(joint(x[:5], seen)[0], joint(x[:1])[0])
+    mean, H = joint.moments(x[:5], seen); new = joint.fill(x[:5], seen, g); assert mean.isfinite().all() and (H[seen]==0).all()
+    assert (new == x[:5])[seen[:, None].expand(-1, 3, -1, -1)].all() and joint.sample(3, g).shape==(3, 3, 16, 16)
 
 def test_refusals():
     b = block()
