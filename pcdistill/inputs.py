@@ -11,7 +11,6 @@ import math
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from torch.func import jvp
 from torch.nn import functional as F
 from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
@@ -34,14 +33,11 @@ def keep_normalised(
 ) -> torch.optim.Optimizer:
     "The same optimizer; from now on tables of normalised log-weights stay normalised, as if they were a softmax."
     tables = [(getattr(m, name), dim) for m in module.modules() for name, dim in getattr(m, 'normalised', {}).items()]
-    @torch.no_grad()
+    trained = lambda: [(p.data, p.grad, dim) for p, dim in tables if p.grad is not None]
     def before(*_):
-        for p, dim in tables:
-            if p.grad is not None: p.grad -= p.exp()*p.grad.sum(dim, keepdim=True)
-    @torch.no_grad()
+        for logw, g, dim in trained(): g -= logw.exp()*g.sum(dim, keepdim=True)
     def after(*_):
-        for p, dim in tables:
-            if p.grad is not None: p.copy_(p.log_softmax(dim))
+        for logw, _, dim in trained(): logw.copy_(logw.log_softmax(dim))
     opt.register_step_pre_hook(before); opt.register_step_post_hook(after)
     return opt
 
@@ -70,9 +66,7 @@ def _check(n_vars, x_bd, seen_bd, row_d):
     lo, hi = (int(m) for m in row_d.aminmax()) if row_d is not None and n else (0, 0)
     require(0 <= lo and hi < n_vars, f'wanted parameter rows from 0 to {n_vars-1}, got {lo} to {hi}')
 
-def _rows(t, row_d):
-    "The parameter row of each column."
-    return t if row_d is None else t[row_d]
+def _rows(t, row_d): return t if row_d is None else t[row_d]
 
 def look_up(
     logp_dvs:Float[Tensor, "r v s"],         # log-probability of every value
@@ -87,19 +81,15 @@ def look_up(
     if seen_bd is not None: x_bd = torch.where(seen_bd, x_bd, 0)
     lo, hi = (int(m) for m in x_bd.aminmax()) if x_bd.numel() else (0, 0)
     require(0 <= lo and hi < n_values, f'wanted values from 0 to {n_values-1}, got {lo} to {hi}')
-    row_d = torch.arange(n_vars, device=x_bd.device) if row_d is None else row_d
-    return _Lookup.apply(logp_dvs.flatten(0, 1), x_bd.T.long() + row_d[:, None]*n_values, None if seen_bd is None else ~seen_bd.T)
+    first_d = _rows(torch.arange(n_vars, device=x_bd.device)*n_values, row_d)
+    return _Lookup.apply(logp_dvs.flatten(0, 1), x_bd.T.long() + first_d[:, None], None if seen_bd is None else ~seen_bd.T)
 
 # %% ../nbs/30_inputs.ipynb #c017
 class Discrete(nn.Module):
     "Any input over the integers 0 … n_values−1; a family says `log_pmf`."
     normalised, kind = {}, ''
 
-    def __init__(self,
-        n_vars:int,   # variables (rows of parameters)
-        n_values:int, # values each can take
-        n_states:int, # states of the latent above
-    ):
+    def __init__(self, n_vars:int, n_values:int, n_states:int):
         super().__init__()
         self.n_vars, self.n_values, self.n_states = n_vars, n_values, n_states
 
@@ -131,10 +121,7 @@ def sample(self:Discrete,
 
 @patch
 @torch.no_grad()
-def mode(self:Discrete,
-    state_db:Int[Tensor, "d b"],      # state of each variable's latent
-    row_d:Int[Tensor, "d"]|None=None, # parameter row of each variable; None: in order
-) -> Int[Tensor, "b d"]:
+def mode(self:Discrete, state_db:Int[Tensor, "d b"], row_d:Int[Tensor, "d"]|None=None) -> Int[Tensor, "b d"]:
     "The most likely value of each variable given its latent's state."
     return _rows(self.log_pmf().argmax(1), row_d).gather(1, state_db).T
 
@@ -155,10 +142,7 @@ def moments(self:Discrete, row_d:Int[Tensor, "d"]|None=None) -> tuple[Float[Tens
 
 @patch
 @torch.no_grad()
-def expect(self:Discrete,
-    p_dbs:Float[Tensor, "d b s"],     # weight of each state
-    row_d:Int[Tensor, "d"]|None=None, # parameter row of each variable; None: in order
-) -> Float[Tensor, "b d v"]:
+def expect(self:Discrete, p_dbs:Float[Tensor, "d b s"], row_d:Int[Tensor, "d"]|None=None) -> Float[Tensor, "b d v"]:
     "Distribution of each variable when its latent is distributed as p."
     return einsum(p_dbs, self.log_pmf(row_d).exp(), 'd b s, d v s -> b d v')
 
@@ -176,9 +160,7 @@ class Categorical(Discrete):
         super().__init__(n_vars, n_values, n_states)
         self.logp_dvs = nn.Parameter(random_log_weights((n_vars, n_values, n_states), 1, gen))
 
-    def log_pmf(self, row_d=None) -> Float[Tensor, "d v s"]:
-        "Log-probability of every value."
-        return _rows(self.logp_dvs, row_d)
+    def log_pmf(self, row_d=None) -> Float[Tensor, "d v s"]: return _rows(self.logp_dvs, row_d)
 
 # %% ../nbs/30_inputs.ipynb #c031
 class Bernoulli(Categorical):
@@ -191,12 +173,7 @@ class Binomial(Discrete):
     "Heads among n_values−1 throws of one coin for each variable and state."
     normalised, kind = {'logp_d2s': 1}, 'binomial'
 
-    def __init__(self,
-        n_vars:int,          # variables
-        n_values:int,        # one more than throws
-        n_states:int,        # states of the latent above
-        gen:torch.Generator, # randomness of the start
-    ):
+    def __init__(self, n_vars:int, n_values:int, n_states:int, gen:torch.Generator):
         super().__init__(n_vars, n_values, n_states)
         self.logp_d2s = nn.Parameter(random_log_weights((n_vars, 2, n_states), 1, gen))   # tails, heads
 
@@ -241,12 +218,8 @@ class DiscretisedLogistic(Discrete):
     "A logistic bell, or a mixture of several, cut at the half-integers; for each variable and state."
     normalised, kind, count = {'logw_dcs': 1}, 'logistic', None
 
-    def __init__(self,
-        n_vars:int,          # variables
-        n_values:int,        # values each can take
-        n_states:int,        # states of the latent above
-        gen:torch.Generator, # randomness of the start
-        n_components:int=1,  # bells of a state
+    def __init__(self, n_vars:int, n_values:int, n_states:int, gen:torch.Generator,
+        n_components:int=1, # bells of a state
     ):
         super().__init__(n_vars, n_values, n_states)
         require(n_values >= 2, f'wanted at least 2 values, got {n_values}')
@@ -256,10 +229,7 @@ class DiscretisedLogistic(Discrete):
         self.logw_dcs = nn.Parameter(random_log_weights(shape, 1, gen, .1))
 
     def spec(self): return dict(super().spec(), n_components=self.n_components)
-
-    def forward(self, x_bd, seen_bd=None, row_d=None) -> Float[Tensor, "d b s"]:
-        "Log-evidence of each value under each state; 0 where missing."
-        return look_up(_tally(self, self.log_pmf()), x_bd, seen_bd, row_d)
+    def forward(self, x_bd, seen_bd=None, row_d=None): return look_up(_tally(self, self.log_pmf()), x_bd, seen_bd, row_d)
 
 # %% ../nbs/30_inputs.ipynb #c040
 @patch
@@ -276,34 +246,43 @@ def log_pmf(self:DiscretisedLogistic, row_d=None) -> Float[Tensor, "d v s"]:
     return lp_dvcs[:, :, 0] if self.n_components==1 else lp_dvcs.logsumexp(2)
 
 # %% ../nbs/30_inputs.ipynb #c042
+def _scores(mu_ds, log_s_ds, n_values):
+    "Derivatives of log_logistic in μ, in units of the scale, and in log σ."
+    inv_d1s = (-log_s_ds)[:, None].exp()
+    u_des = (torch.arange(1, n_values, device=mu_ds.device).to(mu_ds)[:, None] - .5 - mu_ds[:, None])*inv_d1s
+    f_des = u_des.sigmoid(); b_des = u_des*f_des
+    low, high = (lambda t: F.pad(t, (0, 0, 1, 0))), (lambda t: F.pad(t, (0, 0, 0, 1)))       # edge below, edge above
+    width_des = (inv_d1s/torch.expm1(inv_d1s)).expand(-1, n_values-2, -1)
+    return low(f_des) + high(f_des - 1), low(b_des) + high(b_des - u_des) - F.pad(width_des, (0, 0, 1, 1))
+
 def _climb(mu_ds, log_s_ds, q_dvs, steps):
     "Location and log-scale after some steps of Fisher scoring on Σ_v q log p; no state's sum gets lower."
     V, t_ds = q_dvs.shape[1], torch.ones_like(mu_ds)
-    f = lambda mu_ds, log_s_ds: log_logistic(mu_ds, log_s_ds, V)
+    log_s_ds = log_s_ds.clamp(-7, math.log(V)+3)
+    lp_dvs = log_logistic(mu_ds, log_s_ds, V)
     for _ in range(steps):
-        s_ds = log_s_ds.exp(); here, zero = (mu_ds, log_s_ds), torch.zeros_like(s_ds)
-        lp_dvs, a_dvs = jvp(f, here, (s_ds, zero))                     # score of μ, in units of σ
-        b_dvs = jvp(f, here, (zero, torch.ones_like(s_ds)))[1]         # score of log σ
-        p_dvs = lp_dvs.exp()
+        (a_dvs, b_dvs), p_dvs, s_ds = _scores(mu_ds, log_s_ds, V), lp_dvs.exp(), log_s_ds.exp()
         ga, gb = (q_dvs*a_dvs).sum(1), (q_dvs*b_dvs).sum(1)
-        aa, ab, bb = (p_dvs*a_dvs*a_dvs).sum(1) + 1e-6, (p_dvs*a_dvs*b_dvs).sum(1), (p_dvs*b_dvs*b_dvs).sum(1) + 1e-6
-        det = aa*bb - ab*ab
-        most = 2 + 1/s_ds
-        step_a, step_b = ((bb*ga - ab*gb)/det).clamp(-most, most), ((aa*gb - ab*ga)/det).clamp(-1, 1)
-        mu_new = (mu_ds + t_ds*s_ds*step_a).clamp(-V, 2*V)
-        log_s_new = (log_s_ds + t_ds*step_b).clamp(-7, math.log(V)+3)
-        better = (q_dvs*f(mu_new, log_s_new)).sum(1) > (q_dvs*lp_dvs).sum(1)
-        mu_ds, log_s_ds = torch.where(better, mu_new, mu_ds), torch.where(better, log_s_new, log_s_ds)
+        pa_dvs = p_dvs*a_dvs
+        aa, ab, bb = (pa_dvs*a_dvs).sum(1) + 1e-6, (pa_dvs*b_dvs).sum(1), (p_dvs.mul_(b_dvs)*b_dvs).sum(1) + 1e-6
+        det, most = aa*bb - ab*ab, 2 + 1/s_ds
+        mu_new = mu_ds + t_ds*s_ds*((bb*ga - ab*gb)/det).clamp(-most, most)
+        inside = (mu_new >= -V) & (mu_new <= 2*V)                       # else μ stops at the end, and σ moves as if alone
+        log_s_new = log_s_ds + t_ds*torch.where(inside, (aa*gb - ab*ga)/det, gb/bb).clamp(-1, 1)
+        new = mu_new.clamp(-V, 2*V), log_s_new.clamp(-7, math.log(V)+3)
+        new_dvs = log_logistic(*new, V)
+        better = (q_dvs*(new_dvs - lp_dvs)).sum(1) > 0
+        mu_ds, log_s_ds, lp_dvs = (torch.where(better if t.ndim==2 else better[:, None], n, t) for n, t in zip((*new, new_dvs), (mu_ds, log_s_ds, lp_dvs)))
         t_ds = torch.where(better, (2*t_ds).clamp_max(1), t_ds/4)
     return mu_ds, log_s_ds
 
-# %% ../nbs/30_inputs.ipynb #c044
+# %% ../nbs/30_inputs.ipynb #c045
 @patch
 @torch.no_grad()
 def em_step_(self:DiscretisedLogistic,
     lr:float=1.,          # step η in (0, 1]
     pseudocount:float=0., # α observations of a state that look like those of all states
-    steps:int=4,          # of Fisher scoring
+    steps:int=2,          # of Fisher scoring
 ):
     "The M-step for locations and scales, in place, from the counts backward has collected; forgets them."
     if self.count is None: return
@@ -311,48 +290,59 @@ def em_step_(self:DiscretisedLogistic,
     total_d1s, pooled_dv1 = count_dvs.sum(1, keepdim=True), count_dvs.sum(2, keepdim=True)
     if pseudocount: count_dvs = count_dvs + pseudocount*pooled_dv1/pooled_dv1.sum(1, keepdim=True).clamp_min(1e-30)
     lp_dvcs = self.components(); lp_dvs = lp_dvcs.logsumexp(2)
-    q_dvs = lr*count_dvs/count_dvs.sum(1, keepdim=True).clamp_min(1e-30) + (1-lr)*lp_dvs.exp()
-    q_dvs = torch.where(total_d1s > 0, q_dvs, 0)
+    q_dvs = (lr*count_dvs/count_dvs.sum(1, keepdim=True).clamp_min(1e-30) + (1-lr)*lp_dvs.exp())*(total_d1s > 0)
     q_dvcs = q_dvs[:, :, None]*(lp_dvcs - lp_dvs[:, :, None]).exp()
     q_dvcs /= q_dvcs.sum(1, keepdim=True).clamp_min(1e-30)
     fold = lambda t: rearrange(t, '... c s -> ... (c s)')
     for p, new_ds in zip((self.mu_dcs, self.log_s_dcs), _climb(fold(self.mu_dcs), fold(self.log_s_dcs), fold(q_dvcs), steps)):
-        p.copy_(rearrange(new_ds, 'd (c s) -> d c s', c=self.n_components))
+        if p.requires_grad: p.copy_(rearrange(new_ds, 'd (c s) -> d c s', c=self.n_components))
 
-# %% ../nbs/30_inputs.ipynb #c050
+# %% ../nbs/30_inputs.ipynb #c051
 class Gaussian(nn.Module):
     "A normal density for each variable and state; real numbers, or integers taken as such."
     normalised, kind, count = {}, 'gaussian', None
 
     def __init__(self,
-        n_vars:int,                            # variables
-        n_states:int,                          # states of the latent above
-        gen:torch.Generator,                   # randomness of the start
-        span:tuple[float, float]=(-1., 1.),    # where values are expected: means start there
-        floor:float=1e-3,                      # smallest deviation
+        n_vars:int,          # variables
+        n_states:int,        # states of the latent above
+        gen:torch.Generator, # randomness of the start
+        low:float=-1.,       # values are expected from here …
+        high:float=1.,       # … to here: means start between
+        floor:float=1e-3,    # smallest deviation
     ):
         super().__init__()
-        self.n_vars, self.n_states, self.span, self.floor = n_vars, n_states, tuple(span), floor
-        self.mu_ds = nn.Parameter(span[0] + (span[1]-span[0])*torch.rand(n_vars, n_states, generator=gen))
-        self.log_s_ds = nn.Parameter(torch.full((n_vars, n_states), math.log(max(floor, (span[1]-span[0])/4))))
+        self.n_vars, self.n_states, self.low, self.high, self.floor = n_vars, n_states, low, high, floor
+        self.mu_ds = nn.Parameter(low + (high-low)*torch.rand(n_vars, n_states, generator=gen))
+        self.log_s_ds = nn.Parameter(torch.full((n_vars, n_states), math.log(max(floor, (high-low)/4))))
 
     def sd(self) -> Float[Tensor, "d s"]:
         "Deviations, not below the floor."
         return self.log_s_ds.exp().clamp_min(self.floor)
 
-    def spec(self) -> dict:
-        "What is needed to build one like it (JSON)."
-        return dict(kind=self.kind, n_vars=self.n_vars, n_states=self.n_states, span=self.span, floor=self.floor)
-
+    def spec(self): return dict(kind=self.kind, n_vars=self.n_vars, n_states=self.n_states, low=self.low, high=self.high, floor=self.floor)
     def extra_repr(self): return f'{self.n_vars} variables × {self.n_states} states'
 
-# %% ../nbs/30_inputs.ipynb #c051
+    @torch.no_grad()
+    def moments(self, row_d:Int[Tensor, "d"]|None=None) -> tuple[Float[Tensor, "d s"], Float[Tensor, "d s"]]:
+        "Mean and variance of each variable under each state."
+        return _rows(self.mu_ds.clone(), row_d), _rows(self.sd()**2, row_d)
+
+    def sample(self, state_db:Int[Tensor, "d b"], gen:torch.Generator, row_d=None) -> Float[Tensor, "b d"]:
+        "A value of each variable given its latent's state."
+        mean_db, var_db = (t.gather(1, state_db) for t in self.moments(row_d))
+        return (mean_db + var_db.sqrt()*torch.randn(state_db.shape, generator=gen, device=state_db.device)).T
+
+    def mode(self, state_db:Int[Tensor, "d b"], row_d=None) -> Float[Tensor, "b d"]:
+        "The mean of each variable given its latent's state."
+        return self.moments(row_d)[0].gather(1, state_db).T
+
+    def best(self, row_d=None) -> Float[Tensor, "d s"]:
+        "Log-density at the mean."
+        return -.5*(2*math.pi*self.moments(row_d)[1]).log()
+
+# %% ../nbs/30_inputs.ipynb #c052
 @patch
-def forward(self:Gaussian,
-    x_bd:Shaped[Tensor, "b d"],            # values, any number type
-    seen_bd:Bool[Tensor, "b d"]|None=None, # False where missing; None: all seen
-    row_d:Int[Tensor, "d"]|None=None,      # parameter row of each column; None: in order
-) -> Float[Tensor, "d b s"]:
+def forward(self:Gaussian, x_bd:Shaped[Tensor, "b d"], seen_bd:Bool[Tensor, "b d"]|None=None, row_d=None) -> Float[Tensor, "d b s"]:
     "Log-density of each value under each state; 0 where missing."
     _check(self.n_vars, x_bd, seen_bd, row_d)
     if seen_bd is not None: x_bd = torch.where(seen_bd, x_bd, 0)
@@ -367,39 +357,10 @@ def forward(self:Gaussian,
     lp_dbs = a + z_dbs*(b + z_dbs*c)
     return lp_dbs if seen_bd is None else lp_dbs.masked_fill(~seen_bd.T[..., None], 0)
 
-# %% ../nbs/30_inputs.ipynb #c052
-@patch
-@torch.no_grad()
-def sample(self:Gaussian, state_db:Int[Tensor, "d b"], gen:torch.Generator, row_d:Int[Tensor, "d"]|None=None) -> Float[Tensor, "b d"]:
-    "A value of each variable given its latent's state."
-    pick = lambda t: _rows(t, row_d).gather(1, state_db)
-    return (pick(self.mu_ds) + pick(self.sd())*torch.randn(state_db.shape, generator=gen, device=state_db.device)).T
-
-@patch
-@torch.no_grad()
-def mode(self:Gaussian, state_db:Int[Tensor, "d b"], row_d:Int[Tensor, "d"]|None=None) -> Float[Tensor, "b d"]:
-    "The mean of each variable given its latent's state."
-    return _rows(self.mu_ds, row_d).gather(1, state_db).T
-
-@patch
-@torch.no_grad()
-def best(self:Gaussian, row_d:Int[Tensor, "d"]|None=None) -> Float[Tensor, "d s"]:
-    "Log-density at the mean."
-    return _rows(-self.sd().log() - .5*math.log(2*math.pi), row_d)
-
-@patch
-@torch.no_grad()
-def moments(self:Gaussian, row_d:Int[Tensor, "d"]|None=None) -> tuple[Float[Tensor, "d s"], Float[Tensor, "d s"]]:
-    "Mean and variance of each variable under each state."
-    return _rows(self.mu_ds, row_d).clone(), _rows(self.sd()**2, row_d)
-
 # %% ../nbs/30_inputs.ipynb #c054
 @patch
 @torch.no_grad()
-def em_step_(self:Gaussian,
-    lr:float=1.,          # step η in (0, 1]
-    pseudocount:float=0., # α observations of a state that look like those of all states
-):
+def em_step_(self:Gaussian, lr:float=1., pseudocount:float=0.):
     "The M-step, in place, from the statistics backward has collected; forgets them."
     if self.count is None: return
     (n, z1, z2), mu, sd = _spend(self).double(), self.mu_ds.double(), self.sd().double()
@@ -420,10 +381,7 @@ class Evidence(Discrete):
     "Ready-made log-evidence for every state of every variable."
     kind = 'evidence'
 
-    def __init__(self,
-        n_vars:int,   # variables
-        n_states:int, # states of each
-    ): super().__init__(n_vars, n_states, n_states)
+    def __init__(self, n_vars:int, n_states:int): super().__init__(n_vars, n_states, n_states)
 
     def forward(self,
         lp_bds:Float[Tensor, "b r s"],         # log-evidence
@@ -432,8 +390,8 @@ class Evidence(Discrete):
     ) -> Float[Tensor, "d b s"]:
         "The evidence, variable first; 0 where missing."
         require(lp_bds.shape[1:]==(self.n_vars, self.n_states), f'wanted evidence of shape [batch, {self.n_vars} variables, {self.n_states} states], got {list(lp_bds.shape)}')
+        _check(self.n_vars, torch.empty(len(lp_bds), self.n_vars if row_d is None else len(row_d)), seen_bd, row_d)
         if row_d is not None: lp_bds = lp_bds[:, row_d]
-        _check(self.n_vars, lp_bds[..., 0], seen_bd, row_d)
         if seen_bd is not None: lp_bds = lp_bds.masked_fill(~seen_bd[..., None], 0)
         return rearrange(lp_bds, 'b d s -> d b s').contiguous()
 
@@ -441,17 +399,9 @@ class Evidence(Discrete):
         "Log 1 where value and state are the same."
         return repeat(torch.eye(self.n_states).log(), 'v s -> d v s', d=self.n_vars if row_d is None else len(row_d))
 
-    def sample(self, state_db, gen=None, row_d=None):
-        "The states themselves."
-        return state_db.T
-
-    def expect(self, p_dbs, row_d=None):
-        "The distribution of the states themselves."
-        return rearrange(p_dbs, 'd b s -> b d s')
-
+    def sample(self, state_db, gen=None, row_d=None): return state_db.T                # the states themselves
+    def expect(self, p_dbs, row_d=None): return rearrange(p_dbs, 'd b s -> b d s')     # their distribution
     def spec(self): return dict(kind=self.kind, n_vars=self.n_vars, n_states=self.n_states)
-
-    def extra_repr(self): return f'{self.n_vars} variables × {self.n_states} states'
 
 # %% ../nbs/30_inputs.ipynb #c061
 def known(
@@ -471,10 +421,8 @@ def from_spec(spec:dict) -> nn.Module:
 
 @patch
 @torch.no_grad()
-def take(self:Discrete|Gaussian,
-    state_ds:Int[Tensor, "d s"], # the present state that each new state copies
-) -> nn.Module:
-    "An input with new states, copies of present ones."
+def take(self:Discrete|Gaussian, state_ds:Int[Tensor, "d s"]) -> nn.Module:
+    "An input whose state s' of row d is a copy of the present state state_ds[d, s']."
     require(state_ds.shape[0]==self.n_vars, f'wanted states for {self.n_vars} variables, got {state_ds.shape[0]}')
     new = from_spec(dict(self.spec(), n_states=state_ds.shape[1]))
     for name, p in self.named_parameters():
