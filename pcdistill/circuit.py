@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from jaxtyping import Float, Bool
 from einops import rearrange, reduce
 from .core import require
-from .inputs import Categorical, random_log_weights, from_spec as input_from_spec
+from .inputs import Evidence, random_log_weights, from_spec as input_from_spec
 from .layers import Dense, Blend, Monarch
 from .structure import Tree, RegionGraph, cp
 
@@ -251,7 +251,7 @@ class Circuit(nn.Module):
         self.graph = (structure.regions() if self.tree else structure.check())
         if sums=='cp': self.graph = cp(self.graph)
         self.inputs, self.n_heads, self.n_states, self.sums, self.share = inputs, n_heads, inputs.n_states, sums, share
-        n_rows = max(self.graph.rows)+1 if self.graph.rows else self.graph.n_units
+        n_rows = self.graph.n_vars if isinstance(inputs, Evidence) else max(self.graph.rows)+1 if self.graph.rows else self.graph.n_units
         require(inputs.n_vars==n_rows, f'wanted inputs for the {n_rows} variables of the structure, got inputs for {inputs.n_vars}')
         require(share is None or len(share)==self.graph.n_regions, f'wanted a label for each of {self.graph.n_regions} regions, got {len(share or ())}')
         self._plans = {'cpu': plan(self.tree or self.graph, 'dense' if sums=='cp' else sums, share)}
@@ -302,7 +302,8 @@ def evidence(self:Circuit,
     require(seen_bd is None or seen_bd.shape==x.shape[:2], f'wanted a mask of shape {list(x.shape[:2])}, got {None if seen_bd is None else list(seen_bd.shape)}')
     variable_u, row_u = self.units()
     sort = lambda t: t.transpose(0, 1).index_select(0, variable_u).transpose(0, 1)     # unit first in memory, as the inputs want it
-    return self.inputs(sort(x), None if seen_bd is None else sort(seen_bd), row_u)
+    seen_bu = None if seen_bd is None else sort(seen_bd)
+    return self.inputs(x, seen_bu, variable_u) if isinstance(self.inputs, Evidence) else self.inputs(sort(x), seen_bu, row_u)
 
 @patch
 def units(self:Circuit) -> tuple[Tensor, Tensor]:
