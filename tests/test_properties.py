@@ -4,18 +4,21 @@ import pytest, torch
 import brute
 from pcdistill.circuit import Circuit, from_spec
 from pcdistill.core import Refused, rng
-from pcdistill.inputs import Categorical
+from pcdistill.inputs import Bernoulli, Binomial, Categorical, DiscretisedLogistic, Gaussian
 from pcdistill.queries import (conditional, cross_entropy, deterministic, entropy, expectation, information, kl, most_likely, overlap,
                                posterior, responsibilities, sample)
 from pcdistill.structure import RegionGraph, chain, quad_graph, quad_tree
 
 CASES = [(k, s, seed) for k in brute.GRAPHS for s in brute.SUMS for seed in range(12)] + [(k, 'dense', seed) for k in brute.KINDS for seed in range(100, 116)]
+FAMILIES = dict(bernoulli=lambda n, S, gen: Bernoulli(n, S, gen), binomial=lambda n, S, gen: Binomial(n, 3, S, gen),
+                logistic=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen), logistics=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen, 2))
+CASES += [(k, f, seed) for k in ('rat', 'quad_graph', 'hand_graph', 'tied') for f in FAMILIES for seed in range(200, 204)]
 anywhere = pytest.mark.parametrize('kind,sums,seed', CASES)
 
 def make(kind, sums, seed):
     "The circuit of a case, all assignments and their probabilities."
     if kind in brute.KINDS: pc = brute.circuit_of(kind, seed, most=20_000)
-    else: pc = brute.graph_circuit(kind, sums, seed)
+    else: pc = brute.graph_circuit(kind, *(('dense', seed, FAMILIES[sums]) if sums in FAMILIES else (sums, seed)))
     return pc, *brute.graph_table(pc)
 
 def agree(x_xd, x_bd, seen_bd): return ((x_xd[None]==x_bd[:, None]) | ~seen_bd[:, None]).all(-1).double()
@@ -167,3 +170,22 @@ def test_region_graphs_that_are_refused(refuses):
     refuses(lambda: Circuit(chain(4), Categorical(4, 2, 3, rng(0)), 1, rng(0), share=(1, 2)), '4 regions')
     refuses(lambda: kl(*(Circuit(chain(4), Categorical(4, 2, s, rng(0)), 1, rng(0)) for s in (2, 3))), 'same structure')
     refuses(lambda: information(Circuit(chain(2), Categorical(2, 2, 2, rng(0)), 1, rng(0)), torch.zeros(1, 2).long(), torch.ones(1, 2).bool(), 0), 'not seen')
+
+@pytest.mark.parametrize('seed', range(6))
+def test_gaussian_inputs_against_a_fine_grid(seed):
+    "Two variables that may take any number: mass, marginal, mean and variance by adding up a grid."
+    gen = rng(seed); pc = Circuit((chain(2), quad_graph(1, 2))[seed % 2], Gaussian(2, 3, gen, low=-1., high=1.), 1, gen)
+    with torch.no_grad():
+        for name, axis in pc.normalised.items(): t = getattr(pc, name); t.copy_((2*t).log_softmax(axis))
+    line = torch.linspace(-14, 14, 701); step = float(line[1]-line[0]); x_xd = torch.cartesian_prod(line, line)
+    p_x = pc(x_xd).detach().double()[:, 0].exp()
+    assert abs(float(p_x.sum())*step**2 - 1) < 1e-4
+    x, seen = torch.tensor([[.4, float('nan')]]), torch.tensor([[True, False]])
+    row = torch.stack([torch.full_like(line, .4), line], 1); q = pc(row).detach().double()[:, 0].exp()
+    assert torch.allclose(pc(x, seen).detach().double().exp()[0, 0], q.sum()*step, rtol=1e-4)
+    got = expectation(pc, x, seen); q = q/q.sum(); mean = (q*line).sum()
+    assert torch.allclose(got.mean[0].double(), torch.tensor([.4, mean]).double(), atol=1e-3) and torch.allclose(got.variance[0, 1].double(), (q*(line-mean)**2).sum(), rtol=1e-3)
+    s = sample(pc, x.expand(4000, 2), seen.expand(4000, 2), gen)[:, 1]
+    assert abs(float(s.mean()-mean)) < 4*float(got.variance[0, 1]/4000)**.5
+    done = most_likely(pc, x, seen)
+    assert not deterministic(pc) and bool(done.bound >= done.log_p) and float(done.log_p.exp()) <= float(pc(row).max().exp())*(1+1e-4)
