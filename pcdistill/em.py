@@ -99,14 +99,14 @@ class Anemone(EM):
     def step(self, closure=None):
         "The M-step, in place."
         g = self.param_groups[0]; lr, alpha, mu = g['lr'], g['pseudocount'], g['momentum']
-        mine = [(p, dim) for p, dim in self.tables if p.grad is not None and p.requires_grad]
+        mine = [(p, dim) for p, dim in self.tables if p.grad is not None and p.requires_grad and p.numel()]
         with torch.enable_grad(): edges = torch.autograd.grad(self.reach().sum(), [p for p, _ in mine], allow_unused=True, materialize_grads=True)
         T = [t.sum(dim, keepdim=True) for t, (_, dim) in zip(edges, mine)]
         require(all(float(t.sum()) > 0 for t in T), 'wanted a reach for every table that is trained, got none for one of them; see nothing_seen')
         g['rows'] = mu*g['rows'] + max((float(-p.grad.sum()/t.sum()) for (p, _), t in zip(mine, T)), default=0.)
         for (p, dim), t in zip(mine, T):
             F = p.grad.neg_(); p.grad = None
-            if mu: F = self.state[p]['count'].mul_(mu).add_(F).clone() if self.state[p] else self.state[p].setdefault('count', F).clone()
+            if mu: F = self.state[p].setdefault('count', torch.zeros_like(F)).mul_(mu).add_(F).masked_fill_(p.isneginf(), 0).clone()
             f = lr*(F.sum(dim, keepdim=True) + alpha)
             em_update_(p, F, dim, f/((1-lr)*g['rows']*t + f), alpha)
         for m in self.blocks: m.em_step_(lr=lr, pseudocount=alpha)
