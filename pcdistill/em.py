@@ -28,10 +28,10 @@ def em_update_(
     total = count.sum(dim, keepdim=True)
     used = total > 0
     share = torch.where(used, lr/(total+pseudocount).clamp_min(1e-30), 0)
-    gone = logw.isneginf() if pseudocount else None
-    n = count.shape[dim] - gone.sum(dim, keepdim=True) if pseudocount else 1
+    gone = logw.isneginf() if pseudocount and logw.numel() and logw.amin()==-torch.inf else None    # one look is cheaper than a mask
+    n = count.shape[dim] if gone is None else (~gone).sum(dim, keepdim=True)
     torch.addcmul(share*(pseudocount/n), count, share, out=count)   # η(F + α/n)/(ΣF + α)
-    if pseudocount: count.masked_fill_(gone, 0)
+    if gone is not None: count.masked_fill_(gone, 0)
     if isinstance(lr, float) and lr==1.: torch.where(used, count.log_(), logw, out=logw); return
     keep = 1 - lr*used.to(logw.dtype)
     torch.log(count.addcmul_(logw.exp_(), keep), out=logw)
