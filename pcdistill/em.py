@@ -111,7 +111,7 @@ class Anemone(EM):
             em_update_(p, F, dim, f/((1-lr)*g['rows']*t + f), alpha)
         for m in self.blocks: m.em_step_(lr=lr, pseudocount=alpha)
 
-# %% ../nbs/34_em.ipynb #c020
+# %% ../nbs/34_em.ipynb #c022
 class OnLogits:
     "A torch.optim optimizer on the logits of all normalised tables, and on every other parameter as it is."
     def __init__(self,
@@ -138,7 +138,7 @@ class OnLogits:
     def state_dict(self): return self.inner.state_dict()
     def load_state_dict(self, d): self.inner.load_state_dict(d)
 
-# %% ../nbs/34_em.ipynb #c023
+# %% ../nbs/34_em.ipynb #c025
 def cosine(
     first:float, # η at the start
     last:float,  # η at the end
@@ -156,7 +156,7 @@ def stages(
         return etas[i]**(1-part) * etas[i+1]**part
     return at
 
-# %% ../nbs/34_em.ipynb #c025
+# %% ../nbs/34_em.ipynb #c027
 class Best:
     "The parameters that validated best so far."
     def __init__(self,
@@ -177,7 +177,7 @@ class Best:
         "Put the best parameters back."
         if self.kept is not None: self.module.load_state_dict(self.kept)
 
-# %% ../nbs/34_em.ipynb #c026
+# %% ../nbs/34_em.ipynb #c028
 def fit(
     module:nn.Module,                # what is trained
     log_prob:Callable[[Tensor], Tensor], # row indices → log-likelihoods of those rows

@@ -8,10 +8,9 @@ __all__ = ['sums', 'flows', 'Pruned', 'prune_', 'clone']
 # %% ../nbs/38_resize.ipynb #c002
 from collections.abc import Callable
 from typing import NamedTuple
-import math
 import torch
 from torch import nn, Tensor
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from .circuit import Circuit
 from .core import require
 from .em import tables
