@@ -6,7 +6,7 @@ import brute
 from brute import KINDS, circuit_of, write_out
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
-from pcdistill.em import EM, em_update_, fit
+from pcdistill.em import Anemone, EM, OnLogits, cosine, fit, nothing_seen, stages, tables
 from pcdistill.inputs import Categorical, Evidence, known
 from pcdistill.circuit import plan
 from pcdistill.structure import chain, quad_tree, random_tree
@@ -194,3 +194,189 @@ def test_em_refuses(refuses):
     with torch.no_grad(): pc.edges_est[0, 0, 0] = math.nan
     x_bd = rows_of(pc, 10, 0)[0]
     refuses(lambda: fit(pc, lambda rows: pc(x_bd[rows])[:, 0], 10, rng(0), epochs=1, progress=False), 'finite', 'nan')
+
+# ── Anemone, logits, schedules ────────────────────────────────────────────────────────────────
+
+def normalised(pc):
+    "pc in double precision, normalised in double precision."
+    pc = pc.double()
+    with torch.no_grad():
+        for p, dim in tables(pc): p.copy_(p.log_softmax(dim))
+    return pc
+
+@everywhere
+def test_reach_is_how_often_an_edge_is_drawn(kind, seed):
+    "Prior probability of each edge, root state and value, written out, for heads with given shares."
+    pc = normalised(circuit_of(kind, seed, most=50_000)); t, tree = write_out(pc), pc.tree
+    share_k = torch.rand(pc.n_heads, generator=rng(seed)).double(); share_k /= share_k.sum()
+    nothing = nothing_seen(pc, share_k); nothing.backward()
+    assert abs(float(nothing.detach())) < 1e-9
+    w_z, S = t.p_zk @ share_k, pc.n_states
+    state = nn.functional.one_hot(t.z_zl, S).double()
+    place, row = plan(tree).nodes.argsort(), plan(tree).variables.argsort()
+    for i, above in enumerate(tree.parent):
+        if above < 0: assert torch.allclose(pc.root_1sk.grad[0], (state[:, i].T @ t.p_zk)*share_k, atol=1e-9)
+        else: assert torch.allclose(pc.edges_est.grad[place[i]-1], torch.einsum('z,zs,zt->st', w_z, state[:, i], state[:, above]), atol=1e-9)
+    for v, h in enumerate(tree.host):
+        assert torch.allclose(pc.inputs.logp_dvs.grad[row[v]], pc.inputs.logp_dvs[row[v]].exp()*(w_z @ state[:, h]), atol=1e-9)
+
+def test_nothing_seen_of_ready_made_evidence():
+    pc = Circuit(chain(3), Evidence(3, 4), 2, rng(0)); nothing_seen(pc).backward()
+    assert torch.allclose(pc.root_1sk.grad.sum((0, 1)), torch.full((2,), .5)) and torch.allclose(pc.edges_est.grad.sum((1, 2)), torch.ones(2))
+
+@everywhere
+def test_anemone_step_is_the_formula(kind, seed):
+    "w ∝ (1−η)·T·w + η·f, from the definition, over two steps with momentum; a sum without flow keeps its weights."
+    pc = normalised(circuit_of(kind, seed)); share_k = torch.full((pc.n_heads,), 1/pc.n_heads).double()
+    eta, mu, n = .3, .9, 12
+    em = Anemone(pc, lambda: nothing_seen(pc, share_k), lr=eta, momentum=mu, pseudocount=0.)
+    past, rows_past = None, 0.
+    for step in range(2):
+        x_bd, _, head_b = rows_of(pc, n, seed+90+step)
+        old = copy.deepcopy(pc); nothing_seen(old, share_k).backward(); reach = [p.grad for p, _ in tables(old)]
+        (-log_prob(pc, x_bd, torch.ones_like(x_bd, dtype=torch.bool), head_b).sum()).backward()
+        F = [-p.grad for p, _ in tables(pc)]; past = F if past is None else [mu*a + b for a, b in zip(past, F)]; rows_past = mu*rows_past + n
+        em.step()
+        for (p, dim), (q, _), f, r in zip(tables(pc), tables(old), past, reach):
+            want = (1-eta)*r + eta*f/rows_past                                            # r = T·w
+            want = torch.where(f.sum(dim, keepdim=True) > 0, want/want.sum(dim, keepdim=True), q.detach().exp())
+            assert torch.allclose(p.exp(), want, atol=1e-9)
+
+@everywhere
+def test_anemone_on_all_data_never_goes_down(kind, seed):
+    "Momentum 0, small and large η, missing values, labelled heads."
+    for eta in (.05, .4, 1.):
+        pc = normalised(circuit_of(kind, seed)); rows = rows_of(pc, 60, seed+60)
+        share_k = torch.bincount(rows[2], minlength=pc.n_heads)/60
+        em, lls = Anemone(pc, lambda: nothing_seen(pc, share_k), lr=eta, momentum=0., pseudocount=0.), []
+        for _ in range(10): ll = log_prob(pc, *rows).sum(); (-ll).backward(); em.step(); lls.append(ll.item())
+        assert all(b >= a - 1e-9 for a, b in itertools.pairwise(lls)), (eta, lls)
+        for p, dim in tables(pc): assert torch.allclose(p.exp().sum(dim), torch.ones(()).double(), atol=1e-9)
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('momentum', [0., .9])
+def test_fixed_points_of_em_are_fixed_points_of_anemone(kind, momentum):
+    "Every value once, weighted by the circuit's own probability: EM has nothing to do, nor has Anemone."
+    pc = normalised(circuit_of(kind, 2, most=50_000)); t = write_out(pc); before = copy.deepcopy(pc)
+    p_xk = t.p_xk/pc.n_heads
+    em = Anemone(pc, lambda: nothing_seen(pc), lr=.4, momentum=momentum, pseudocount=0.)
+    for _ in range(2):
+        (-(p_xk*pc(t.x_xd)).sum()).backward(); em.step()
+        assert all(torch.allclose(a.exp(), b.exp(), atol=1e-9) for a, b in zip(pc.parameters(), before.parameters()))
+
+def test_anemone_steps_little_where_little_came():
+    "A head with one row of a hundred moves less than under EM; with all rows in it, η is η."
+    pc = normalised(Circuit(chain(2), Categorical(2, 3, 3, rng(0)), 2, rng(1))); em, an = copy.deepcopy(pc), copy.deepcopy(pc)
+    x_bd = torch.randint(0, 3, (100, 2), generator=rng(2)); head_b = torch.zeros(100, dtype=torch.long); head_b[0] = 1
+    seen = torch.ones(100, 2, dtype=torch.bool)
+    (-log_prob(em, x_bd, seen, head_b).sum()).backward(); EM(em, .4).step()
+    (-log_prob(an, x_bd, seen, head_b).sum()).backward(); Anemone(an, lambda: nothing_seen(an), lr=.4, momentum=0., pseudocount=0.).step()
+    moved = lambda q: (q.root_1sk.exp() - pc.root_1sk.exp())[0].abs().sum(0)
+    gamma = .4*.01/(.6*.5 + .4*.01)                                                       # the head expected half the rows
+    assert torch.allclose(moved(an)[1], moved(em)[1]*gamma/.4, atol=1e-9) and moved(an)[0] > moved(em)[0]
+
+@pytest.mark.parametrize('seed', range(6))
+def test_anemone_with_a_tied_leaf(seed):
+    "The reach of the leaf is that of all its positions; all the data, no momentum: never down, and rows are counted rightly."
+    joint = Tied(seed); normalised(joint)
+    x_bnd = torch.randint(0, 3, (50, 3, 2), generator=rng(seed))
+    def reach():
+        every_vd = torch.arange(3)[:, None].expand(-1, 2)
+        lp_1k = joint.leaf.root_value(joint.leaf.evidence(every_vd).logsumexp(1, keepdim=True))
+        return joint.top(lp_1k[:, None].expand(-1, 3, -1))[:, 0]
+    em, lls = Anemone(joint, reach, lr=.3, momentum=0., pseudocount=0.), []
+    for _ in range(15): ll = joint(x_bnd).sum(); (-ll).backward(); em.step(); lls.append(ll.item())
+    assert all(b >= a - 1e-9 for a, b in itertools.pairwise(lls)) and em.param_groups[0]['rows']==pytest.approx(50)
+
+@everywhere
+def test_gradient_of_logits_is_autograd_through_log_softmax(kind, seed):
+    "What the inner optimizer is shown."
+    pc = normalised(circuit_of(kind, seed)); rows = rows_of(pc, 20, seed); free = copy.deepcopy(pc)
+    shown = []
+    class Look(torch.optim.SGD):
+        def step(self, closure=None): shown.extend(p.grad.clone() for g in self.param_groups for p in g['params'])
+    (-log_prob(pc, *rows).sum()).backward(); OnLogits(Look, pc, lr=.1).step()
+    names = [(m, n, dim) for m in free.modules() for n, dim in getattr(m, 'normalised', {}).items()]
+    order = {id(p): i for i, p in enumerate(free.parameters())}; z = {}
+    for m, n, dim in names:
+        p = getattr(m, n); z[order[id(p)]] = q = (p.detach() + 3*torch.randn(p.shape[:dim]+(1,)+p.shape[dim+1:], generator=rng(seed)).double()).requires_grad_()
+        del m._parameters[n]; setattr(m, n, q.log_softmax(dim))                           # any logits of the same weights
+    (-log_prob(free, *rows).sum()).backward()
+    assert len(shown)==len(z) and all(torch.allclose(g, z[i].grad, atol=1e-9) for i, g in enumerate(shown))
+
+class Scaled(nn.Module):
+    "A circuit and a parameter that is no table: the log-scale of an exponential distribution."
+    def __init__(self):
+        super().__init__(); self.pc, self.rate = circuit_of('chain', 3), nn.Parameter(torch.zeros(()))
+    def forward(self, x_bd, y_b): return self.pc(x_bd)[:, 0] + self.rate - y_b*self.rate.exp()
+
+def test_other_parameters_get_their_plain_gradient():
+    m = Scaled(); x_bd, _ = brute.some_rows(m.pc, 40, rng(0)); y_b = torch.rand(40, generator=rng(1)) + 1
+    opt = OnLogits(torch.optim.Adam, m, lr=.05); first = m(x_bd, y_b).sum().item()
+    for _ in range(300): (-m(x_bd, y_b).sum()).backward(); opt.step()
+    assert m.rate.item()==pytest.approx(-y_b.mean().log().item(), abs=1e-3) and m(x_bd, y_b).sum().item() > first
+    for p, dim in tables(m): assert torch.allclose(p.exp().sum(dim), torch.ones(()), atol=1e-5)
+
+@pytest.mark.parametrize('make', [lambda m: OnLogits(torch.optim.Adam, m, lr=.1), lambda m: OnLogits(torch.optim.SGD, m, lr=.01, momentum=.9),
+                                  lambda m: EM(m, .5, .3), lambda m: EM(m, 1., .3), lambda m: Anemone(m, lambda: nothing_seen(m), momentum=.9, pseudocount=.3)])
+def test_zeros_stay_zero(make):
+    "Under every optimizer, also where a momentum from before pushes."
+    pc = circuit_of('quad_2x3', 1); assert pc.n_states > 1; rows = rows_of(pc, 30, 0); opt = make(pc)
+    for step in range(4):
+        if step==2:
+            with torch.no_grad():
+                for p, dim in tables(pc): p[:, 0] = -torch.inf; p.copy_(p.log_softmax(dim))
+            x_bd = rows[0].clamp_min(1); rows = (x_bd, *rows[1:])                         # value 0 is impossible now
+        (-log_prob(pc, *rows).sum()).backward(); opt.step()
+    for p, dim in tables(pc): assert p[:, 0].isneginf().all() and torch.allclose(p.exp().sum(dim), torch.ones(()), atol=1e-5)
+
+MAKERS = dict(em=None, anemone=lambda m: Anemone(m, lambda: nothing_seen(m), pseudocount=.1), adam=lambda m: OnLogits(torch.optim.Adam, m),
+              sgd=lambda m: OnLogits(torch.optim.SGD, m, momentum=.9))
+
+@pytest.mark.parametrize('name', MAKERS)
+def test_fit_with_micro_batches_equals_large_batches(name):
+    x_bd = torch.randint(0, 4, (120, 4), generator=rng(0))
+    def run(micro):
+        pc = normalised(Circuit(quad_tree(2, 2), Categorical(4, 4, 3, rng(1)), 1, rng(2)))
+        fit(pc, lambda rows: pc(x_bd[rows])[:, 0], 120, rng(3), epochs=3, batch=60, micro=micro, lr=(.3, .01), make=MAKERS[name], progress=False); return pc
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(run(60).parameters(), run(13).parameters()))
+
+@pytest.mark.parametrize('name', MAKERS)
+@pytest.mark.parametrize('when', [3, 9, 13])
+def test_killed_fit_resumes_with_what_its_optimizer_remembers(tmp_path, name, when):
+    x_bd = torch.randint(0, 4, (200, 4), generator=rng(0))
+    def run(ckpt, stop=None):
+        pc, calls = Circuit(quad_tree(2, 2), Categorical(4, 4, 3, rng(1)), 1, rng(2)), itertools.count()
+        def log_prob(rows):
+            if next(calls)==stop: raise Killed
+            return pc(x_bd[rows])[:, 0]
+        return pc, fit(pc, log_prob, 200, rng(3), epochs=5, batch=70, lr=stages((.3, .1, .02)), ckpt=ckpt, make=MAKERS[name], progress=False)
+    plain, history = run(None)
+    with pytest.raises(Killed): run(tmp_path/'o.safetensors', stop=when)
+    again, resumed = run(tmp_path/'o.safetensors')
+    assert resumed==history and all(torch.equal(a, b) for a, b in zip(plain.parameters(), again.parameters()))
+
+def test_schedules():
+    assert cosine(1., .1)(0.)==1 and cosine(1., .1)(1.)==pytest.approx(.1) and cosine(1., .1)(.5)==pytest.approx(.55)
+    at = stages((.8, .1, .05, .001))
+    assert [at(i/3) for i in range(4)]==pytest.approx([.8, .1, .05, .001]) and at(1/6)==pytest.approx(math.sqrt(.08))
+    seen = []
+    class Look(EM):
+        def step(self, closure=None): seen.append(self.param_groups[0]['lr']); super().step()
+    for lr in ((1., .1), cosine(1., .1)):                                                 # a pair means a cosine
+        pc = circuit_of('chain', 0); x_bd, _ = brute.some_rows(pc, 40, rng(0))
+        fit(pc, lambda rows: pc(x_bd[rows])[:, 0], 40, rng(0), epochs=2, batch=10, lr=lr, make=Look, progress=False)
+    assert seen[:8]==seen[8:]==[cosine(1., .1)(i/7) for i in range(8)]
+
+def test_learning_refuses(refuses):
+    pc = circuit_of('chain', 2); x_bd, _ = brute.some_rows(pc, 10, rng(0))
+    refuses(lambda: Anemone(pc, lambda: nothing_seen(pc), momentum=1.), 'momentum', '1')
+    refuses(lambda: Anemone(pc, lambda: nothing_seen(pc), lr=0.), '0 < lr')
+    refuses(lambda: stages((.1,)), 'two steps'); refuses(lambda: stages((.1, 0.)), '> 0')
+    unseen = torch.zeros_like(x_bd, dtype=torch.bool)                                     # inputs that see nothing pass nothing on
+    (-pc(x_bd)[:, 0].sum()).backward()
+    refuses(lambda: Anemone(pc, lambda: pc(x_bd, unseen)[0]).step(), 'reach', 'nothing_seen')
+    class Counts(nn.Module):
+        def __init__(self): super().__init__(); self.mu = nn.Parameter(torch.zeros(1))
+        def em_step_(self, lr, pseudocount): pass
+    refuses(lambda: OnLogits(torch.optim.SGD, nn.ModuleList([pc, Counts()]), lr=.1).step(), 'Counts', 'em=False')
