@@ -255,7 +255,8 @@ class Circuit(nn.Module):
         require(inputs.n_vars==n_rows, f'wanted inputs for the {n_rows} variables of the structure, got inputs for {inputs.n_vars}')
         require(share is None or len(share)==self.graph.n_regions, f'wanted a label for each of {self.graph.n_regions} regions, got {len(share or ())}')
         self._plans = {'cpu': plan(self.tree or self.graph, 'dense' if sums=='cp' else sums, share)}
-        self.normalised, self.names = {}, {}
+        self.normalised, self.names = {}, {}                      # parameter → normalised axis, → name of its groups
+        self._root = next(n for n in self._plans['cpu'].n_rows if n.startswith('root'))
         for name, (kind, P, kron, n) in sorted(self._plans['cpu'].n_rows.items(), key=lambda i: i[0].startswith('root')):
             S = self.n_states; T = n_heads if name.startswith('root') else S
             for j, (shape, axis) in enumerate(SUMS[kind].tables(P*S if kron else P, S, T)):
@@ -266,7 +267,7 @@ class Circuit(nn.Module):
     @property
     def edges_est(self) -> Tensor: return self.dense1 # [e s t]: the tables of a tree; row of latent i: plan().nodes.argsort()[i] − 1
     @property
-    def root_1sk(self) -> Tensor: return next(p for n, p in self.named_parameters(recurse=False) if n.startswith('root'))  # [1 s k]
+    def root_1sk(self) -> Tensor: return getattr(self, self._root)  # [1 s k]
 
     def extra_repr(self):
         p, g = self._plans['cpu'], self.graph

@@ -13,6 +13,7 @@ import torch
 from torch import nn, Tensor
 from jaxtyping import Float
 from .circuit import Circuit
+from .inputs import Evidence
 from .core import require
 from .runs import resumable
 
@@ -72,11 +73,11 @@ def nothing_seen(
     share_k:Float[Tensor, "k"]|None=None,   # share of the rows that each head gets; None: equal
 ) -> Float[Tensor, ""]:
     "log p of nothing, which is 0, as a sum over everything: its gradient is the prior reach of every edge."
-    inputs, d = pc.inputs, len(pc.tree.host)
-    if hasattr(inputs, 'n_values'):
+    inputs, d = pc.inputs, pc.graph.n_vars
+    if hasattr(inputs, 'n_values') and not isinstance(inputs, Evidence):
         every_vd = torch.arange(inputs.n_values, device=pc.root_1sk.device)[:, None].expand(-1, d)
         lp_d1s = pc.evidence(every_vd).logsumexp(1, keepdim=True)
-    else: lp_d1s = pc.root_1sk.new_zeros(d, 1, pc.n_states)
+    else: lp_d1s = pc.root_1sk.new_zeros(pc.graph.n_units, 1, pc.n_states)
     lp_1k = pc.root_value(lp_d1s)
     return lp_1k.mean() if share_k is None else (lp_1k*share_k).sum()
 

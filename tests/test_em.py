@@ -213,7 +213,7 @@ def test_reach_is_how_often_an_edge_is_drawn(kind, seed):
     assert abs(float(nothing.detach())) < 1e-9
     w_z, S = t.p_zk @ share_k, pc.n_states
     state = nn.functional.one_hot(t.z_zl, S).double()
-    place, row = plan(tree).nodes.argsort(), plan(tree).variables.argsort()
+    place, row = plan(tree).nodes.argsort(), torch.arange(len(tree.host))
     for i, above in enumerate(tree.parent):
         if above < 0: assert torch.allclose(pc.root_1sk.grad[0], (state[:, i].T @ t.p_zk)*share_k, atol=1e-9)
         else: assert torch.allclose(pc.edges_est.grad[place[i]-1], torch.einsum('z,zs,zt->st', w_z, state[:, i], state[:, above]), atol=1e-9)

@@ -131,7 +131,7 @@ def test_missing_foreign_truncated_and_old_run_folders(capsys, tmp_path, copy):
 
 def test_nan_in_parameters(capsys, copy):
     tensors, meta = load(copy/'student.safetensors')
-    tensors['top.root_1sk'][0, 0, 0] = torch.nan; save(copy/'student.safetensors', tensors, meta)
+    tensors['top.root1'][0, 0, 0] = torch.nan; save(copy/'student.safetensors', tensors, meta)
     assert 'NaN' in refused(capsys, 'evaluate', copy)
 
 def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):
