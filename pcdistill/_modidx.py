@@ -468,6 +468,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'pcdistill/structure.py'),
                                      'pcdistill.structure._Builder.graph': ('structure.html#_builder.graph', 'pcdistill/structure.py'),
                                      'pcdistill.structure._Builder.region': ('structure.html#_builder.region', 'pcdistill/structure.py'),
+                                     'pcdistill.structure._near_information': ( 'structure.html#_near_information',
+                                                                                'pcdistill/structure.py'),
                                      'pcdistill.structure._rectangles': ('structure.html#_rectangles', 'pcdistill/structure.py'),
                                      'pcdistill.structure._some': ('structure.html#_some', 'pcdistill/structure.py'),
                                      'pcdistill.structure.binary_tree': ('structure.html#binary_tree', 'pcdistill/structure.py'),
