@@ -38,11 +38,14 @@ def trained(lp:Callable, optimizer, sign:int=-1, mean:bool=False) -> Callable:
 
 def ours(pc, x_bd, seen_bd, job:str) -> Callable:
     from pcdistill.core import rng
-    from pcdistill.em import EM
+    from pcdistill.em import EM, OnLogits
     from pcdistill.queries import sample
     if job=='sample': gen = rng(3, x_bd.device); return lambda: sample(pc, x_bd, seen_bd, gen)
     forward = lambda: pc(x_bd)[:, 0]
-    return torch.no_grad()(forward) if job=='forward' else trained(forward, EM(pc, .1, .01))
+    if job=='forward': return torch.no_grad()(forward)
+    em = EM(pc, .1, .01) if job=='EM' else OnLogits(torch.optim.Adam, pc, lr=.01)
+    def step(): (-forward().sum()).backward(); em.step()
+    return step
 
 class Plain(torch.nn.Module):
     "A tree of latents in PyTorch alone: a batch of products for each level, gradients by autograd."
@@ -164,7 +167,7 @@ class Peer(NamedTuple):
     cuda:bool=False          # needs a GPU
     unbounded:Callable|None=None # takes away a bound on its log-likelihoods
 
-PEERS = {'ours': Peer(ours, ('forward', 'EM', 'sample'), 'pcdistill', 'pcdistill'),
+PEERS = {'ours': Peer(ours, ('forward', 'EM', 'Adam', 'sample'), 'pcdistill', 'pcdistill'),
          'pytorch': Peer(pytorch, ('forward', 'EM', 'Adam', 'sample'), 'torch', 'torch'),
          'cirkit': Peer(cirkit, ('forward', 'EM', 'Adam'), 'cirkit.pipeline', 'libcirkit', unbounded=cirkit_unbounded),
          'spflow': Peer(spflow, ('forward', 'EM', 'Adam', 'sample'), 'spflow', 'spflow'),
