@@ -10,8 +10,9 @@ VENV   ?= .venv
 JOBS   ?= 2
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-# threads that spin while they wait stop each other on shared cores
+# threads that spin for long while they wait stop each other on shared cores; see pcdistill/__init__.py
 export OMP_WAIT_POLICY ?= passive
+export GOMP_SPINCOUNT  ?= 20000
 
 .PHONY: demo test lab render dist clean setup
 setup: $(READY)

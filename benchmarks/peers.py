@@ -190,10 +190,16 @@ class Cell(NamedTuple):
     def vars(self) -> int: return int(torch.tensor([int(n) for n in self.shape.split('x')]).prod())
 
 def make_tree(name:str, shape:str):
+    "A tree over an image; `chow-liu` is that of blurred noise, deep and irregular as trees of real images are."
+    from scipy.ndimage import gaussian_filter
     from pcdistill.core import rng
-    from pcdistill.structure import binary_tree, quad_tree, random_tree
+    from pcdistill.structure import binary_tree, chow_liu, gaussian_mutual_information, quad_tree, random_tree
     sides = [int(n) for n in shape.split('x')]; d = int(torch.tensor(sides).prod())
-    return dict(binary=lambda: binary_tree(d), random=lambda: random_tree(d, rng(0)), quad=lambda: quad_tree(*sides))[name]()
+    def of_noise():
+        x = torch.randn(1000, *sides, generator=rng(0)).numpy()
+        smooth = gaussian_filter(x, (0, 1.5, 1.5, 0)[:x.ndim]) + (x.std()*.05)*torch.randn(x.shape, generator=rng(1)).numpy()
+        return chow_liu(gaussian_mutual_information(torch.tensor(smooth).flatten(1)))
+    return {'binary': lambda: binary_tree(d), 'random': lambda: random_tree(d, rng(0)), 'quad': lambda: quad_tree(*sides), 'chow-liu': of_noise}[name]()
 
 def circuit(c:Cell):
     "The circuit of a cell; the same in every process."
@@ -340,7 +346,7 @@ def main():
     p.add_argument('--peers', nargs='+', default=list(PEERS), choices=list(PEERS), help='only these')
     p.add_argument('--sizes', nargs='+', default=['8x8', '28x28', '32x32x3'], help='rows x columns (x channels)')
     p.add_argument('--states', nargs='+', type=int, default=[16, 32, 64, 256], help='states of every latent')
-    p.add_argument('--tree', default='binary', choices=['binary', 'random', 'quad'], help='binary: a latent for each variable')
+    p.add_argument('--tree', default='binary', choices=['binary', 'random', 'quad', 'chow-liu'], help='binary: a latent for each variable')
     p.add_argument('--batch', type=int, default=256)
     p.add_argument('--threads', type=int, default=min(2, os.cpu_count() or 1))
     p.add_argument('--device', default='cpu', help="'cpu' or 'cuda'")

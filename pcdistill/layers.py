@@ -30,13 +30,13 @@ def mix_up(
 def mix_down(
     g_pbt:Float[Tensor, "p b t"], # gradient with respect to y; one row for every g/p consecutive sums
     e_gbs:Float[Tensor, "g b s"], # from mix_up
-    u_gbt:Float[Tensor, "g b t"], # from mix_up
+    u_gbt:Float[Tensor, "g b t"], # from mix_up; used up
     w_gst:Float[Tensor, "g s t"], # weights
     out_gbs:Tensor|None=None,     # where the gradient of x is to be written
     out_gst:Tensor|None=None,     # where that of log w is to be written
 ) -> tuple[Float[Tensor, "g b s"], Float[Tensor, "g s t"]]:
     "Gradients with respect to x and to log w: where the flow goes, and how often each edge is used."
-    r_gbt = u_gbt.clamp_min(torch.finfo(u_gbt.dtype).tiny)
+    r_gbt = u_gbt.clamp_min_(torch.finfo(u_gbt.dtype).tiny)             # from here on it holds r: no memory is touched that was not at hand
     r_pcbt = rearrange(r_gbt, '(p c) b t -> p c b t', p=len(g_pbt))     # a view
     torch.div(g_pbt[:, None], r_pcbt, out=r_pcbt)
     gx_gbs = torch.bmm(r_gbt, w_gst.mT, out=out_gbs).mul_(e_gbs)
@@ -56,7 +56,7 @@ class _LogMix(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g_gbt):
         e_gbs, u_gbt, w_gst = ctx.saved_tensors
-        return mix_down(torch.where(u_gbt > 0, g_gbt, 0), e_gbs, u_gbt, w_gst)
+        return mix_down(torch.where(u_gbt > 0, g_gbt, 0), e_gbs, u_gbt.clone(), w_gst)
 
 def log_mix(
     x_gbs:Float[Tensor, "g b s"],    # log-values
