@@ -266,7 +266,7 @@ class Process:
     def __init__(self, cell:Cell, python:str, gb:float, beside:int):
         self.cell, self.found, self.noise = cell, {}, tempfile.TemporaryFile()
         root = Path(__file__).resolve().parent.parent
-        env = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')])), OMP_NUM_THREADS=str(cell.threads), OMP_WAIT_POLICY='passive', PYTHONWARNINGS='ignore')
+        env = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')])), OMP_NUM_THREADS=str(cell.threads), OMP_WAIT_POLICY='passive', GOMP_SPINCOUNT='20000', PYTHONWARNINGS='ignore')
         self.p = subprocess.Popen([python, __file__, '--worker', json.dumps([cell, gb, beside])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.noise, env=env, bufsize=0)
         self.since = time.perf_counter()
 

@@ -16,9 +16,7 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, einsum
 from fastcore.basics import patch
 from .core import require
-from .runs import resumable
-from .clusters import kmeans, assign
-from .blocks import log_cell, _by_mask
+from .blocks import em_epochs, em_pass_, first_labels, label, log_cell, _by_mask
 
 # %% ../nbs/38_factors.ipynb #c004
 class FactorBlock(nn.Module):
@@ -254,30 +252,7 @@ def start_factors_(
     block.mass_k.copy_((torch.bincount(z_x, minlength=K)+1.)/(len(z_x)+K))
 
 # %% ../nbs/38_factors.ipynb #c025
-@patch
-@torch.no_grad()
-def em_pass_(self:FactorBlock,
-    x_xd:Shaped[Tensor, "x d"], # rows of one step
-    lr:float=1.,                # η
-    view:str='density',         # whose responsibilities
-) -> float:
-    "One EM step of the block as a mixture of its own; the log-likelihood of the rows before it."
-    total = 0.
-    for x in x_xd.split(8192):
-        lp = self.log_prob(x, None, view) + self.mass_k.clamp_min(1e-30).log()
-        ll = lp.logsumexp(1, keepdim=True); total += ll.double().sum().item()
-        self.accumulate(x, (lp-ll).exp_())
-    self.em_step_(lr)
-    return total
-
-@patch
-@torch.no_grad()
-def label(self:FactorBlock,
-    x_xd:Shaped[Tensor, "x d"], # whole rows
-    view:str='density',
-) -> Int[Tensor, "x"]:
-    "The component that explains each row best."
-    return torch.cat([(self.log_prob(x, None, view) + self.mass_k.clamp_min(1e-30).log()).argmax(1) for x in x_xd.split(8192)])
+FactorBlock.em_pass_, FactorBlock.label = em_pass_, label      # they only ask for log_prob, accumulate and em_step_
 
 # %% ../nbs/38_factors.ipynb #c026
 def fit_factors(
@@ -293,22 +268,10 @@ def fit_factors(
     **make,                      # for FactorBlock: levels, shrink, …
 ) -> tuple[FactorBlock, list[float]]:
     "A mixture of factor analysers by EM, and the mean log-density of each epoch."
-    require(z_x is None or len(z_x)==len(x_xd), f'wanted one label a row, got {len(x_xd)} rows and {0 if z_x is None else len(z_x)} labels')
-    if z_x is None:
-        some = torch.randperm(len(x_xd), generator=gen)[:60_000].to(x_xd.device)
-        mu_kf = kmeans(x_xd[some].float(), n_heads, gen, steps=12)
-        z_x = torch.cat([assign(x.float(), mu_kf) for x in x_xd.split(65536)])
-    require(int(z_x.max()) < n_heads, f'wanted labels below the number of components, {n_heads}, got {int(z_x.max())}')
-    block, history = FactorBlock(n_heads, x_xd.shape[1], rank, **make).to(x_xd.device), []
+    z_x = first_labels(x_xd, z_x, n_heads, gen)
+    block = FactorBlock(n_heads, x_xd.shape[1], rank, **make).to(x_xd.device)
     start_factors_(block, x_xd, z_x, gen)
-    steps = max(1, round(len(x_xd)/batch))
-    for epoch in resumable(ckpt, epochs, dict(block=block, gen=gen, history=history), progress=progress, desc='factor analysers'):
-        order, total = torch.randperm(len(x_xd), generator=gen).to(x_xd.device), 0.
-        for i, rows in enumerate(order.tensor_split(steps)):
-            total += block.em_pass_(x_xd[rows], 1. if steps==1 else (1+epoch*steps+i)**-.6)
-        require(math.isfinite(total), f'wanted a finite log-likelihood, got {total} in epoch {epoch}; NaN in the rows or parameters')
-        history.append(total/len(x_xd))
-    return block, history
+    return block, em_epochs(block, x_xd, gen, epochs, batch, ckpt, progress, 'factor analysers')
 
 # %% ../nbs/38_factors.ipynb #c034
 @patch

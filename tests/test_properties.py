@@ -7,7 +7,7 @@ from pcdistill.core import Refused, rng
 from pcdistill.inputs import Bernoulli, Binomial, Categorical, DiscretisedLogistic, Gaussian
 from pcdistill.queries import (conditional, cross_entropy, deterministic, entropy, expectation, information, kl, most_likely, overlap,
                                posterior, responsibilities, sample)
-from pcdistill.structure import RegionGraph, chain, quad_graph, quad_tree
+from pcdistill.structure import RegionGraph, chain, chow_liu, mutual_information, quad_graph, quad_tree
 
 CASES = [(k, s, seed) for k in brute.GRAPHS for s in brute.SUMS for seed in range(12)] + [(k, 'dense', seed) for k in brute.KINDS for seed in range(100, 116)]
 FAMILIES = dict(bernoulli=lambda n, S, gen: Bernoulli(n, S, gen), binomial=lambda n, S, gen: Binomial(n, 3, S, gen),
@@ -189,3 +189,15 @@ def test_gaussian_inputs_against_a_fine_grid(seed):
     assert abs(float(s.mean()-mean)) < 4*float(got.variance[0, 1]/4000)**.5
     done = most_likely(pc, x, seen)
     assert not deterministic(pc) and bool(done.bound >= done.log_p) and float(done.log_p.exp()) <= float(pc(row).max().exp())*(1+1e-4)
+
+def test_many_variables_are_no_cliff():
+    "3,072 variables: structure from data, circuit, a readable summary, a likelihood, a sample; a wrong shape names the axis."
+    gen = rng(0); z = torch.randn(300, 3072, generator=gen).cumsum(1); x_bd = (z - z.amin()).div(z.amax()-z.amin()).mul(255).long()
+    mi = mutual_information(x_bd); tree = chow_liu(mi)
+    assert mi.shape==(3072, 3072) and torch.equal(mi, mi.T) and len(tree.check().parent)==3072
+    assert sum(abs(i-p) <= 16 for i, p in enumerate(tree.parent) if p >= 0) > 3000                 # neighbours of a random walk are neighbours
+    pc = Circuit(tree, Categorical(3072, 256, 4, gen), 1, gen)
+    assert '3072 variables, 3072 latents × 4 states' in repr(pc) and len(repr(pc)) < 300
+    lp = pc(x_bd[:2]); new = sample(pc, x_bd[:2], torch.zeros(2, 3072).bool(), gen)
+    assert lp.isfinite().all() and new.shape==(2, 3072)
+    with pytest.raises(Refused, match='3072 variables on axis 1'): pc(x_bd[:2, :3000])
