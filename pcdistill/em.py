@@ -199,17 +199,19 @@ def fit(
     desc:str='EM',                   # what the bar says
     validate:Callable[[], float]|None=None, # validation log-likelihood; the best epoch's parameters are kept
     make:Callable|None=None,         # module → optimizer; None: EM
+    order:Callable|None=None,        # (gen, steps) → the steps of an epoch, each the micro-batches that `log_prob` gets; None: rows at random
 ) -> list[float]:
     "Mini-batches, many times; mean log-likelihood of each epoch, measured on the way."
+    order = order or (lambda gen, steps: (rows.split(micro) for rows in torch.randperm(n_rows, generator=gen).tensor_split(steps)))
     opt, at = make(module) if make else EM(module, 1., pseudocount), lr if callable(lr) else cosine(*lr)
     steps, history, best = max(1, round(n_rows/batch)), [], Best(module, validate)
     best.look()
     for epoch in resumable(ckpt, epochs, dict(module=module, gen=gen, history=history, best=best, opt=opt), progress=progress, desc=desc):
         total = 0.
-        for i, rows in enumerate(torch.randperm(n_rows, generator=gen).tensor_split(steps)):
+        for i, step in enumerate(order(gen, steps)):
             done = (epoch*steps + i) / max(1, epochs*steps - 1)
             for g in opt.param_groups: g['lr'] = at(done)
-            for part in rows.split(micro):
+            for part in step:
                 lp_b = log_prob(part); (-lp_b.sum()).backward()
                 total += float(lp_b.detach().sum())
             opt.step()
