@@ -74,7 +74,7 @@ def main():
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     for row in PRESETS[a.preset][0][:a.rows]:
         if any(r['name']==row.name for r in done['rows']) or time.perf_counter()-start > 60*a.minutes: continue
-        ckpt = out.with_name(f'.{out.stem}-{row.name}.ckpt')
+        ckpt = Path('runs')/f'{out.stem}-{row.name}.ckpt'.replace(' ', '-').replace(',', ''); ckpt.parent.mkdir(exist_ok=True)
         r = train(row, x_bd, valid_bd, test_bd, PRESETS[a.preset][1], a.micro, ckpt, dev)
         r |= dict(device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else f'CPU, {torch.get_num_threads()} threads', commit=commit)
         done['rows'].append(r); save_json(out, done); ckpt.unlink(missing_ok=True)

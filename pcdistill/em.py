@@ -67,7 +67,7 @@ class EM(torch.optim.Optimizer):
         lr, alpha = (self.param_groups[0][n] for n in ('lr', 'pseudocount'))
         for p, dim in self.tables:
             if p.grad is None or not p.requires_grad: continue
-            rows = len(p) if dim==0 else max(1, PIECE//max(1, p[0].numel()))        # pieces that fit a processor's cache
+            rows = max(1, len(p) if dim==0 else PIECE*len(p)//max(1, p.numel()))      # pieces that fit a processor's cache
             for w, count in zip(p.split(rows), p.grad.neg_().split(rows)): em_update_(w, count, dim, lr, alpha)
             p.grad = None
         for m in self.blocks: m.em_step_(lr=lr, pseudocount=alpha)
