@@ -218,6 +218,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'pcdistill.grow._Mixture.load_state_dict': ('grow.html#_mixture.load_state_dict', 'pcdistill/grow.py'),
                                 'pcdistill.grow._Mixture.state_dict': ('grow.html#_mixture.state_dict', 'pcdistill/grow.py'),
                                 'pcdistill.grow._body': ('grow.html#_body', 'pcdistill/grow.py'),
+                                'pcdistill.grow._gains': ('grow.html#_gains', 'pcdistill/grow.py'),
                                 'pcdistill.grow._judge': ('grow.html#_judge', 'pcdistill/grow.py'),
                                 'pcdistill.grow._log_density': ('grow.html#_log_density', 'pcdistill/grow.py'),
                                 'pcdistill.grow._mean': ('grow.html#_mean', 'pcdistill/grow.py'),

@@ -46,6 +46,7 @@ class GrowConfig:
     copy:float=.2         # share of the states that are copied when heads are split
     noise:float=.2        # spread of the factors that set copies apart
     price:float=1.        # what a nat of knowledge about z costs a patch, in nats (see `worth`)
+    sure:float=1.         # standard errors a division must gain on validation patches
 
 # %% ../nbs/41_grow.ipynb #c008
 def columns(
@@ -82,15 +83,8 @@ def _rows(leaf, y_xd, c_x, h_x, config, gen): # log_prob of columns of patches u
     log_prob = lambda n: leaf.own(y_xd[r_nc[n]]).gather(2, h_x[r_nc[n]][..., None])[..., 0]
     return log_prob, len(r_nc), (torch.bincount(c_x, minlength=len(leaf.heads))/len(r_nc)).clamp_max(1)
 
-def train_(
-    leaf:Bodies,             # changed in place
-    y_xd:Int[Tensor, "x d"], # patches
-    c_x:Int[Tensor, "x"],    # body of each
-    h_x:Int[Tensor, "x"],    # head of each, in its body
-    config:GrowConfig,       # epochs, steps
-    gen:torch.Generator,     # order of the patches
-):
-    "EM: each patch trains its own head in its own body, all bodies in parallel."
+def train_(leaf:Bodies, y_xd, c_x, h_x, config:GrowConfig, gen:torch.Generator):
+    "EM in place: each patch trains its own head in its own body, all bodies in parallel."
     log_prob, n, worth_c = _rows(leaf, y_xd, c_x, h_x, config, gen)
     fit(leaf, lambda rows: (log_prob(rows)*worth_c).sum(1), n, gen, config.epochs, config.batch, config.micro, (1., config.lr_end), config.pseudocount, None, False)
 
@@ -243,12 +237,16 @@ def _body(y_xd, f_xf, n_values, config, gen): # a body before training, and the 
 def _mean(t_x, c_x, n): # mean of each body
     return t_x.new_zeros(n).index_add_(0, c_x, t_x)/torch.bincount(c_x, minlength=n).clamp_min(1)
 
-def _judge(leaf, y_xd, c_x, h_x, test, config): # mean worth of the patches of each body, in nats
-    n = len(leaf.heads); y, c = (y_xd, c_x) if test is None else test
-    log_w_ch = log_shares(c_x, h_x, n, leaf.pc.n_heads)
-    return _mean(worth(scores(leaf, y, c, config.micro), log_w_ch[c], config.price), c, n)
+def _gains(new_v, old_v, c_v, n, sure): # is the mean gain of each body more than so many standard errors?
+    d_v = new_v - old_v; d_c = _mean(d_v, c_v, n)
+    return d_c > sure*((_mean(d_v**2, c_v, n) - d_c**2).clamp_min(0)/torch.bincount(c_v, minlength=n)).sqrt()
 
-def _trained(parts, y_xd, c_x, h_x, test, config, seed): # bodies after training, and their worth
+def _judge(leaf, y_xd, c_x, h_x, test, config): # worth of each patch to be judged by, in nats
+    y, c = (y_xd, c_x) if test is None else test
+    log_w_ch = log_shares(c_x, h_x, len(leaf.heads), leaf.pc.n_heads)
+    return worth(scores(leaf, y, c, config.micro), log_w_ch[c], config.price)
+
+def _trained(parts, y_xd, c_x, h_x, test, config, seed): # bodies after training, and the worth of patches
     leaf = together(parts)
     train_(leaf, y_xd, c_x, h_x, config, rng(seed))
     return apart(leaf), _judge(leaf, y_xd, c_x, h_x, test, config)
@@ -260,7 +258,7 @@ def _pruned(parts, y_xd, c_x, h_x, config, gen): # bodies after pruning, and the
     return apart(leaf), scores(leaf, y_xd, c_x, config.micro)
 
 def _tell(i, c, now, stay, split, p, L_xh, h_x, moved, took, D): # one line of the history
-    bits = lambda nats: None if nats is None else -float(nats)/(D*math.log(2))
+    bits = lambda nats: -float(nats)/(D*math.log(2))
     n_h = torch.bincount(h_x, minlength=L_xh.shape[1])
     own_h = torch.zeros(L_xh.shape[1], dtype=torch.double, device=h_x.device).index_add_(0, h_x, L_xh.gather(1, h_x[:, None])[:, 0].double())/n_h.clamp_min(1)
     return dict(round=i, body=c, patches=n_h.tolist(), nats=own_h.tolist(), split=p.split, new=p.new, moved=int(moved), bits=dict(before=bits(now), without=bits(stay), with_it=bits(split)), accepted=took)
@@ -273,7 +271,7 @@ def _round(s, i, y_xd, f_xf, c_x, valid, config, gen): # try to divide every bod
     rows = (at_c[c_x] >= 0).nonzero().flatten(); y, c, h_now = y_xd[rows], at_c[c_x[rows]], s.h_x[rows]
     test = None if valid is None else tuple(t[at_c[valid[1]] >= 0] for t in (valid[0], at_c[valid[1]]))
     old = [s.parts[k] for k in who]
-    now_c = _judge(together(old), y, c, h_now, test, config)
+    now = _judge(together(old), y, c, h_now, test, config)
     thin, L_xh = _pruned(old, y, c, h_now, config, gen)
     stays, splits, h_stay, h_split = [], [], h_now.clone(), h_now.clone()
     for k, part in enumerate(thin):
@@ -282,15 +280,16 @@ def _round(s, i, y_xd, f_xf, c_x, valid, config, gen): # try to divide every bod
         used = to_x.unique(); stay = tidy(part, to_x); stays.append(stay.part); h_stay[mine] = stay.h_x
         p = propose(stay.part, y[mine], f_xf[rows[mine]], L_xh[mine][:, used], stay.h_x, config, gen); splits.append(p); h_split[mine] = p.h_x
     seed = int(torch.randint(2**31, (), generator=gen))
-    with_parts, with_c = _trained([p.part for p in splits], y, c, h_split, test, config, seed)
-    without, without_c = (old, now_c) if valid is None else _trained(stays, y, c, h_stay, test, config, seed)
+    with_parts, with_it = _trained([p.part for p in splits], y, c, h_split, test, config, seed)
+    without_parts, without = (old, now) if valid is None else _trained(stays, y, c, h_stay, test, config, seed)
+    c_v, n = c if valid is None else test[1], len(who)
+    gains_c = _gains(with_it, now, c_v, n, config.sure) & _gains(with_it, without, c_v, n, config.sure)
+    now_c, without_c, with_c = (_mean(t, c_v, n) for t in (now, without, with_it))
     for k, (body, p) in enumerate(zip(who, splits)):
-        mine = c==k
-        took = bool(p.new) and (valid is None or bool(with_c[k] > torch.maximum(now_c[k], without_c[k])))
-        moved = (h_split[mine]!=h_now[mine]).sum()
-        s.history.append(_tell(i, body, now_c[k], None if valid is None else without_c[k], with_c[k], p, L_xh[mine], h_now[mine], moved, took, y.shape[1]))
+        mine = c==k; took = bool(p.new) and (valid is None or bool(gains_c[k]))
+        s.history.append(_tell(i, body, now_c[k], without_c[k], with_c[k], p, L_xh[mine], h_now[mine], (h_split!=h_now)[mine].sum(), took, y.shape[1]))
         if took: s.parts[body], h = with_parts[k], h_split
-        elif without_c[k] > now_c[k]: s.parts[body], h = without[k], h_stay
+        elif without_c[k] > now_c[k]: s.parts[body], h = without_parts[k], h_stay
         else: h = h_now
         s.h_x[rows[mine]] = h[mine]
         s.open[body] = took and s.parts[body].n_heads < config.heads
@@ -370,8 +369,8 @@ def shortfall(
     return q_xk.T @ (lp_x.mean() - lp_x)/len(lp_x)
 
 # %% ../nbs/41_grow.ipynb #c035
-def _log_density(block, x_xd): # mean log-density of the mixture
-    return sum(float((block.log_prob(x, None, 'density') + block.mass_k.clamp_min(1e-30).log()).logsumexp(1).double().sum()) for x in x_xd.split(8192))/len(x_xd)
+def _log_density(block, x_xd): # of each row
+    return torch.cat([(block.log_prob(x, None, 'density') + block.mass_k.clamp_min(1e-30).log()).logsumexp(1).double() for x in x_xd.split(8192)])
 
 class _Mixture: # the state of the loop
     def __init__(self, block): self.block, self.refused, self.history = copy.deepcopy(block), [], []
@@ -387,18 +386,20 @@ def grow_blocks(
     valid_xd:Shaped[Tensor, "v d"],# rows a division must prove itself on
     rounds:int,                    # divisions tried
     passes:int=3,                  # of EM after a division
+    sure:float=1.,                 # standard errors it must gain
     ckpt:Path|None=None,           # where to keep the state between rounds
     progress:bool=True,            # show a bar
 ) -> tuple[GaussianBlock, list[dict]]:
     "Divide the component with the largest shortfall, again and again; kept if validation gains more than by the same EM without it."
-    s = _Mixture(block)
+    s, zero_v = _Mixture(block), torch.zeros(len(valid_xd), dtype=torch.long, device=valid_xd.device)
     for i in resumable(ckpt, rounds, dict(mixture=s), progress=progress, desc='growing'):
         short_k = shortfall(s.block, x_xd); short_k[s.refused] = -torch.inf; k = int(short_k.argmax())
         if short_k[k]==-torch.inf: continue
         now, pair, same = _log_density(s.block, valid_xd), split_component(s.block, k), copy.deepcopy(s.block)
         for _ in range(passes): pair.em_pass_(x_xd); same.em_pass_(x_xd)
         with_it, without = _log_density(pair, valid_xd), _log_density(same, valid_xd)
-        took = with_it > max(now, without)
+        took = all(bool(_gains(with_it, other, zero_v, 1, sure)) for other in (now, without))
+        now, without, with_it = (float(t.mean()) for t in (now, without, with_it))
         s.history.append(dict(round=i, component=k, shortfall=float(short_k[k]), before=now, without=without, with_it=with_it, accepted=took))
         if took: s.block, s.refused = pair, []
         else: s.block, s.refused = (same if without > now else s.block), [*s.refused, k]
