@@ -38,7 +38,7 @@ class GrowConfig:
     batch:int=1024        # patches of a body an EM step
     micro:int=256         # patches of a body at a time in memory
     most:int=20_000       # patches of a body that EM uses, at most
-    lr_end:float=.1       # last EM step (the first is 1)
+    lr_end:float=.1       # last EM step; the first is 1, in each round, so that copies part fast
     pseudocount:float=.1  # α per sum node
     prune:float=1e-4      # edges go that a patch uses no more often than this, in the mean
     inertia:float=1.      # nats a patch stays with its present head for
@@ -158,24 +158,19 @@ def split_labels(
     return h_x.index_copy(0, at, torch.tensor([*split, *new], device=h_x.device)[assign(f, mu_kf)])
 
 # %% ../nbs/41_grow.ipynb #c021
-def more_states(
-    pc:HCLTLeaf,             # a body
-    y_xd:Int[Tensor, "x d"], # its patches
-    h_x:Int[Tensor, "x"],    # the head of each
-    share:float,             # share of the states that are copied
-    noise:float,             # spread of the factors that set copies apart
-    gen:torch.Generator,     # randomness
-) -> HCLTLeaf:
-    "The body with the states of each latent that its patches use most twice."
-    n, flow_us = round(share*pc.n_states), 0
+def more_states(pc:HCLTLeaf, y_xd, h_x, share:float, noise:float, gen:torch.Generator) -> HCLTLeaf:
+    "The body with the states of each latent that its patches use most twice; noise on the copies."
+    S = pc.n_states; n, flow_us = round(share*S), 0
     if n==0: return pc
     for y, h in zip(y_xd.split(1000), h_x.split(1000)):
         lp_uxs = pc.evidence(y).detach().requires_grad_()
         flow_us = flow_us + torch.autograd.grad(pc.root_value(lp_uxs).gather(1, h[:, None]).sum(), lp_uxs)[0].sum(1)
     extra_ln = flow_us[pc.plan().units.argsort()].topk(n, dim=1).indices
-    all_ls = torch.arange(pc.n_states, device=extra_ln.device).expand(len(extra_ln), -1)
-    new = clone(pc, torch.cat([all_ls, extra_ln], 1), noise, gen)
-    new.__class__ = HCLTLeaf
+    all_ls = torch.arange(S, device=extra_ln.device).expand(len(extra_ln), -1)
+    new = clone(pc, torch.cat([all_ls, extra_ln], 1), 0., gen); new.__class__ = HCLTLeaf
+    for w in (new.inputs.logp_dvs.data, new.edges_est.data):
+        factor = 1 + noise*torch.randn(w[..., S:].shape, generator=gen).to(w)
+        w[..., S:] = (w[..., S:] + factor.clamp_min(1e-3).log()).log_softmax(1)
     return new
 
 # %% ../nbs/41_grow.ipynb #c024
@@ -287,7 +282,7 @@ def _round(s, i, y_xd, f_xf, c_x, valid, config, gen): # try to divide every bod
     now_c, without_c, with_c = (_mean(t, c_v, n) for t in (now, without, with_it))
     for k, (body, p) in enumerate(zip(who, splits)):
         mine = c==k; took = bool(p.new) and (valid is None or bool(gains_c[k]))
-        s.history.append(_tell(i, body, now_c[k], without_c[k], with_c[k], p, L_xh[mine], h_now[mine], (h_split!=h_now)[mine].sum(), took, y.shape[1]))
+        s.history.append(_tell(i, body, now_c[k], without_c[k], with_c[k], p, L_xh[mine, :old[k].n_heads], h_now[mine], (h_split!=h_now)[mine].sum(), took, y.shape[1]))
         if took: s.parts[body], h = with_parts[k], h_split
         elif without_c[k] > now_c[k]: s.parts[body], h = without_parts[k], h_stay
         else: h = h_now
