@@ -73,7 +73,7 @@ class MAE(nn.Module):
         self.encoder, self.decoder = layers(config.encoder, W, config.heads), layers(config.decoder, W, config.heads)
         self.mask, self.there, self.head = nn.Embedding(1, W), nn.Embedding(n, W), nn.Linear(W, d)
         for name, t in zip(('around_n9', 'outside_n9'), around(h//p, w//p)): self.register_buffer(name, t, persistent=False)
-        self.register_buffer('mean_kf', torch.zeros(config.K, W))
+        self.register_buffer('mid_nf', torch.zeros(n, W)); self.register_buffer('mean_kf', torch.zeros(config.K, W))
 
     def pixels(self, x_bchw) -> Float[Tensor, "b n d"]:
         "Patches in [-1, 1]."
@@ -121,11 +121,11 @@ def mae_loss(
 @patch
 @torch.no_grad()
 def features(self:MAE, x_bchw):
-    "Encoder token of each patch when only the 3×3 patches around it are seen."
+    "Encoder token of each patch when only the 3×3 patches around it are seen, less its place's mean."
     t_bnf = self.embed(self.pixels(x_bchw)) + self.place.weight
     t_xjf = rearrange(t_bnf[:, self.around_n9], 'b n j f -> (b n) j f')
     out_xj = repeat(self.outside_n9, 'n j -> (b n) j', b=len(x_bchw))
-    return rearrange(self.encoder(t_xjf, src_key_padding_mask=out_xj)[:, 0], '(b n) f -> b n f', b=len(x_bchw))
+    return rearrange(self.encoder(t_xjf, src_key_padding_mask=out_xj)[:, 0], '(b n) f -> b n f', b=len(x_bchw)) - self.mid_nf
 
 @patch
 def codes(self:MAE, x_bchw):
@@ -169,5 +169,6 @@ def fit_mae(
     model.eval().requires_grad_(False)
     pick = torch.randperm(len(x_bchw), generator=gen, device=gen.device)[:n_images].to(x_bchw.device)
     f_bnf = torch.cat([model.features(x) for x in x_bchw[pick].split(256)])
+    model.mid_nf.copy_(f_bnf.mean(0)); f_bnf = f_bnf - model.mid_nf
     model.mean_kf.copy_(means(f_bnf.flatten(0, 1), config.K, gen))
     return model

@@ -124,7 +124,7 @@ class SwitchingAR(nn.Module):
 # %% ../nbs/26_switching.ipynb #c016
 @patch
 @torch.no_grad()
-def evidence(self:SwitchingAR, x_bchw:UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b n k"]:
+def evidence(self:SwitchingAR, x_bchw) -> Float[Tensor, "b n k"]:
     "f_n(k): log-probability of a patch's pixels, given all pixels before and its latent, in nats."
     check_images(x_bchw, self.shape); cell, out = CELLS[self.config.cell], []
     log_s_kc = (self.var_kc-1/6).clamp(min=.03).log()/2 + math.log(cell.ratio)
@@ -264,12 +264,12 @@ def sample(self:SwitchingAR, n:int, gen:torch.Generator) -> UInt8[Tensor, "n c h
     x_bchw = torch.zeros(n, c, h, w, dtype=torch.uint8, device=s_kc.device)
     for i in range(h):
         for j in range(w):
-            z_b, top, f = z_bhw[:, i//p, j//p], max(0, i-r-1), -c
+            z_b, top = z_bhw[:, i//p, j//p], max(0, i-r-1)
             left_bc = x_bchw[:, :, i, j-1] if j else (x_bchw[:, :, i-1, 0] if i else torch.full_like(x_bchw[:, :, 0, 0], 128))
             u_bf = context(x_bchw[:, :, top:i+1], r)[:, -1, j]
             for k in range(c):
-                u_bf[:, f+k] = 0                                              # what is left is minus the prediction
-                mu_b = left_bc[:, k] - (u_bf[:, :]*self.A_kcf[z_b, k]).sum(-1)
+                u_bf[:, k-c] = 0                                              # what is left is minus the prediction
+                mu_b = left_bc[:, k] - (u_bf*self.A_kcf[z_b, k]).sum(-1)
                 v_b = (mu_b + s_kc[z_b, k]*cell.draw((n,), gen).to(mu_b.device)).round().clamp(0, 255)
-                x_bchw[:, k, i, j] = v_b.byte(); u_bf[:, f+k] = v_b - left_bc[:, k].float()
+                x_bchw[:, k, i, j] = v_b.byte(); u_bf[:, k-c] = v_b - left_bc[:, k].float()
     return x_bchw
