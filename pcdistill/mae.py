@@ -59,6 +59,7 @@ def layers(n:int, width:int, heads:int) -> nn.Module:
     layer = nn.TransformerEncoderLayer(width, heads, 4*width, 0., 'gelu', batch_first=True, norm_first=True)
     return nn.TransformerEncoder(layer, n, norm=nn.LayerNorm(width), enable_nested_tensor=False)
 
+# %% ../nbs/22_mae.ipynb #c008
 class MAE(nn.Module):
     "A masked auto-encoder whose encoder tokens are features."
     def __init__(self, config:MAEConfig, shape:tuple[int,int,int]):
@@ -90,7 +91,7 @@ class MAE(nn.Module):
         t = cls(MAEConfig(**meta['config']), tuple(meta['shape'])); t.load_state_dict(tensors)
         return t
 
-# %% ../nbs/22_mae.ipynb #c011
+# %% ../nbs/22_mae.ipynb #c012
 @patch
 def see(self:MAE, y_bnd:Float[Tensor, "b n d"], seen_bj:Integer[Tensor, "b j"]) -> Float[Tensor, "b j f"]:
     "Encoder tokens of the visible patches."
@@ -117,7 +118,7 @@ def mae_loss(
     hidden_bn = torch.ones_like(order_bn, dtype=torch.bool).scatter(1, order_bn[:, :j], False)
     return (model.guess(y_bnd, order_bn[:, :j]) - y_bnd)[hidden_bn].square().mean()
 
-# %% ../nbs/22_mae.ipynb #c013
+# %% ../nbs/22_mae.ipynb #c014
 @patch
 @torch.no_grad()
 def features(self:MAE, x_bchw):
@@ -146,7 +147,7 @@ def picture(self:MAE, x_bchw, seen_n:Bool[Tensor, "n"]) -> UInt8[Tensor, "b c h 
     y_bnd = y_bnd.where(rearrange(seen_n, 'n -> n 1'), self.guess(y_bnd, seen_bj))
     return from_patches((y_bnd+1)*127.5, self.patch, *self.shape).clamp(0, 255).round().byte()
 
-# %% ../nbs/22_mae.ipynb #c015
+# %% ../nbs/22_mae.ipynb #c016
 def fit_mae(
     x_bchw:UInt8[Tensor, "b c h w"], # training images; the model lives on their device
     config:MAEConfig,

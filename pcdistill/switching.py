@@ -176,6 +176,7 @@ def regress(self:SwitchingAR, G_kff:Float64[Tensor, "k f f"], n_k:Float64[Tensor
     self.A_kcf.copy_(torch.linalg.solve_triangular(L_kff, eye, upper=False)[:, -c:]*rearrange(d_kc, 'k c -> k c 1'))
     self.var_kc.copy_(d_kc.square()/rearrange(n_k, 'k -> k 1') + 1/12)
 
+# %% ../nbs/26_switching.ipynb #c021
 @patch
 @torch.no_grad()
 def em_pass(self:SwitchingAR,
@@ -197,7 +198,7 @@ def em_pass(self:SwitchingAR,
     self.lp_k.copy_((n_k/n_k.sum()).log())
     return total/x_bchw.numel()
 
-# %% ../nbs/26_switching.ipynb #c024
+# %% ../nbs/26_switching.ipynb #c025
 @torch.no_grad()
 def _start(
     model:SwitchingAR,
@@ -217,6 +218,7 @@ def _start(
     mean_kf = kmeans(f_xf, K, gen, n_fit=50_000, steps=10)
     return G_ff*model.config.ridge, lambda u_bhwf: F.one_hot(assign(size(u_bhwf), mean_kf), K).float()
 
+# %% ../nbs/26_switching.ipynb #c026
 @torch.no_grad()
 def fit_latents(
     model:SwitchingAR,
@@ -253,7 +255,7 @@ def fit_switching(
         if epoch: history.append(now)
     return fit_latents(model, x_bchw).eval()
 
-# %% ../nbs/26_switching.ipynb #c028
+# %% ../nbs/26_switching.ipynb #c030
 @patch
 @torch.no_grad()
 def sample(self:SwitchingAR, n:int, gen:torch.Generator) -> UInt8[Tensor, "n c h w"]:

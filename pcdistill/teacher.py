@@ -171,6 +171,7 @@ def log_scales(
     n_k = id_x.bincount(minlength=len(mu_kd)) + 1
     return (sum_kd/rearrange(n_k, 'k -> k 1')/(2*math.log(2))).clamp(min=.25).log()
 
+# %% ../nbs/20_teacher.ipynb #c019
 @torch.no_grad()
 def fit_pixels(
     x_bchw:UInt8[Tensor, "b c h w"], # training images
@@ -188,7 +189,7 @@ def fit_pixels(
     teacher.log_s_kd.copy_(log_scales(y_xd, id_x, teacher.mu_kd))
     return teacher
 
-# %% ../nbs/20_teacher.ipynb #c025
+# %% ../nbs/20_teacher.ipynb #c026
 class NoiseTeacher(nn.Module):
     "Codes which are independent of what the image shows; a marginal histogram as decoder."
     def __init__(self, shape:tuple[int,int,int], patch:int, K:int, seed:int=0):
@@ -226,7 +227,7 @@ class NoiseTeacher(nn.Module):
         t = cls(tuple(meta['shape']), meta['patch'], meta['K'], meta['seed']); t.load_state_dict(tensors)
         return t
 
-# %% ../nbs/20_teacher.ipynb #c026
+# %% ../nbs/20_teacher.ipynb #c027
 def fit_noise(
     x_bchw:UInt8[Tensor, "b c h w"], # training images
     patch:int,                       # side of a patch
@@ -241,7 +242,7 @@ def fit_noise(
     teacher.lp_cv.copy_((n_cv/n_cv.sum(-1, keepdim=True)).log())
     return teacher
 
-# %% ../nbs/20_teacher.ipynb #c031
+# %% ../nbs/20_teacher.ipynb #c032
 class PCATeacher(PixelTeacher):
     "k-means on the first principal components of patches."
     def __init__(self, shape:tuple[int,int,int], patch:int, K:int, axes:int):
@@ -267,7 +268,7 @@ class PCATeacher(PixelTeacher):
         t = cls(tuple(meta['shape']), meta['patch'], meta['K'], meta['axes']); t.load_state_dict(tensors)
         return t
 
-# %% ../nbs/20_teacher.ipynb #c032
+# %% ../nbs/20_teacher.ipynb #c033
 @torch.no_grad()
 def fit_pca(
     x_bchw:UInt8[Tensor, "b c h w"], # training images
