@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Teacher', 'check_images', 'check_patch', 'Bound', 'uniform_prior', 'bound', 'log_logistic', 'nearest', 'PixelTeacher',
-           'sklearn_seed', 'fit_pixels', 'NoiseTeacher', 'fit_noise']
+           'sklearn_seed', 'means', 'some_patches', 'log_scales', 'fit_pixels', 'NoiseTeacher', 'fit_noise',
+           'PCATeacher', 'fit_pca']
 
 # %% ../nbs/20_teacher.ipynb #c002
 import hashlib, math
@@ -103,21 +104,25 @@ class PixelTeacher(nn.Module):
         self.patch, self.n_codes = patch, (K,)*((h//patch)*(w//patch))
         for name in ('mu_kd', 'log_s_kd'): self.register_buffer(name, torch.zeros(K, patch*patch*c))
 
-    def features(self, x_bchw):
+    def pixels(self, x_bchw) -> Float[Tensor, "b n d"]:
         "The patches themselves, as float."
         check_images(x_bchw, self.shape)
         return to_patches(x_bchw, self.patch).float()
 
+    def features(self, x_bchw): return self.pixels(x_bchw)
+
+    @property
+    def centre_kf(self): return self.mu_kd   # means, where the features live
+
     def codes(self, x_bchw):
         "Nearest mean of each patch."
-        f_bnd = self.features(x_bchw)
-        ids = [nearest(f, self.mu_kd) for f in f_bnd.flatten(0,1).split(65536)]
+        ids = [nearest(f, self.centre_kf) for f in self.features(x_bchw).flatten(0,1).split(65536)]
         return rearrange(torch.cat(ids), '(b n) -> b n', b=len(x_bchw))
 
     def log_cond(self, x_bchw):
         "log t(x | h(x)) in nats."
-        id_bn, f_bnd = self.codes(x_bchw), self.features(x_bchw)
-        return reduce(log_logistic(f_bnd, self.mu_kd[id_bn], self.log_s_kd[id_bn]), 'b n d -> b', 'sum')
+        id_bn, y_bnd = self.codes(x_bchw), self.pixels(x_bchw)
+        return reduce(log_logistic(y_bnd, self.mu_kd[id_bn], self.log_s_kd[id_bn]), 'b n d -> b', 'sum')
 
     def state(self) -> tuple[dict, dict]:
         "Tensors and metadata, as `runs.save` wants them."
@@ -134,6 +139,39 @@ def sklearn_seed(gen:torch.Generator) -> int:
     "A seed for scikit-learn, drawn from `gen`."
     return int(torch.randint(2**31-1, (), generator=gen, device=gen.device))
 
+def means(
+    f_xf:Float[Tensor, "x f"],  # points
+    K:int,                      # number of means
+    gen:torch.Generator,
+) -> Float[Tensor, "k f"]:
+    "Means by mini-batch k-means."
+    require(len(f_xf)>=K, f"wanted at least {K} patches for {K} means, got {len(f_xf)}")
+    km = MiniBatchKMeans(K, random_state=sklearn_seed(gen), n_init=1, batch_size=4096, max_iter=30, tol=0, max_no_improvement=None)
+    return torch.from_numpy(km.fit(f_xf.cpu().numpy()).cluster_centers_).to(f_xf)
+
+def some_patches(
+    teacher:PixelTeacher,
+    x_bchw:UInt8[Tensor, "b c h w"], # training images
+    gen:torch.Generator,
+    n_fit:int,                       # patches, at most
+) -> Float[Tensor, "x d"]:
+    "All patches of some images."
+    every = max(1, math.ceil(len(x_bchw)*len(teacher.n_codes)/n_fit))
+    rows = torch.randperm(len(x_bchw), generator=gen, device=gen.device)[:math.ceil(len(x_bchw)/every)]
+    return teacher.pixels(x_bchw[rows.to(x_bchw.device)]).flatten(0,1)
+
+def log_scales(
+    y_xd:Float[Tensor, "x d"],  # patches
+    id_x:Integer[Tensor, "x"],  # their codes
+    mu_kd:Float[Tensor, "k d"], # the codes' means
+) -> Float[Tensor, "k d"]:
+    "Log of each code's scale in each dimension."
+    dev_xd = (y_xd-mu_kd[id_x]).abs()
+    sum_kd = torch.zeros_like(mu_kd).index_add_(0, id_x, dev_xd) + dev_xd.mean(0)
+    n_k = id_x.bincount(minlength=len(mu_kd)) + 1
+    return (sum_kd/rearrange(n_k, 'k -> k 1')/(2*math.log(2))).clamp(min=.25).log()
+
+# %% ../nbs/20_teacher.ipynb #c019
 @torch.no_grad()
 def fit_pixels(
     x_bchw:UInt8[Tensor, "b c h w"], # training images
@@ -145,20 +183,13 @@ def fit_pixels(
     "k-means on at most `n_fit` patches, then scales in closed form."
     check_images(x_bchw)
     teacher = PixelTeacher(tuple(x_bchw.shape[1:]), patch, K).to(x_bchw.device)
-    every = max(1, math.ceil(len(x_bchw)*len(teacher.n_codes)/n_fit))
-    rows = torch.randperm(len(x_bchw), generator=gen, device=gen.device)[:math.ceil(len(x_bchw)/every)]
-    f_xd = teacher.features(x_bchw[rows.to(x_bchw.device)]).flatten(0,1)
-    require(len(f_xd)>=K, f"wanted at least {K} patches for {K} means, got {len(f_xd)}")
-    km = MiniBatchKMeans(K, random_state=sklearn_seed(gen), n_init=1, batch_size=4096, max_iter=30, tol=0, max_no_improvement=None)
-    teacher.mu_kd.copy_(torch.from_numpy(km.fit(f_xd.cpu().numpy()).cluster_centers_))
-    id_x = torch.cat([nearest(f, teacher.mu_kd) for f in f_xd.split(65536)])
-    dev_xd = (f_xd-teacher.mu_kd[id_x]).abs()
-    sum_kd = torch.zeros_like(teacher.mu_kd).index_add_(0, id_x, dev_xd) + dev_xd.mean(0)
-    n_k = id_x.bincount(minlength=K) + 1
-    teacher.log_s_kd.copy_((sum_kd/rearrange(n_k, 'k -> k 1')/(2*math.log(2))).clamp(min=.25).log())
+    y_xd = some_patches(teacher, x_bchw, gen, n_fit)
+    teacher.mu_kd.copy_(means(y_xd, K, gen))
+    id_x = torch.cat([nearest(y, teacher.mu_kd) for y in y_xd.split(65536)])
+    teacher.log_s_kd.copy_(log_scales(y_xd, id_x, teacher.mu_kd))
     return teacher
 
-# %% ../nbs/20_teacher.ipynb #c025
+# %% ../nbs/20_teacher.ipynb #c026
 class NoiseTeacher(nn.Module):
     "Codes which are independent of what the image shows; a marginal histogram as decoder."
     def __init__(self, shape:tuple[int,int,int], patch:int, K:int, seed:int=0):
@@ -196,7 +227,7 @@ class NoiseTeacher(nn.Module):
         t = cls(tuple(meta['shape']), meta['patch'], meta['K'], meta['seed']); t.load_state_dict(tensors)
         return t
 
-# %% ../nbs/20_teacher.ipynb #c026
+# %% ../nbs/20_teacher.ipynb #c027
 def fit_noise(
     x_bchw:UInt8[Tensor, "b c h w"], # training images
     patch:int,                       # side of a patch
@@ -210,3 +241,53 @@ def fit_noise(
     n_cv = torch.stack([x.flatten().long().bincount(minlength=256) + 1. for x in x_bchw.unbind(1)])
     teacher.lp_cv.copy_((n_cv/n_cv.sum(-1, keepdim=True)).log())
     return teacher
+
+# %% ../nbs/20_teacher.ipynb #c032
+class PCATeacher(PixelTeacher):
+    "k-means on the first principal components of patches."
+    def __init__(self, shape:tuple[int,int,int], patch:int, K:int, axes:int):
+        super().__init__(shape, patch, K)
+        d = self.mu_kd.shape[1]
+        require(1 <= axes <= d, f"wanted from 1 to {d} components of patches of {d} numbers, got {axes}")
+        for name, size in (('mid_d', (d,)), ('axis_df', (d, axes)), ('mean_kf', (K, axes))): self.register_buffer(name, torch.zeros(size))
+
+    @property
+    def centre_kf(self): return self.mean_kf
+
+    def features(self, x_bchw):
+        "Coordinates along the axes."
+        return (self.pixels(x_bchw)-self.mid_d) @ self.axis_df
+
+    def state(self) -> tuple[dict, dict]:
+        "Tensors and metadata, as `runs.save` wants them."
+        return self.state_dict(), dict(kind='pca', shape=list(self.shape), patch=self.patch, K=len(self.mu_kd), axes=self.axis_df.shape[1])
+
+    @classmethod
+    def from_state(cls, tensors:dict, meta:dict):
+        "Inverse of `state`."
+        t = cls(tuple(meta['shape']), meta['patch'], meta['K'], meta['axes']); t.load_state_dict(tensors)
+        return t
+
+# %% ../nbs/20_teacher.ipynb #c033
+@torch.no_grad()
+def fit_pca(
+    x_bchw:UInt8[Tensor, "b c h w"], # training images
+    patch:int,                       # side of a patch
+    K:int,                           # number of means
+    gen:torch.Generator,
+    axes:int=8,                      # number of components
+    n_fit:int=100_000,               # patches used, at most
+) -> PCATeacher:
+    "Axes by an eigendecomposition, k-means along them, mean patches and scales in closed form."
+    check_images(x_bchw)
+    t = PCATeacher(tuple(x_bchw.shape[1:]), patch, K, axes).to(x_bchw.device)
+    y_xd = some_patches(t, x_bchw, gen, n_fit)
+    t.mid_d.copy_(y_xd.mean(0))
+    t.axis_df.copy_(torch.linalg.eigh(torch.cov((y_xd-t.mid_d).double().T))[1].flip(1)[:, :axes])
+    f_xf = (y_xd-t.mid_d) @ t.axis_df
+    t.mean_kf.copy_(means(f_xf, K, gen))
+    id_x = torch.cat([nearest(f, t.mean_kf) for f in f_xf.split(65536)])
+    n_k1 = rearrange(id_x.bincount(minlength=K) + 1, 'k -> k 1')
+    t.mu_kd.copy_((torch.zeros_like(t.mu_kd).index_add_(0, id_x, y_xd) + t.mid_d)/n_k1)
+    t.log_s_kd.copy_(log_scales(y_xd, id_x, t.mu_kd))
+    return t
