@@ -349,8 +349,6 @@ def em_pass_(self:nn.Module,  # a block
     self.em_step_(lr)
     return total
 
-GaussianBlock.em_pass_ = em_pass_
-
 # %% ../nbs/36_blocks.ipynb #c032
 def first_labels(
     x_xd:Shaped[Tensor, "x d"],  # rows
@@ -378,6 +376,7 @@ def em_epochs(block:nn.Module, x_xd:Shaped[Tensor, "x d"], gen:torch.Generator, 
         history.append(total/len(x_xd))
     return history
 
+# %% ../nbs/36_blocks.ipynb #c033
 def fit_blocks(
     x_xd:Shaped[Tensor, "x d"],  # integer rows
     z_x:Int[Tensor, "_"]|None,   # a body for each row; None: k-means of the rows
@@ -398,13 +397,10 @@ def fit_blocks(
     return block, em_epochs(block, x_xd, gen, epochs, batch, ckpt, progress, 'Gaussian blocks')
 
 @torch.no_grad()
-def label(self:nn.Module,     # a block
-    x_xd:Shaped[Tensor, "x d"], # whole rows
-    view:str='density',
-) -> Int[Tensor, "x"]:
+def label(self:nn.Module, x_xd:Shaped[Tensor, "x d"], view:str='density') -> Int[Tensor, "x"]:
     "The component that explains each row best."
     return torch.cat([(self.log_prob(x, None, view) + self.mass_k.clamp_min(1e-30).log()).argmax(1) for x in x_xd.split(8192)])
 
-GaussianBlock.label = label
+GaussianBlock.em_pass_, GaussianBlock.label = em_pass_, label
 
 
