@@ -61,6 +61,7 @@ def main():
     p.add_argument('--data', default='fashion_mnist', help='a data set of 28×28 grey images')
     p.add_argument('--preset', default='cpu', choices=PRESETS)
     p.add_argument('--rows', type=int, help='only the first so many rows')
+    p.add_argument('--only', nargs='+', help='only rows whose name begins so')
     p.add_argument('--images', type=int, help='only so many training images')
     p.add_argument('--micro', type=int, default=500, help='images at a time in memory')
     p.add_argument('--minutes', type=float, default=math.inf, help='no row begins after that')
@@ -73,7 +74,7 @@ def main():
     done = json.loads(out.read_text()) if out.exists() else dict(data=a.data, preset=a.preset, rows=[], images=dict(train=len(x_bd), valid=len(valid_bd), test=len(test_bd)))
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     for row in PRESETS[a.preset][0][:a.rows]:
-        if any(r['name']==row.name for r in done['rows']) or time.perf_counter()-start > 60*a.minutes: continue
+        if (a.only and not row.name.startswith(tuple(a.only))) or any(r['name']==row.name for r in done['rows']) or time.perf_counter()-start > 60*a.minutes: continue
         ckpt = Path('runs')/f'{out.stem}-{row.name}.ckpt'.replace(' ', '-').replace(',', ''); ckpt.parent.mkdir(exist_ok=True)
         r = train(row, x_bd, valid_bd, test_bd, PRESETS[a.preset][1], a.micro, ckpt, dev)
         r |= dict(device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else f'CPU, {torch.get_num_threads()} threads', commit=commit)
