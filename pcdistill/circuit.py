@@ -44,6 +44,8 @@ class Plan(NamedTuple):
     groups:tuple[Group, ...]
     nodes:Tensor        # region at each place (in a tree: the latent)
     units:Tensor        # input unit at each place
+    variables:Tensor    # variable that the unit at each place reads
+    rows:Tensor         # row of input parameters it uses
     n_roots:int
     n_rows:dict         # parameter name → (kind, P, kron, number of tables)
 
@@ -59,7 +61,7 @@ def _wires(edges, n, units, uses, groups): # (place of the value, product) pairs
     once = all(uses[int(i)]==1 for i in src)
     return (Wires(units, at, None if fan else dst, fan, once, run and once and not units and (at.start, at.stop) in groups),)
 
-def _sorted(graph, sums, share):
+def _sorted(graph, sums):
     "Regions as (level, name, kind, P, kron, [products]), places of regions and units from the root down."
     of, U = {}, graph.n_units
     for r, parts in graph.products: of.setdefault(r, []).append(parts)
@@ -94,7 +96,7 @@ def plan(
 ) -> Plan:
     "Sort a structure into groups."
     graph = structure.regions() if isinstance(structure, Tree) else structure.check()
-    U = graph.n_units; of, level, name, place, unit_place = _sorted(graph, sums, share)
+    U = graph.n_units; of, level, name, place, unit_place = _sorted(graph, sums)
     require(len({len(of[r]) for r in graph.roots})==1, 'wanted roots with equally many products, got different numbers')
     uses = {True: Counter(), False: Counter()}
     for _, parts in graph.products:
@@ -114,8 +116,9 @@ def plan(
         n_rows[tag] = (kind, P, kron, len(at))
         groups.append(Group(tag, kind, P, kron, slice(place[rs[0]], place[rs[-1]]+1), rows, wires))
     if sums=='dense' and len(of)==1: n_rows['dense1'] = ('dense', 1, False, 0)            # a single latent has a table of edges too, an empty one
-    order = lambda where, first: torch.tensor(sorted(where, key=where.get), dtype=torch.long) - first
-    return Plan(tuple(groups), order(place, U), order(unit_place, 0), len(graph.roots), n_rows)
+    order = lambda where: torch.tensor(sorted(where, key=where.get), dtype=torch.long)
+    units = order(unit_place); of_units = lambda t: torch.tensor(t, dtype=torch.long)[units]
+    return Plan(tuple(groups), order(place) - U, units, of_units(graph.variables), of_units(graph.rows or range(U)), len(graph.roots), n_rows)
 
 # %% ../nbs/33_circuit.ipynb #c014
 def collect(
@@ -162,9 +165,9 @@ def upward(
 
 # %% ../nbs/33_circuit.ipynb #c017
 class _Flows: # flows on their way to regions and units
-    def __init__(self, p:Plan, like:Tensor):
-        self.p, self.like, self.handed, self.g_rbs = p, like, {}, None
-        self.g_ubs = (torch.empty_like if all(w.once for g in p.groups for w in g.wires if w.units) else torch.zeros_like)(like)
+    def __init__(self, p:Plan, g_bk:Tensor, shape:torch.Size):
+        self.p, self.zeros, self.S, self.handed, self.g_rbs = p, lambda n: g_bk.new_zeros(n, *shape[1:]), shape[2], {}, None
+        self.g_ubs = g_bk.new_empty(shape) if all(w.once for g in p.groups for w in g.wires if w.units) else self.zeros(shape[0])
 
     def of(self, g:Group) -> Tensor:
         "What has arrived at the regions of a group."
@@ -179,13 +182,13 @@ class _Flows: # flows on their way to regions and units
     def send(self, g:Group, gx_pbs:Tensor, direct:bool):
         "Hand the flows of products to what they multiply."
         for i, w in enumerate(g.wires):
-            if g.kron: part = reduce(gx_pbs, 'p b (i j) -> p b i' if i==0 else 'p b (i j) -> p b j', 'sum', i=self.like.shape[-1])
+            if g.kron: part = reduce(gx_pbs, 'p b (i j) -> p b i' if i==0 else 'p b (i j) -> p b j', 'sum', i=self.S)
             else: part = gx_pbs
             if w.units and direct: continue
             if w.dst is not None: part = part.index_select(0, w.dst)
             if w.whole: self.handed[w.src.start] = part; continue     # one row for `fan` regions: mix_down spreads it
             if w.fan > 1: part = part.repeat_interleave(w.fan, 0)
-            if not w.units and self.g_rbs is None: self.g_rbs = self.like.new_zeros(len(self.p.nodes), *self.like.shape[1:])
+            if not w.units and self.g_rbs is None: self.g_rbs = self.zeros(len(self.p.nodes))
             into = self.g_ubs if w.units else self.g_rbs
             if isinstance(w.src, slice): into[w.src] = part if w.once else into[w.src] + part
             else: into.index_add_(0, w.src, part) if not (w.units and w.once) else into.index_copy_(0, w.src, part)
@@ -196,10 +199,10 @@ def downward(
     kept:list,                     # from upward; used up
     w:dict,                        # weights by name
     p:Plan,
-    like:Float[Tensor, "u b s"],   # a tensor like the evidence
+    shape:torch.Size,              # of the evidence
 ) -> tuple[Float[Tensor, "u b s"], dict]:
     "Gradients with respect to the evidence and to the log-weights: flows and expected counts."
-    flows = _Flows(p, like)
+    flows = _Flows(p, g_bk, shape)
     counts = {n: [torch.empty_like(t) if all(isinstance(g.rows, slice) for g in p.groups if g.name==n) else torch.zeros_like(t) for t in ts] for n, ts in w.items()}
     for g in p.groups:
         n = g.regions.stop - g.regions.start
@@ -221,7 +224,7 @@ class _Pass(torch.autograd.Function):
     def forward(ctx, lp_ubs, p, keep, names, *logw):
         w = {n: [t.exp() for i, t in zip(names, logw) if i==n] for n in dict.fromkeys(names)}
         lp_bk, ctx.kept = upward(lp_ubs, w, p, keep)
-        ctx.w, ctx.p, ctx.like = w, p, lp_ubs.new_empty(0).expand(0) if not keep else torch.empty_like(lp_ubs)
+        ctx.w, ctx.p, ctx.shape = w, p, lp_ubs.shape
         ctx.save_for_backward(lp_bk)
         return lp_bk
 
@@ -231,7 +234,7 @@ class _Pass(torch.autograd.Function):
         lp_bk, = ctx.saved_tensors
         require(ctx.kept is not None, 'wanted one backward pass for each forward pass, got a second one; call the circuit again')
         g_bk = torch.where(lp_bk > -torch.inf, g_bk, 0)                # impossible evidence sends nothing down
-        g_ubs, counts = downward(g_bk, ctx.kept, ctx.w, ctx.p, ctx.like); ctx.kept = None
+        g_ubs, counts = downward(g_bk, ctx.kept, ctx.w, ctx.p, ctx.shape); ctx.kept = None
         return g_ubs, None, None, None, *sum(counts.values(), [])
 
 # %% ../nbs/33_circuit.ipynb #c021
@@ -283,7 +286,7 @@ def plan(self:Circuit) -> Plan:
         to = lambda t: t.to(dev) if isinstance(t, Tensor) else t
         p = self._plans['cpu']
         groups = tuple(g._replace(rows=to(g.rows), wires=tuple(Wires(*map(to, w)) for w in g.wires)) for g in p.groups)
-        self._plans[at] = p._replace(groups=groups, nodes=to(p.nodes), units=to(p.units))
+        self._plans[at] = Plan(*map(to, p))._replace(groups=groups)
     return self._plans[at]
 
 @patch
@@ -309,9 +312,7 @@ def evidence(self:Circuit,
 @patch
 def units(self:Circuit) -> tuple[Tensor, Tensor]:
     "Variable and row of input parameters of every unit, in the plan's order."
-    at = self.plan().units
-    of = lambda t: torch.tensor(t, device=at.device)[at]
-    return of(self.graph.variables), of(self.graph.rows or range(self.graph.n_units))
+    p = self.plan(); return p.variables, p.rows
 
 # %% ../nbs/33_circuit.ipynb #c023
 @patch

@@ -69,8 +69,7 @@ def state_posterior(
     return to(flow_ubs.mul(lp_ubs > -torch.inf)), to(others_ubs)
 
 def _rows(pc): # variable and input row of every unit
-    at = pc.root_1sk.device
-    return torch.tensor(pc.graph.variables, device=at), torch.tensor(pc.graph.rows or range(pc.graph.n_units), device=at)
+    back = pc.plan().units.argsort(); return tuple(t[back] for t in pc.units())
 
 def posterior(
     pc:Circuit,                            # the circuit
