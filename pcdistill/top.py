@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from jaxtyping import Int
 from .core import require
+from .stream import recount_
 from .inputs import Evidence, known
 from .structure import Tree, chow_liu, mutual_information
 from .circuit import Circuit
@@ -29,11 +30,4 @@ def fit_top(
     tree = tree or chow_liu(mutual_information(z_bn[:n_tree], bins=K, chunk=max(1, 2048//K)))
     require(tree.host==tuple(range(z_bn.shape[1])), 'wanted a tree with one latent a patch (chow_liu, chain or binary_tree)')
     pc = Circuit(tree, Evidence(z_bn.shape[1], K), 1, torch.Generator().manual_seed(0)).to(z_bn.device)
-    place = pc.plan().nodes.argsort()
-    for i, above in enumerate(tree.parent):
-        own_s = torch.bincount(z_bn[:, i], minlength=K).float() + 1/K
-        own_s /= own_s.sum()
-        if above < 0: pc.root_1sk[0, :, 0] = own_s.log(); continue
-        pair_st = torch.bincount(z_bn[:, i]*K + z_bn[:, above], minlength=K*K).view(K, K).float() + alpha*own_s[:, None]
-        pc.edges_est[place[i]-1] = (pair_st/pair_st.sum(0, keepdim=True)).log()
-    return pc
+    return recount_(pc, [z_bn], alpha)
