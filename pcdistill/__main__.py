@@ -1,3 +1,3 @@
-from pcdistill.recipe import main
+from pcdistill.cli import main
 
 if __name__=='__main__': raise SystemExit(main())

@@ -6,6 +6,7 @@
 __all__ = ['Parts', 'Moments', 'Joint', 'linear_back', 'finetune', 'joint_state', 'joint_from_state', 'save_joint', 'load_joint']
 
 # %% ../nbs/43_joint.ipynb #c002
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -155,7 +156,7 @@ def finetune(
     epochs:int=5,                    # passes
     batch:int=2000,                  # images an EM step
     micro:int=64,                    # images at a time in memory
-    lr:tuple[float, float]=(.5, .05),# step η, from and to
+    lr:tuple[float, float]|Callable[[float], float]=(.5, .05), # step η, from and to, or a function of the share done, as in `em.fit`
     pseudocount:float=.1,            # α per sum node
     ckpt:Path|None=None,             # where to keep the state between epochs
     progress:bool=True,              # show a bar
