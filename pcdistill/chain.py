@@ -311,6 +311,7 @@ def claim(folder:Path, recipe:Recipe):
     require(not folder.exists() or (folder.is_dir() and not any(folder.iterdir())), f'wanted a new or empty folder, got {folder}, which holds something else')
     save_json(file, wanted)
 
+# %% ../nbs/61_chain.ipynb #c020
 def pictures(run:Run, student:Joint, m:dict):
     "samples.png, ledger.png and, where the colour map is reversible, inpaint.png."
     g = rng(run.recipe.seed + 7, run.device); x = run.images('test')[:6]
@@ -321,7 +322,7 @@ def pictures(run:Run, student:Joint, m:dict):
     if (ledger := ledger_terms(m)) is not None:
         waterfall(ledger, m['student_student_b'], x[0].numel(), title=run.recipe.data).savefig(run.folder/'ledger.png', dpi=120, bbox_inches='tight')
 
-# %% ../nbs/61_chain.ipynb #c021
+# %% ../nbs/61_chain.ipynb #c022
 def load_run(
     folder:Path,          # a run's folder
     device:str|None=None, # where to put the circuit

@@ -56,6 +56,7 @@ def _inpaint(a):
     x, g = images(r.data, a.split, a.n), rng(a.seed, student.device)
     write_figure(figure(inpaint(student, x, mask(a.mask, len(x), *x.shape[2:], rng(a.seed)), a.samples, g)), a.out)
 
+# %% ../nbs/62_cli.ipynb #c006
 def _demo(a):
     tables = []
     for data, family in (('digits', 'hclt'), ('photos', 'gaussian')):
@@ -69,7 +70,7 @@ def write_figure(fig, path:Path):
     except (OSError, ValueError) as e: raise Refused(f'wanted to write a picture to {path}, but {e}') from None
     print(f'wrote {path}')
 
-# %% ../nbs/62_cli.ipynb #c007
+# %% ../nbs/62_cli.ipynb #c008
 def _words_of_distill(d):
     d.add_argument('--data', default='digits', help='digits, photos, mnist, fashion_mnist, cifar10, cifar100, imagenet32, imagenet64, a folder, or a Hugging Face id')
     d.add_argument('--preset', default='tiny', help="tiny (under two minutes), small (about half an hour on two cores), paper (the paper's sizes) or best (ours; larger on a GPU)")
@@ -87,6 +88,7 @@ def _words_of_distill(d):
     for name, what in dict(patch='side of a patch', clusters='latent values of a patch', epochs='passes of fine-tuning', n_train='training images at most', n_test='test images at most').items():
         d.add_argument('--'+name.replace('_', '-'), type=int, help=f"{what}; the preset's if not given")
 
+# %% ../nbs/62_cli.ipynb #c009
 def parser() -> argparse.ArgumentParser:
     "The command line, as argparse sees it."
     p = argparse.ArgumentParser('pcdistill', description='Distil a deep generative teacher into a probabilistic circuit, score it exactly, and ask it questions.')

@@ -3,12 +3,14 @@ import json, os, shutil, subprocess, sys
 from dataclasses import replace
 import numpy as np, pytest, torch
 from PIL import Image
-from pcdistill import recipe as R, runs
-from pcdistill.core import Refused
-from pcdistill.runs import load, save
+from pcdistill import chain as R, cli, runs
+from pcdistill.core import Refused, rng
+from pcdistill.grow import GrowConfig
+from pcdistill.recipe import TEACHERS, Rates, estimate, plan_table, recipe, recipe_from
+from pcdistill.runs import Paused, load, save
 
 def small(**changes):
-    r = R.recipe('digits', shape=(1, 8, 8), teacher='pixels', clusters=8, n_train=200, n_test=40, epochs=2, **changes)
+    r = recipe('digits', shape=(1, 8, 8), teacher='pixels', clusters=8, n_train=200, n_test=40, epochs=2, **changes)
     return replace(r, leaf=replace(r.leaf, states=4, epochs=2))
 
 @pytest.fixture(scope='module')
@@ -24,7 +26,7 @@ numbers = lambda results: {k: v for k, v in results.items() if k!='seconds'}
 
 def refused(capsys, *argv):
     "What the command line says when it refuses."
-    assert R.main([str(a) for a in argv])==2
+    assert cli.main([str(a) for a in argv])==2
     err = capsys.readouterr().err
     assert err.startswith('pcdistill: ') and err.count('\n')==1 and 'Traceback' not in err
     return err
@@ -71,17 +73,137 @@ def test_results_are_whole_and_consistent(done):
 
 def test_commands_on_a_run(done, tmp_path, capsys):
     folder, r = done
-    assert R.main(['evaluate', str(folder), '--split', 'test', '-n', '40'])==0
+    assert cli.main(['evaluate', str(folder), '--split', 'test', '-n', '40'])==0
     assert f"{r['student']['bits']:.4f}" in capsys.readouterr().out
-    assert R.main(['sample', str(folder), '-n', '5', '--out', str(tmp_path/'s.png')])==0
-    for mask in R.MASKS: assert R.main(['inpaint', str(folder), '--mask', mask, '-n', '2', '--out', str(tmp_path/f'{mask}.png')])==0
-    assert len(list(tmp_path.glob('*.png')))==1 + len(R.MASKS)
+    assert cli.main(['sample', str(folder), '-n', '5', '--out', str(tmp_path/'s.png')])==0
+    for mask in cli.MASKS: assert cli.main(['inpaint', str(folder), '--mask', mask, '-n', '2', '--out', str(tmp_path/f'{mask}.png')])==0
+    assert len(list(tmp_path.glob('*.png')))==1 + len(cli.MASKS)
 
 def test_gaussian_leaves_go_through_the_same_chain(tmp_path):
-    r = R.recipe('digits', 'tiny', 'gaussian', (1, 8, 8), teacher='pixels', clusters=4, n_train=200, n_test=20, epochs=1)
+    r = recipe('digits', 'tiny', 'gaussian', (1, 8, 8), teacher='pixels', clusters=4, n_train=200, n_test=20, epochs=1)
     out = R.distill(r, tmp_path/'run', 'cpu', progress=False)
     assert out['student']['family']=='gaussian' and out['ledger']['marginal'] >= 0 and out['student']['bits_complete'] >= out['student']['bits']
-    assert R.main(['inpaint', str(tmp_path/'run'), '-n', '2', '--out', str(tmp_path/'i.png')])==0
+    assert cli.main(['inpaint', str(tmp_path/'run'), '-n', '2', '--out', str(tmp_path/'i.png')])==0
+
+# --- teachers, latents, growing
+
+def few(teacher, **changes):
+    "The chain on 60 digits."
+    r = recipe('digits', shape=(1, 8, 8), teacher=teacher, clusters=6, n_train=60, n_test=20, epochs=1, autoregressive=False, **changes)
+    return replace(r, leaf=replace(r.leaf, states=4, epochs=1))
+
+@pytest.mark.parametrize('teacher', TEACHERS)
+def test_every_teacher_goes_through_the_chain(teacher, tmp_path):
+    out = R.distill(few(teacher), tmp_path/'run', 'cpu', progress=False)
+    t, s, l = out['teacher'], out['student'], out['ledger']
+    assert t['kind']==teacher and s['bits_complete'] >= s['bits'] and abs(l['marginal'] - (s['bits_complete'] - s['bits'])) < 3e-5
+    if teacher=='mae':
+        assert t['bits'] is None and l['total'] is None and not (tmp_path/'run'/'ledger.png').exists() and "teacher's" not in R.comparison(out)
+    else:
+        of = t['valid_bits_of_priors']
+        assert of[t['prior']]==min(of.values()) and {'uniform', 'position', 'tree'} <= set(of) and ('own' in of)==(teacher=='switching')
+        assert abs(l['conditional'] + l['prior'] + l['marginal'] - l['total']) < 2e-5 and abs(t['bits'] - s['bits'] - l['total']) < 2e-5
+    assert ('bits_exact' in t)==(teacher=='switching') and t.get('bits_exact', 0) <= (t['bits'] or 0)        # summing codes out can only gain
+
+@pytest.mark.parametrize('teacher', ['vqvae', 'switching'])
+def test_codes_as_latents(teacher, tmp_path):
+    "And a teacher read from its file says the same of an image alone as of many."
+    run = R.Run(few(teacher, latents='codes'), tmp_path/'run', 'cpu', False)
+    fitted = run.teacher(); how, z_bn = run.latents(fitted); x = run.images('train')
+    ids = fitted.codes(x)[:, :z_bn.shape[1]]
+    assert torch.equal(z_bn.long(), how[ids]) and len(how)==fitted.n_codes[0] and len(z_bn.unique())==int(z_bn.max())+1==len(ids.unique())
+    assert torch.equal(run.hard(fitted, how, x), z_bn.long()) and torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
+    out = R.distill(few(teacher, latents='codes'), tmp_path/'whole', 'cpu', progress=False)
+    assert out['ledger']['marginal'] >= 0 and out['config']['latents']=='codes'
+
+def growing(): return small(grow=GrowConfig(heads=3, rounds=2, states=4, epochs=2, batch=64), judged=False)
+
+def test_heads_that_grow_and_a_kill_between_rounds(tmp_path, monkeypatch):
+    r = growing(); whole = R.distill(r, tmp_path/'whole', 'cpu', progress=False)
+    assert whole['grown']['heads'] > 8 and whole['grown']['accepted'] > 0 and whole['student']['bits_complete'] >= whole['student']['bits']
+    class Killed(Exception): pass
+    write, count = runs._write, [0]
+    def dies(path, data):
+        if '.start-' in str(path): count[0] += 1
+        if count[0]==2: raise Killed
+        return write(path, data)
+    monkeypatch.setattr(runs, '_write', dies)
+    with pytest.raises(Killed): R.distill(r, tmp_path/'run', 'cpu', progress=False)
+    monkeypatch.undo()
+    assert numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole) and not list((tmp_path/'run').glob('.*.ckpt*'))
+    joint, again = R.load_run(tmp_path/'run', 'cpu')
+    assert again==r and joint.leaf.n_heads==whole['grown']['heads'] and R.measured_of(tmp_path/'run')['z_bn'].max() < joint.leaf.n_heads
+
+def test_one_wide_body_and_judged_divisions(tmp_path):
+    r = small(grow=GrowConfig(start=6, heads=8, rounds=1, states=6, epochs=2, batch=256)); r = replace(r, clusters=1, teacher='pca', n_train=400)
+    out = R.distill(r, tmp_path/'run', 'cpu', progress=False)
+    assert len(R.load_run(tmp_path/'run', 'cpu')[0].leaf.heads)==1 and 6 <= out['grown']['heads'] <= 8 and out['grown']['tried']==1
+
+def test_gaussian_components_are_divided(tmp_path):
+    r = recipe('digits', 'tiny', 'gaussian', (1, 8, 8), teacher='pixels', clusters=3, n_train=200, n_test=20, epochs=1, autoregressive=False, grow=GrowConfig(rounds=2))
+    out = R.distill(r, tmp_path/'run', 'cpu', progress=False); g = out['grown']
+    assert r.leaf.scales==1 and g['tried']==2 and g['heads']==3 + g['accepted'] and out['student']['bits_complete'] >= out['student']['bits']
+
+# --- presets, plan, slices, the metric of the papers
+
+def test_presets_and_json():
+    for preset in ('tiny', 'small', 'paper', 'best'):
+        for shape in ((3, 32, 32), (3, 64, 64), (1, 28, 28)):
+            for dev in ('cpu', 'cuda'):
+                r = recipe('x', preset, shape=shape, dev=dev) if (preset, shape)!=('paper', (1, 28, 28)) else None
+                if r: assert recipe_from(json.loads(json.dumps(R.asdict(r))))==r and r.leaf.family==('gaussian' if preset=='best' else 'hclt')
+    p = recipe('x', 'paper')
+    assert (p.patch, p.clusters*p.grow.heads, p.grow.states, p.epochs, p.lr, p.batch, p.pseudocount, p.n_train, p.colour)==(4, 1600, 16, 20, (.1, .01, .001), 256, .1, 200_000, 'bt709_lossy')
+    assert recipe('x', 'paper', shape=(3, 64, 64)).patch==8
+
+def test_plan_prints_and_does_nothing(tmp_path, capsys):
+    assert cli.main(['distill', '--teacher', 'pixels', '--n-train', '200', '--plan', '--out', str(tmp_path/'x'), '--device', 'cpu'])==0
+    said = capsys.readouterr().out
+    assert all(stage in said for stage in (*STAGES, 'all', 'GFLOP/s', 'MiB')) and not (tmp_path/'x').exists()
+
+def test_estimate_follows_sizes():
+    rate = Rates(1e11, 1e10, 1e-6)
+    for preset, family in (('tiny', 'hclt'), ('small', 'gaussian'), ('paper', None), ('best', None)):
+        r = recipe('x', preset, family, teacher='pixels', autoregressive=False)
+        all_of = lambda r, **k: estimate(r, 45_000, 10_000, (3, 32, 32), rate=k.get('rate', rate))
+        a = all_of(r); assert set(a)==set(STAGES) and all(c.seconds >= 0 and c.memory > 0 for c in a.values()) and 'student' in plan_table(a)
+        assert all_of(r, rate=Rates(1e12, 1e11, 1e-7))['start'].seconds < a['start'].seconds/5
+        assert all_of(replace(r, epochs=2*r.epochs))['student'].seconds > 1.5*a['student'].seconds and all_of(replace(r, n_train=5000))['measured'].seconds==a['measured'].seconds
+        assert all_of(replace(r, clusters=4*r.clusters))['student'].memory > a['student'].memory
+
+def test_runs_in_slices_of_no_time(done, tmp_path, capsys):
+    slices = 0
+    while True:
+        try: out = R.distill(small(), tmp_path/'run', 'cpu', progress=False, minutes=0.); break
+        except Paused: slices += 1; assert slices < 50
+    assert slices >= len(STAGES) - 1 and numbers(out)==numbers(done[1])
+    assert set(out['seconds'])==set(STAGES) and all(v >= 0 for v in out['seconds'].values())
+    words = ['distill', '--teacher', 'pixels', '--n-train', '200', '--n-test', '20', '--out', str(tmp_path/'words'), '--minutes', '0']
+    assert cli.main(words)==3 and 'the same command' in capsys.readouterr().err
+
+def test_seconds_outlive_a_kill(done, tmp_path, monkeypatch):
+    class Killed(Exception): pass
+    monkeypatch.setattr(R, 'fit_leaf', lambda *a, **k: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed): R.distill(small(), tmp_path/'run', 'cpu', progress=False)
+    monkeypatch.undo()
+    (file := tmp_path/'run'/'seconds.json').write_text(json.dumps(json.loads(file.read_text()) | {'teacher': 1000., 'start': 2000.}))
+    out = R.distill(small(), tmp_path/'run', 'cpu', progress=False)
+    assert out['seconds']['teacher']==1000. and 2000. <= out['seconds']['start'] < 2500. and numbers(out)==numbers(done[1])
+
+def test_the_metric_of_the_papers(done, tmp_path, capsys):
+    assert 'lossy' in refused(capsys, 'evaluate', done[0], '--paper-metric')
+    r = recipe('photos', shape=(3, 16, 16), teacher='pixels', clusters=4, n_train=60, n_test=8, epochs=1, colour='bt709_lossy', autoregressive=False)
+    out = R.distill(replace(r, leaf=replace(r.leaf, states=3, epochs=1)), tmp_path/'run', 'cpu', progress=False)
+    assert cli.main(['evaluate', str(tmp_path/'run'), '--paper-metric', '-n', '8'])==0
+    said = capsys.readouterr().out; assert 'not RGB bits; comparable with the published 4.06 only' in said and 'upper-left quarters' in said
+    assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '8'])==0 and f"{out['student']['bits']:.4f}" in capsys.readouterr().out   # in RGB, exactly corrected
+
+def test_export(done, tmp_path):
+    small = json.loads(R.export_run(done[0], tmp_path/'x.json', 30).read_text())
+    assert small['results']==done[1] and len(small['images']['student'])==30 and (tmp_path/'x.json').stat().st_size < 300_000
+    m = R.measured_of(done[0]); mean = float(m['student_student_b'].mean()); D = 64
+    assert abs(-mean/D/np.log(2) - done[1]['student']['bits']) < 1e-5
+    with pytest.raises(Refused, match='finished run'): R.measured_of(tmp_path)
 
 # What is wrong is said in one sentence.
 def test_unknown_data_set(capsys, tmp_path):
@@ -108,7 +230,7 @@ def test_patch_that_does_not_divide(capsys, tmp_path):
     assert '3' in refused(capsys, 'distill', '--patch', 3, '--out', tmp_path/'x') and not (tmp_path/'x').exists()
 
 def test_unknown_preset_leaf_teacher_mask_split(capsys, tmp_path, done):
-    for bad in (['--preset', 'huge'], ['--leaf', 'oak'], ['--teacher', 'socrates']): refused(capsys, 'distill', *bad, '--out', tmp_path/'x')
+    for bad in (['--preset', 'huge'], ['--leaf', 'oak'], ['--teacher', 'socrates'], ['--latents', 'dreams'], ['--grow', 1], ['--preset', 'paper', '--leaf', 'gaussian'], ['--colour', 'sepia']): refused(capsys, 'distill', *bad, '--out', tmp_path/'x')
     refused(capsys, 'inpaint', done[0], '--mask', 'nose', '--out', tmp_path/'y.png')
     refused(capsys, 'evaluate', done[0], '--split', 'exam')
     assert not (tmp_path/'y.png').exists()
