@@ -90,7 +90,7 @@ def _paper(data, family, shape):
     require(family=='hclt', f"wanted the leaf family hclt for the preset paper, got '{family}'")
     grow = GrowConfig(heads=4, start=2, rounds=2, states=16, epochs=50, batch=256, most=32_000, lr_end=.01, pseudocount=.1, prune=1e-4, inertia=1., hold=.4, noise=.2)
     return Recipe(data, 'paper', max(1, shape[1]//8), 'bt709_lossy', 'vqvae', 'paper', 400, LeafConfig(states=16, n_fit=200_000*64), grow=grow, judged=False,
-                  n_train=200_000, epochs=20, batch=256, lr=(.1, .01, .001), pseudocount=.1)
+                  n_train=200_000, epochs=20, batch=256, micro=64 if shape[1] <= 32 else 16, lr=(.1, .01, .001), pseudocount=.1)
 
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
     gauss = family!='hclt'
@@ -138,7 +138,7 @@ class Cost(NamedTuple):
     seconds:float
     memory:float  # bytes at the peak
 
-BETA, BETA_LATTICE = 12, 24 # how often a float of a leaf's states is read or written, forward; of a component's cells
+BETA, BETA_LATTICE = 3, 18 # how often a float of a leaf's states is read or written, forward; of a component's cells
 
 def _timed(f, dev, least=.15): # seconds of a call, after one to warm up
     def wait(): torch.cuda.synchronize(dev) if torch.device(dev).type=='cuda' else None
@@ -179,7 +179,7 @@ def _work(flops, floats=0., calls=0.): return np.array([flops, 4*floats, calls])
 def _leaf_work(r, D, K): # of one patch: in one pass of making the leaf; forward under every latent value, as in the joint circuit
     S, G, m = r.grow.states if r.grow else r.leaf.states, r.clusters, r.micro
     if r.leaf.family!='hclt':
-        return (_work(1.25*D*D*G + 2*D*K + 8*D*D, 6*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20))
+        return (_work(1.25*D*D*G + 2*D*K + 24*D*D, 12*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20))
     if r.grow: return 3*_work(2*D*S*S, BETA*D*S, 400/r.grow.micro/G), G*_work(2*D*S*S, BETA*D*S) + _work(0, K)
     one = _work(2*((D-1)*S*S + S*K), BETA*D*S + 2*K)
     return 3*one + _work(0, 0, 400/r.leaf.micro), one
@@ -209,15 +209,15 @@ def estimate(
 ) -> dict[str, Cost]:
     "Seconds and peak memory of every stage."
     c, h, w = shape; n, n_test, gauss = min(n, r.n_train or n), min(n_test, r.n_test or n_test), r.leaf.family!='hclt'
-    p, N = r.patch, (h//r.patch)*(w//r.patch); D, X, V, f = p*p*c, c*h*w, max(COLOURS[r.colour].levels(c)), 128
+    p, N = r.patch, (h//r.patch)*(w//r.patch); D, X, V, f = p*p*c, c*h*w, max(COLOURS[r.colour].levels(c)), 64
     G, S = r.clusters, r.grow.states if r.grow else r.leaf.states
     K = G*(r.leaf.scales if gauss else r.grow.heads if r.grow else 1) + (r.grow.rounds if gauss and r.grow else 0)
     rate = rate or rates(dev); per = np.array([1/rate.product, 1/rate.copy, rate.call])
     def took(work): return float(work @ per)
     make, leaf = _leaf_work(r, D, K); a_batch = _work(0, 0, (300 if gauss else 700)/r.micro); top = _work(2*(N-1)*K*K, 12*N*K)
     n_params = (N-1)*K*K + (G*D*(D+1) + K*D if gauss else (G if r.grow else 1)*(D*V*S + (D-1)*S*S) + S*K)
-    S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 2)
-    clusters = _work(30*4*1e5*f*G + 2*n*N*f*G, 30*4*1e5*G + 3*n*N*(f + G))
+    S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 6)
+    points = min(1e5, n*N, 4000*N); clusters = _work(15*4*points*f*G + 2*n*N*f*G, 15*4*points*G + 3*n*N*(f + G))
     tree = _work(min(n, 5000)*(N*K)**2, 6*(N*K)**2)
     image = N*leaf + top + a_batch/3; tuned = N*(leaf + make if gauss else 3*leaf) + 3*top + a_batch
     files = min(n_test, 1000)*h*w*1e-5                                     # WebP and PNG: 10 µs a pixel
@@ -228,7 +228,7 @@ def estimate(
     active = r.micro*N*4*(4*K if gauss else 4*D*S*(G if r.grow else 1) + 4*K) + 4*10*2**20*gauss
     seconds = dict(teacher=teacher + _teacher_seconds(r, shape, n, took), prior=prior, latents=took(clusters) + teacher/20, start=took(_leaf_rows(r, n, N)*make + tree),
                    student=took(r.epochs*min(n, r.n_tune or n)*tuned + (r.epochs+1)*1000*image), measured=took(2*n_test*(image + 6*top)),
-                   baselines=took(3*10*min(n, 20_000)*plain + (n_test + 11*1000)*plain + _work(9*4*X**3/3 + 2*n*X*X + 9*2000*X*X)) + files)
+                   baselines=took(3*10*min(n, 20_000)*plain + (n_test + 11*1000)*plain + _work(9*4*X**3/3 + 2*n*X*X + 9*2000*X*X + 8000*64*X*X*(X <= 1024))) + files)
     memory = dict(teacher=2e8, prior=2e8, latents=1e5*f*8, start=2*n*N*D + piece + counts + 3*params + (4*n*N*f if r.grow else 0), student=active + counts + 5*params,
                   measured=active + 4*params, baselines=24*X*X)
     return {k: Cost(seconds[k], held + memory[k]) for k in seconds}
