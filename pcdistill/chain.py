@@ -19,7 +19,7 @@ import pcdistill
 from .core import require, rng, bpd, device as pick_device
 from .show import grid, table
 from .runs import Paused, save_json, load, load_json, cached, key, resumable, time_is_up, time_limit
-from .data import images
+from .data import images, n_images
 from .colour import COLOURS
 from .patches import to_patches
 from .teacher import bound
@@ -296,9 +296,8 @@ def distill(
 
 def plan(recipe:Recipe, device:str|torch.device='cpu') -> str:
     "What a run will cost on a device, as text; see `recipe.estimate`."
-    n, n_test = (len(images(recipe.data, s, k)) for s, k in (('train', recipe.n_train), ('test', recipe.n_test)))
     found = rates(device)
-    return plan_table(estimate(recipe, n, n_test, tuple(images(recipe.data, 'test', 1).shape[1:]), device, found), found)
+    return plan_table(estimate(recipe, n_images(recipe.data), n_images(recipe.data, 'test'), tuple(images(recipe.data, 'test', 1).shape[1:]), device, found), found)
 
 def claim(folder:Path, recipe:Recipe):
     "Refuse a folder that holds something else; write the recipe into a new one."
