@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill import chain as R, cli, runs
-from pcdistill.core import Refused, rng
+from pcdistill.core import Refused
+from pcdistill.data import images
 from pcdistill.grow import GrowConfig
 from pcdistill.recipe import TEACHERS, Rates, estimate, plan_table, recipe, recipe_from
 from pcdistill.runs import Paused, load, save
@@ -190,10 +191,14 @@ def test_seconds_outlive_a_kill(done, tmp_path, monkeypatch):
     out = R.distill(small(), tmp_path/'run', 'cpu', progress=False)
     assert out['seconds']['teacher']==1000. and 2000. <= out['seconds']['start'] < 2500. and numbers(out)==numbers(done[1])
 
-def test_the_metric_of_the_papers(done, tmp_path, capsys):
+def test_the_preset_and_the_metric_of_the_papers(done, tmp_path, capsys):
     assert 'lossy' in refused(capsys, 'evaluate', done[0], '--paper-metric')
-    r = recipe('photos', shape=(3, 16, 16), teacher='pixels', clusters=4, n_train=60, n_test=8, epochs=1, colour='bt709_lossy', autoregressive=False)
-    out = R.distill(replace(r, leaf=replace(r.leaf, states=3, epochs=1)), tmp_path/'run', 'cpu', progress=False)
+    (tmp_path/'d').mkdir()
+    for i, x in enumerate(images('photos', 'train', 150)): Image.fromarray(x[:, :8, :8].permute(1, 2, 0).numpy()).save(tmp_path/'d'/f'{i:03}.png')
+    r = recipe(str(tmp_path/'d'), 'paper', shape=(3, 8, 8), patch=2, teacher='pixels', clusters=4, n_train=60, n_test=8, epochs=2, batch=30, autoregressive=False)
+    r = replace(r, grow=replace(r.grow, heads=2, start=1, states=3, epochs=2)); assert r.colour=='bt709_lossy' and len(r.lr)==3 and not r.judged
+    out = R.distill(r, tmp_path/'run', 'cpu', progress=False)
+    assert 4 < out['grown']['heads'] <= 8 and not (tmp_path/'run'/'inpaint.png').exists()             # no conditioning on pixels in a lossy map
     assert cli.main(['evaluate', str(tmp_path/'run'), '--paper-metric', '-n', '8'])==0
     said = capsys.readouterr().out; assert 'not RGB bits; comparable with the published 4.06 only' in said and 'upper-left quarters' in said
     assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '8'])==0 and f"{out['student']['bits']:.4f}" in capsys.readouterr().out   # in RGB, exactly corrected
