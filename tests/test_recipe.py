@@ -182,6 +182,18 @@ def test_runs_in_slices_of_no_time(done, tmp_path, capsys):
     words = ['distill', '--teacher', 'pixels', '--n-train', '200', '--n-test', '20', '--out', str(tmp_path/'words'), '--minutes', '0']
     assert cli.main(words)==3 and 'the same command' in capsys.readouterr().err
 
+def test_measuring_goes_on_where_it_was(done, copy):
+    run = R.Run(replace(small(), micro=1), copy, 'cpu', False)                     # 40 images in three parts
+    before = R.measured_of(copy); next(copy.glob('measured-*')).unlink(); slices = 0
+    teacher = run.teacher(); prior = run.prior(teacher); how, z_bn = run.latents(teacher); start = run.start(teacher, how, z_bn); student = run.student(start)
+    while True:
+        try:
+            run.began = False                                                          # as in a new call
+            with runs.time_limit(0.): after = run.measured(teacher, prior, how, start, student)
+            break
+        except Paused: slices += 1; assert slices < 9
+    assert slices==2 and all(torch.allclose(after[k].double(), v.double(), atol=1e-3) for k, v in before.items())
+
 def test_seconds_outlive_a_kill(done, tmp_path, monkeypatch):
     class Killed(Exception): pass
     monkeypatch.setattr(R, 'fit_leaf', lambda *a, **k: (_ for _ in ()).throw(Killed()))
