@@ -219,7 +219,7 @@ def estimate(
     n_params = (N-1)*K*K + (G*D*(D+1) + K*D if gauss else (G if r.grow else 1)*(D*V*S + (D-1)*S*S) + S*K)
     S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 6)
     points = min(1e5, n*N, 4000*N); clusters = _work(15*4*points*f*G + 2*n*N*f*G, 15*4*points*G + 3*n*N*(f + G))
-    tree = _work(min(n, 5000)*(N*K)**2, 6*(N*K)**2)
+    tree, m_step, rows, tune = _work(min(n, 5000)*(N*K)**2, 6*(N*K)**2), _work(24*K*D**3*gauss), _leaf_rows(r, n, N), min(n, r.n_tune or n)
     image = N*leaf + top + a_batch/3; tuned = N*(leaf + make if gauss else 3*leaf) + 3*top + a_batch
     files = min(n_test, 1000)*h*w*3e-5                                     # WebP and PNG: 30 µs a pixel
     teacher, prior = _networks(r, shape, n, dev)
@@ -227,8 +227,8 @@ def estimate(
     counts = 28*K*(1+D)**2 if gauss else params                            # normals keep their counts in float64 while they step
     piece = 4*(5*2**23 + 3*8192*K) if gauss else 16*(r.grow.micro*G if r.grow else r.leaf.micro)*D*S
     active = r.micro*N*4*(4*K if gauss else 4*D*S*(G if r.grow else 1) + 4*K) + 4*10*2**20*gauss
-    seconds = dict(teacher=teacher + _teacher_seconds(r, shape, n, took), prior=prior, latents=took(clusters) + teacher/20, start=took(_leaf_rows(r, n, N)*make + tree),
-                   student=took(r.epochs*min(n, r.n_tune or n)*tuned + (r.epochs+1)*1000*image), measured=took(2*n_test*(image + 6*top)),
+    seconds = dict(teacher=teacher + _teacher_seconds(r, shape, n, took), prior=prior, latents=took(clusters) + teacher/20, start=took(rows*make + tree + max(r.leaf.epochs, rows/r.leaf.batch)*m_step),
+                   student=took(r.epochs*(tune*tuned + max(1, tune/r.batch)*m_step) + (r.epochs+1)*1000*image), measured=took(2*n_test*(image + 6*top)),
                    baselines=took(3*10*min(n_all, 20_000)*plain + (n_test + 11*1000)*plain + _work(9*8*X**3/3 + 2*n_all*X*X + 9*4000*X*X + 8000*64*X*X*(X <= 1024))) + files)
     memory = dict(teacher=2e8, prior=2e8, latents=1e5*f*8, start=2*n*N*D + piece + counts + 3*params + (4*n*N*f if r.grow else 0), student=active + counts + 5*params,
                   measured=active + 4*params, baselines=24*X*X)
