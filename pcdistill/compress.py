@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 from jaxtyping import Float, UInt8
-from einops import rearrange, einsum
+from einops import rearrange, repeat, einsum
 from tqdm.auto import tqdm
 from .core import Refused, require
 from .runs import _write
@@ -50,12 +50,11 @@ def steps(self:HCLTLeaf|Bodies,
 
 # %% ../nbs/52_compress.ipynb #c007
 @patch
-@torch.no_grad()
 def steps(self:GaussianBlock,
     logw_bk:Float[Tensor, "b k"], # log-weight of each component
 ) -> Steps:
     "The table of each variable of a patch given those before it, on the integers; returns log p(patch | k)."
-    U_gde, mu_gd, s_kd = self.tri().double(), self.mu_gd.double(), self.logs_kd.double().exp()
+    U_gde, mu_gd, s_kd = (t.detach().double() for t in (self.tri(), self.mu_gd, self.logs_kd.exp()))
     edge_v = torch.arange(self.levels+1).double() - .5; edge_v[0], edge_v[-1] = -math.inf, math.inf
     x_bd, lp_bk = logw_bk.new_zeros(len(logw_bk), self.n_vars), torch.zeros_like(logw_bk)
     for d in range(self.n_vars):
@@ -68,9 +67,8 @@ def steps(self:GaussianBlock,
             cdf = torch.special.ndtr((edge_v - m_bk[b, k, None])/s_kd[k, d, None])
             p_bv.index_add_(0, b, w_bk[b, k, None]*cdf.diff(dim=1))
         x_b = yield p_bv
-        low, high = (rearrange(t, 'b -> b 1') for t in (x_b <= 0, x_b >= self.levels-1))
-        lp_bk = lp_bk + log_cell(x_b[:, None] - m_bk, s_kd[:, d].expand_as(m_bk), low, high)
-        x_bd[:, d] = x_b
+        x_bd[:, d] = x_b; x_bk = repeat(x_b, 'b -> b k', k=self.n_heads)
+        lp_bk = lp_bk + log_cell(x_bk - m_bk, s_kd[:, d].expand_as(m_bk), x_bk <= 0, x_bk >= self.levels-1)
     return lp_bk
 
 # %% ../nbs/52_compress.ipynb #c009
@@ -95,7 +93,7 @@ def walk(
     try:
         p_bv = next(steps)
         while True:
-            require(bool(p_bv.isfinite().all()), 'wanted images of positive probability, got some to which the circuit gives none')
+            require(bool((p_bv.sum(1) > 0).all()), 'wanted images of positive probability, got some to which the circuit gives none')
             p_bv = steps.send(value(p_bv))
     except StopIteration: return
 

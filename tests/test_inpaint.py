@@ -78,7 +78,7 @@ def test_the_hidden_truth_is_not_looked_at():
 def test_figure():
     r = inpaint(toy(0), ALL_X[:5], torch.rand(5, 2, 4, generator=rng(0)) > .5, 3, rng(0))
     labels = [a.get_ylabel().split('\n')[0] for a in figure(r, images=4, samples=2).axes]
-    assert labels==['image', 'seen', 'sample 1', 'sample 2', 'mean', 'entropy'] and isinstance(r, Inpainted)
+    assert labels==['image', 'seen', 'sample 1', 'sample 2', 'likely', 'mean', 'entropy'] and isinstance(r, Inpainted)
 
 # ---- Gaussian leaves: probabilities where there are any, densities else, never a mixture of both
 
