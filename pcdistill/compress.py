@@ -204,6 +204,7 @@ class Compressed(NamedTuple):
         return (f'{self.images:,} image{"s"*(self.images!=1)} in {self.payload+self.header:,} bytes: pixels {8*self.payload/self.dims:.4f} bits/dim '
                 f'(the circuit says {self.model_bits/self.dims:.4f}, {8*self.payload/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
 
+# %% ../nbs/52_compress.ipynb #c024
 def compress_files(
     paths:list[Path],    # image files
     joint:Joint,         # the circuit
@@ -226,6 +227,7 @@ def compress_files(
     payload = len(unpack(data).payload)
     return Compressed(len(x_bchw), x_bchw.numel(), payload, len(data)-payload, bits)
 
+# %% ../nbs/52_compress.ipynb #c025
 def decompress_file(
     path:Path,           # of `compress_files`
     joint:Joint,         # the same circuit

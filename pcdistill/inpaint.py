@@ -109,10 +109,15 @@ def _view(joint, view): # leaves that have views show this one
     finally:
         if old is not None: leaf.view = old
 
+def _prefix(seen_xd): return (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1) # rows of which a Gaussian leaf knows the probability
+
 def _exact(joint, x_bchw, seen_bhw) -> bool: # whether every patch of this mask has a probability
-    if getattr(joint.leaf, 'view', None) is None: return True
-    seen_xd = joint.rows(x_bchw, seen_bhw)[1]
-    return bool((seen_xd[:, 1:] <= seen_xd[:, :-1]).all())
+    return getattr(joint.leaf, 'view', None) is None or bool(_prefix(joint.rows(x_bchw, seen_bhw)[1]).all())
+
+def _densities(joint, x_bchw, seen_bhw, lp_bnk): # evidence with densities where there were probabilities
+    (y_xd, seen_xd), lp_xk = joint.rows(x_bchw, seen_bhw), rearrange(lp_bnk, 'b n k -> (b n) k').clone()
+    at = _prefix(seen_xd); lp_xk[at] = joint.leaf(y_xd[at], seen_xd[at], 'density')
+    return lp_xk.view(lp_bnk.shape)
 
 # %% ../nbs/51_inpaint.ipynb #c015
 @patch
@@ -141,13 +146,13 @@ def likely(
     x_bchw:UInt8[Tensor, "b c h w"],    # images
     seen_bhw:Bool[Tensor, "b h w"],     # True where seen
     mean_bchw:Float[Tensor, "b c h w"], # posterior mean
+    lp_bnk:Float[Tensor, "b n k"],      # evidence of what is seen
     steps:int=2,                        # turns at most
 ) -> tuple[UInt8[Tensor, "b c h w"], Float[Tensor, "b"]]:
     "A likely completion of each image and its log p(x), nats: the best of those met while maximising p(x, z) by turns."
     whole = lambda new: torch.where(seen_bhw[:, None], x_bchw, new)
     y_xd, seen_xd = joint.rows(x_bchw, seen_bhw); todo_x = (~seen_xd).any(1).nonzero().flatten()
-    best, lp_bnk = whole(mean_bchw.round().to(torch.uint8)), joint.evidence(x_bchw, seen_bhw)
-    best_b = joint(best)
+    best = whole(mean_bchw.round().to(torch.uint8)); best_b = joint(best)
     for _ in range(steps):
         z_x = rearrange(descend(joint.top, joint.top.evidence(lp_bnk), None)[1][joint.top.plan().units.argsort()], 'n b -> (b n)')
         y_xd[todo_x] = joint.leaf.mode(y_xd[todo_x], seen_xd[todo_x], z_x[todo_x])
@@ -172,11 +177,12 @@ def inpaint(
     exact, parts = _exact(joint, x_bchw, seen_bhw), []
     for x, seen in zip(x_bchw.split(batch), seen_bhw.split(batch)):
         with _view(joint, 'auto'):
-            mean, entropy = joint.moments(x, seen)
-            many = zip(x.repeat(n, 1, 1, 1).split(batch), seen.repeat(n, 1, 1).split(batch))
-            samples = torch.cat([joint.fill(*part, gen) for part in many]).view(n, *x.shape) if n else x.new_empty(0, *x.shape)
+            lp_bnk = joint.evidence(x, seen); mean, entropy = joint.moments(x, seen, lp_bnk)
+            many = [t.repeat(n, *[1]*(t.ndim-1)).split(batch) for t in (x, seen, lp_bnk)]
+            samples = torch.cat([joint.fill(x_, seen_, gen, lp_) for x_, seen_, lp_ in zip(*many)]).view(n, *x.shape) if n else x.new_empty(0, *x.shape)
         with _view(joint, 'auto' if exact else 'density'):
-            log_seen_b, log_all_b, (best, log_best_b) = joint(x, seen), joint(x), likely(joint, x, seen, mean)
+            log_seen_b = joint.top(lp_bnk if exact else _densities(joint, x, seen, lp_bnk))[:, 0] - joint.hidden(x, seen)
+            log_all_b, (best, log_best_b) = joint(x), likely(joint, x, seen, mean, lp_bnk)
         hidden_b = lambda lp_b: (lp_b - log_seen_b).where(~seen.all((1, 2)), 0.)
         parts.append((mean, entropy, samples, log_seen_b, hidden_b(log_all_b), best, hidden_b(log_best_b)))
     mean, entropy, samples, log_seen_b, log_hidden_b, best, log_best_b = (torch.cat(t, int(i==2)) for i, t in enumerate(zip(*parts)))
