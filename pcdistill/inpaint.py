@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from fastcore.basics import patch
 from torch import Tensor
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
@@ -81,7 +81,7 @@ def fit_image(
     c, h, w = shape
     require(c in (1, 3), f'wanted a circuit of grey or RGB images, got one of {c} channels')
     try: im = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.open(image))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError): raise Refused(f'wanted a picture, got {image}, which cannot be decoded') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError): raise Refused(f'wanted a picture, got {image}, which cannot be decoded') from None
     require(im.mode in ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr'), f'wanted a picture of 8-bit pixels, got Pillow mode {im.mode}')
     if im.has_transparency_data: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
     a = np.array(ImageOps.fit(im.convert('L' if c==1 else 'RGB'), (w, h), Image.Resampling.LANCZOS))
