@@ -1,5 +1,5 @@
 "The coder: tables are conditionals, files are as long as the bits, images come back, everything else is refused."
-import copy, math
+import copy, math, os, subprocess, sys
 import numpy as np, pytest, torch
 from einops import rearrange
 from PIL import Image
@@ -140,3 +140,12 @@ def test_every_digit():
     for split in ('train', 'valid', 'test'):
         x = images('digits', split); data = encode(x, joint, RUN, batch=2000)
         assert torch.equal(decode(data, joint, RUN)[0], x) and abs(8*len(unpack(data).payload)/bits(joint, x) - 1) < .01 and len(data)-len(unpack(data).payload) < 150
+
+def test_another_process_reads_it(tmp_path):
+    "Another process, with another number of threads set from outside."
+    joint = joint_of('hclt', 7); x = joint.sample(6, rng(0)); save_joint(joint, tmp_path/'student.safetensors'); torch.save(x, tmp_path/'x.pt')
+    (tmp_path/'f.pcd').write_bytes(encode(x, joint, run_hash(tmp_path/'student.safetensors')))
+    code = ("import sys, torch; from pathlib import Path; from pcdistill.compress import decode, run_hash; from pcdistill.joint import load_joint; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
+            "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_joint(s), run_hash(s))[0], torch.load(d/'x.pt')); print('the same')")
+    p = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
+    assert p.stdout.strip()=='the same', p.stderr
