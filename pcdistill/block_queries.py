@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 from jaxtyping import Float, Int, Bool, Shaped
-from einops import repeat, einsum
+from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
 from .blocks import GaussianBlock, _by_mask
 
@@ -20,13 +20,14 @@ from .blocks import GaussianBlock, _by_mask
 def regression(self:GaussianBlock,
     mask_d:Bool[Tensor, "d"],     # True where seen
     k:Int[Tensor, "k"]|None=None, # components; None: all
-) -> tuple[Float[Tensor, "k h v"], Float[Tensor, "k h h"]]:
+    whole:bool=True,              # False: of the covariance only the diagonal
+) -> tuple[Float[Tensor, "k h v"], Float[Tensor, "k h *h"]]:
     "Coefficients of hidden on seen, and the covariance of what is left, in float64."
-    S, v, h = self.covariance(k), mask_d.nonzero().flatten(), (~mask_d).nonzero().flatten()
-    L = torch.linalg.cholesky(S[:, v][:, :, v])
-    half = torch.linalg.solve_triangular(L, S[:, v][:, :, h], upper=False)
-    left = S[:, h][:, :, h] - half.mT @ half
-    return torch.linalg.solve_triangular(L.mT, half, upper=True).mT, (left + left.mT)/2
+    A_v, A_h = (self.factor(k, m.nonzero().flatten()) for m in (mask_d, ~mask_d))
+    L = torch.linalg.cholesky(A_v @ A_v.mT)
+    half = torch.linalg.solve_triangular(L, A_v @ A_h.mT, upper=False)
+    left = A_h @ A_h.mT - half.mT @ half if whole else A_h.square().sum(2) - half.square().sum(1)
+    return torch.linalg.solve_triangular(L.mT, half, upper=True).mT, (left + left.mT)/2 if whole else left
 
 @patch
 @torch.no_grad()
@@ -106,12 +107,13 @@ def moments(self:GaussianBlock,
         if bool(mask_d.all()): continue
         p = torch.where(p_xk[rows] > tol, p_xk[rows], 0); p = p/p.sum(1, keepdim=True)
         ks = (p.amax(0) > 0).nonzero().flatten()
-        R, left = (t.float() for t in self.regression(mask_d, ks))
-        s_kh, mu, hidden = left.diagonal(dim1=1, dim2=2).clamp_min(1e-4).sqrt(), self.mu_gd[self.body_k[ks]], (~mask_d).nonzero().flatten()
+        R, left = (t.float() for t in self.regression(mask_d, ks, whole=False))
+        r_kh, mu, hidden = (2*left.clamp_min(1e-4)).rsqrt(), self.mu_gd[self.body_k[ks]], (~mask_d).nonzero().flatten()
         for row, p_k in zip(rows.tolist(), p[:, ks]):
-            u = p_k.nonzero().flatten()
-            m = mu[u][:, ~mask_d] + einsum(R[u], x_xd[row, mask_d].float() - mu[u][:, mask_d], 'u h v, u v -> u h')
-            cdf = torch.special.ndtr((edge_v - m[..., None])/s_kh[u][..., None])
-            P_hv = einsum(p_k[u], cdf.diff(dim=-1), 'u, u h v -> h v')
-            mean_xd[row, hidden], H_xd[row, hidden] = P_hv @ torch.arange(self.levels, device=P_hv.device).float(), torch.special.entr(P_hv).sum(1)
+            u = p_k.nonzero().flatten(); r_hu = r_kh[u].T
+            m_hu = (mu[u][:, ~mask_d] + einsum(R[u], x_xd[row, mask_d].float() - mu[u][:, mask_d], 'u h v, u v -> u h')).T
+            for h in torch.arange(len(hidden), device=u.device).split(max(1, (1<<20)//(len(u)*len(edge_v)))):   # small tensors stay in the cache
+                t_huv = rearrange(edge_v, 'v -> 1 1 v') - rearrange(m_hu[h], 'h u -> h u 1')
+                P_hv = (p_k[u]/2 @ t_huv.mul_(rearrange(r_hu[h], 'h u -> h u 1')).erf_()).diff(dim=1)
+                mean_xd[row, hidden[h]], H_xd[row, hidden[h]] = P_hv @ torch.arange(self.levels, device=P_hv.device).float(), torch.special.entr(P_hv.clamp_min(0)).sum(1)
     return mean_xd, H_xd

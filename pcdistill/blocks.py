@@ -97,16 +97,18 @@ class GaussianBlock(nn.Module):
 # %% ../nbs/36_blocks.ipynb #c010
 @patch
 @torch.no_grad()
-def covariance(self:GaussianBlock,
-    k:Int[Tensor, "k"]|None=None, # components; None: all
-) -> Float[Tensor, "k d d"]:
-    "Σ_k in float64."
+def factor(self:GaussianBlock, k:Int[Tensor, "k"]|None=None, v:Int[Tensor, "v"]|None=None) -> Float[Tensor, "k v d"]:
+    "A with Σ = A Aᵀ of components k in float64, or its rows for variables v only; None: all."
     k = torch.arange(self.n_heads, device=self.mu_gd.device) if k is None else k
     g, back = self.body_k[k].unique(return_inverse=True)
-    U = self.tri()[g].double()
-    A = torch.linalg.solve_triangular(U, torch.eye(self.n_vars, device=U.device).double().expand_as(U), upper=False, unitriangular=True)[back]
-    A = A*rearrange(self.logs_kd[k].double().exp(), 'k d -> k 1 d')
-    return A @ A.mT
+    eye_dd = torch.eye(self.n_vars, device=self.mu_gd.device).double()
+    A_gdv = torch.linalg.solve_triangular((self.U_gde[g].tril(-1).double() + eye_dd).mT, repeat(eye_dd if v is None else eye_dd[:, v], 'd v -> g d v', g=len(g)), upper=True, unitriangular=True)
+    return A_gdv.mT[back]*rearrange(self.logs_kd[k].double().exp(), 'k d -> k 1 d')
+
+@patch
+def covariance(self:GaussianBlock, k:Int[Tensor, "k"]|None=None) -> Float[Tensor, "k d d"]:
+    "Σ of components k in float64; None: all."
+    A = self.factor(k); return A @ A.mT
 
 # %% ../nbs/36_blocks.ipynb #c012
 def _plan(block:GaussianBlock, parts:int=4): # column blocks of U, transposed for one product each
@@ -153,10 +155,9 @@ def _by_mask(seen_xd): # distinct masks and the rows that have each
 def _marginal(self:GaussianBlock, x_xd, mask_d): # log density of the variables in one mask
     v = mask_d.nonzero().flatten()
     if len(v)==0: return torch.zeros(len(x_xd), self.n_heads, device=x_xd.device)
-    L = torch.linalg.cholesky(self.covariance()[:, v][:, :, v])
+    A = self.factor(None, v); L = torch.linalg.cholesky(A @ A.mT)
     inv = torch.linalg.solve_triangular(L, torch.eye(len(v), device=L.device).double().expand_as(L), upper=False)
-    mu_kv = self.mu_gd[self.body_k][:, v].double()
-    bias_kv = einsum(inv, mu_kv, 'k v w, k w -> k v')
+    bias_kv = einsum(inv, self.mu_gd[self.body_k][:, v].double(), 'k v w, k w -> k v')
     W_wm = rearrange(inv, 'k v w -> w (k v)')
     q = torch.cat([(rearrange(x @ W_wm, 'x (k v) -> x k v', v=len(v)) - bias_kv).square().sum(-1) for x in x_xd[:, v].double().split(256)])
     lp = -.5*q - L.diagonal(dim1=1, dim2=2).log().sum(1) - .5*len(v)*math.log(2*math.pi)

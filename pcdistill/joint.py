@@ -113,16 +113,16 @@ def linear_back(
 # %% ../nbs/43_joint.ipynb #c010
 @patch
 @torch.enable_grad()
-def posterior(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b n k"]:
-    "p(z_n = k | what was seen) for every patch."
-    lp_bnk = self.evidence(x_bchw, seen_bhw).detach().requires_grad_()
+def posterior(self:Joint, x_bchw, seen_bhw=None, lp_bnk=None) -> Float[Tensor, "b n k"]:
+    "p(z_n = k | what was seen) for every patch; `lp_bnk`: the evidence, if it is at hand (here and below)."
+    lp_bnk = (self.evidence(x_bchw, seen_bhw) if lp_bnk is None else lp_bnk).detach().requires_grad_()
     return torch.autograd.grad(self.top(lp_bnk).sum(), lp_bnk)[0]
 
 @patch
-def moments(self:Joint, x_bchw, seen_bhw) -> Moments:
+def moments(self:Joint, x_bchw, seen_bhw, lp_bnk=None) -> Moments:
     "Posterior mean and entropy of every pixel."
     y_xd, seen_xd = self.rows(x_bchw, seen_bhw)
-    p_xk = rearrange(self.posterior(x_bchw, seen_bhw), 'b n k -> (b n) k')
+    p_xk = rearrange(self.posterior(x_bchw, seen_bhw, lp_bnk), 'b n k -> (b n) k')
     whole = lambda t: from_patches(rearrange(t, '(b n) d -> b n d', b=len(x_bchw)), self.patch, *self.shape)
     mean_bchw, h_bchw = (whole(t) for t in self.leaf.moments(y_xd, seen_xd, p_xk))
     mean_bchw = torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device).float(), linear_back(self.colour, mean_bchw))
@@ -130,10 +130,10 @@ def moments(self:Joint, x_bchw, seen_bhw) -> Moments:
 
 @patch
 @torch.no_grad()
-def fill(self:Joint, x_bchw, seen_bhw, gen) -> UInt8[Tensor, "b c h w"]:
+def fill(self:Joint, x_bchw, seen_bhw, gen, lp_bnk=None) -> UInt8[Tensor, "b c h w"]:
     "Images with the hidden pixels drawn from p(hidden | seen)."
     y_xd, seen_xd = self.rows(x_bchw, seen_bhw)
-    lp_bnk = self.evidence(x_bchw, seen_bhw)
+    lp_bnk = self.evidence(x_bchw, seen_bhw) if lp_bnk is None else lp_bnk
     z_bn = sample_given(self.top, lp_bnk, torch.ones(lp_bnk.shape[:2], dtype=torch.bool, device=self.device), gen)
     y_xd = self.leaf.fill(y_xd, seen_xd, rearrange(z_bn, 'b n -> (b n)'), gen)
     new = self.colour.inverse(from_patches(rearrange(y_xd, '(b n) d -> b n d', b=len(x_bchw)), self.patch, *self.shape))

@@ -1,8 +1,10 @@
 "Masks, and every answer about hidden pixels as a sum over all completions."
 import math
-import pytest, torch
+import numpy as np, pytest, torch
+from PIL import Image
 from pcdistill.core import rng
-from pcdistill.inpaint import MASKS, Inpainted, figure, inpaint, mask
+from pcdistill.data import images
+from pcdistill.inpaint import MASKS, Inpainted, figure, fit_image, inpaint, mask
 from test_evaluate import ALL_X, toy
 
 @pytest.mark.parametrize('name', list(MASKS))
@@ -78,7 +80,65 @@ def test_the_hidden_truth_is_not_looked_at():
 def test_figure():
     r = inpaint(toy(0), ALL_X[:5], torch.rand(5, 2, 4, generator=rng(0)) > .5, 3, rng(0))
     labels = [a.get_ylabel().split('\n')[0] for a in figure(r, images=4, samples=2).axes]
-    assert labels==['image', 'seen', 'sample 1', 'sample 2', 'mean', 'entropy'] and isinstance(r, Inpainted)
+    assert labels==['image', 'seen', 'sample 1', 'sample 2', 'likely', 'mean', 'entropy'] and isinstance(r, Inpainted)
+
+def test_single_channels(refuses):
+    all_alike = torch.rand(2, 1, 8, 8, generator=rng(0)).expand(2, 3, 8, 8) > .5
+    assert torch.equal(mask(all_alike, 2, 8, 8, rng(0)), all_alike[:, 0])
+    green = all_alike.clone(); green[1, 1, 0, 0] ^= True
+    refuses(lambda: mask(green, 2, 8, 8, rng(0)), 'channels', 'colour map')
+
+@pytest.mark.parametrize('seed', range(5))
+def test_likely_completions(seed):
+    joint, gen = toy(seed), rng(seed); x = ALL_X[torch.randint(0, 256, (40,), generator=gen)]; seen = torch.rand(40, 2, 4, generator=gen) > .6
+    r = inpaint(joint, x, seen, 3, gen, batch=17)
+    with torch.no_grad(): p_x, lp_b = joint(ALL_X), joint(r.likely)
+    assert torch.equal(torch.where(seen[:, None], r.likely, 0), torch.where(seen[:, None], x, 0))
+    whole = seen.all((1, 2)); assert torch.allclose(r.log_likely_b[~whole], (lp_b - r.log_seen_b)[~whole], atol=1e-5) and (r.log_likely_b[whole]==0).all()
+    best = torch.stack([p_x[((ALL_X==x[i]) | ~seen[i]).flatten(1).all(1)].max() for i in range(40)])
+    with torch.no_grad(): mean_b = joint(torch.where(seen[:, None], x, r.mean.round().to(torch.uint8)))
+    assert (lp_b <= best + 1e-5).all() and (lp_b >= mean_b - 1e-5).all()
+    assert (lp_b >= best - 1e-5).double().mean() > .5                       # not guaranteed, but usual
+
+def test_fit_image(tmp_path, refuses):
+    a = np.arange(6*8*3, dtype=np.uint8).reshape(6, 8, 3); Image.fromarray(a).save(tmp_path/'a.png')
+    assert torch.equal(fit_image(tmp_path/'a.png', (3, 6, 8)), torch.from_numpy(a).permute(2, 0, 1)[None])
+    for mode, size in (('L', (1, 1)), ('RGB', (100, 3)), ('RGBA', (5, 9)), ('P', (7, 7)), ('CMYK', (40, 30)), ('1', (9, 4)), ('LA', (3, 3))):
+        for shape in ((1, 8, 8), (3, 4, 6)):
+            x = fit_image(Image.new(mode, size), shape); assert x.shape==(1, *shape) and x.dtype==torch.uint8
+    turned = Image.new('RGB', (4, 2)); turned.putpixel((0, 0), (255, 0, 0)); exif = turned.getexif(); exif[0x0112] = 6; turned.save(tmp_path/'t.png', exif=exif)
+    x = fit_image(tmp_path/'t.png', (3, 4, 2)); assert x[0, 0, 0, 1]==255 and x.sum()==255                  # on its side in the file, upright here
+    (tmp_path/'b.png').write_bytes(b'nothing'); Image.fromarray(torch.randint(0, 256, (40, 40), generator=rng(0)).byte().numpy()).save(tmp_path/'cut.png'); (tmp_path/'cut.png').write_bytes((tmp_path/'cut.png').read_bytes()[:800])
+    for bad in ('b.png', 'none.png', 'cut.png', ''): refuses(lambda: fit_image(tmp_path/bad, (3, 6, 8)), 'picture')
+    refuses(lambda: fit_image(Image.new('I;16', (4, 4)), (1, 4, 4)), '8-bit')
+    refuses(lambda: fit_image(tmp_path/'a.png', (2, 4, 4)), 'channels')
+    refuses(lambda: inpaint(toy(0), fit_image(tmp_path/'a.png', (1, 3, 4)), torch.ones(3, 4).bool(), 1, rng(0)), '(1, 2, 4)', 'fit_image')
+
+@pytest.fixture(scope='module')
+def digits_joint():
+    "A circuit of digits, trained for a moment."
+    from pcdistill.colour import COLOURS
+    from pcdistill.joint import Joint
+    from pcdistill.leaf import LeafConfig, fit_leaf
+    from pcdistill.patches import to_patches
+    from pcdistill.teacher import fit_pixels
+    from pcdistill.top import fit_top
+    train, g = images('digits', 'train'), rng(0); z_bn = fit_pixels(train, 4, 12, g).codes(train)
+    leaf, _ = fit_leaf(to_patches(train.long(), 4).flatten(0, 1), z_bn.flatten(), 256, 12, LeafConfig(states=8, epochs=3, batch=1024), g, progress=False)
+    return Joint(leaf, fit_top(z_bn, 12), COLOURS['rgb'], 4, (1, 8, 8))
+
+@pytest.mark.parametrize('name', ['top', 'centre', 'strips', 'random90'])
+def test_averages_over_samples(name, digits_joint):
+    "On real images: mean, entropy and the means of every hidden pixel over 3,000 conditional samples, within 4 standard errors."
+    n, x, v = 3000, images('digits', 'test')[7:8], torch.arange(256).double()
+    seen = mask(name, 1, 8, 8, rng(5)); r = inpaint(digits_joint, x, seen, n, rng(6), batch=1000)
+    for i, (row, col) in enumerate((~seen[0]).nonzero().tolist()):
+        values, also = x.repeat(256, 1, 1, 1), seen.clone(); values[:, 0, row, col] = v.byte(); also[0, row, col] = True
+        with torch.no_grad(): p_v = (digits_joint(values, also.expand(256, -1, -1)) - digits_joint(x, seen)).double().exp()
+        drawn = r.samples[:, 0, 0, row, col].long(); surprise_v = -p_v.log2(); mean, entropy = p_v @ v, torch.special.entr(p_v).sum()/math.log(2)
+        assert abs(p_v.sum()-1) < 1e-3 and abs(r.mean[0, 0, row, col]-mean) < .05 and abs(r.entropy[0, row, col]-entropy) < .01
+        assert abs(drawn.double().mean()-mean) < 4*(p_v @ (v-mean)**2/n).sqrt() + .05
+        assert abs(surprise_v[drawn].mean()-entropy) < 4*(p_v @ (surprise_v-entropy)**2/n).sqrt() + .01
 
 # ---- Gaussian leaves: probabilities where there are any, densities else, never a mixture of both
 
@@ -113,3 +173,13 @@ def test_gaussian_holes_are_densities():
     p_v = r.log_hidden_b.double().exp()                                                            # far narrower than 256 levels, far wider than one
     assert abs(p_v.sum()-1) < 1e-3 and abs(p_v @ torch.arange(256.).double() - r.mean[0, 0, 0, 0]) < .1
     assert abs(torch.special.entr(p_v).sum()/math.log(2) - r.entropy[0, 0, 0]) < .02
+
+def test_gaussian_likely_completions():
+    for seed in range(3):
+        joint, x = gauss(seed), torch.randint(60, 200, (6, 1, 2, 4), dtype=torch.uint8, generator=rng(seed)); seen = torch.rand(6, 2, 4, generator=rng(seed)) > .5; seen[0], seen[1] = True, False
+        r = inpaint(joint, x, seen, 200, rng(1))
+        assert torch.equal(torch.where(seen[:, None], r.likely, 0), torch.where(seen[:, None], x, 0)) and r.log_likely_b[0]==0 and (r.log_likely_b[1:] >= r.log_hidden_b[1:] - 1e-3).all()
+        view = joint.leaf.view; joint.leaf.view = 'auto' if r.exact else 'density'
+        with torch.no_grad(): lp_nb = torch.stack([joint(s) for s in (r.likely, *r.samples)])
+        joint.leaf.view = view
+        assert torch.allclose(lp_nb[0] - r.log_seen_b, r.log_likely_b, atol=1e-3) and (lp_nb[0] >= lp_nb[1:].amax(0) - 1e-3).all()
