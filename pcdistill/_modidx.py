@@ -781,6 +781,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.widgets.hidden_text': ('widgets.html#hidden_text', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.inpaint_pad': ('widgets.html#inpaint_pad', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.log_true': ('widgets.html#log_true', 'pcdistill/widgets.py'),
+                                   'pcdistill.widgets.panel': ('widgets.html#panel', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.pixel_text': ('widgets.html#pixel_text', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.put': ('widgets.html#put', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.sheet': ('widgets.html#sheet', 'pcdistill/widgets.py'),

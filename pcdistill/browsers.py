@@ -25,7 +25,7 @@ from .queries import sample as sample_given
 from .em import tables
 from .joint import Joint, linear_back
 from .evaluate import Ledger, waterfall, waterfall_bits
-from .widgets import Gallery, drawing, gallery, put, viridis
+from .widgets import Gallery, drawing, gallery, panel, put, viridis
 
 # %% ../nbs/55_browsers.ipynb #c006
 class Latents(NamedTuple):
@@ -138,14 +138,14 @@ def latent_figure(
     grid(l.mean_kchw[order]/255, math.isqrt(len(order)-1)+1, ax['all'], f'mean patches, by {by}')
     grid(best_patches(l, k, x_bchw, joint), 8, ax['real'], f'patches of value {k}: {l.use_k[k]:.1%}, {l.bits_k[k]:.2f} bits/dim')
     grid(l.mean_kchw[near]/255, 8, ax['beside'], 'values most often beside it')
-    heat(places(l, k, joint), ax['place'], 'where', vmin=0); ax['place'].set(xticks=[], yticks=[], aspect='equal')
+    heat(places(l, k, joint), ax['place'], 'where', vmin=0.); ax['place'].set(xticks=[], yticks=[], aspect='equal')
     return fig
 
 # %% ../nbs/55_browsers.ipynb #c017
 def _closely(joint, l, x_bchw, k): # pictures and lines about one value
     near = neighbours(joint, l.z_bn)[k].topk(min(6, len(l.use_k)))
     where = viridis(places(l, k, joint)[None])
-    return best_patches(l, k, x_bchw, joint, 12), near.indices, [f'{v}: {p:.0%}' for v, p in zip(near.indices.tolist(), near.values.tolist())], where
+    return best_patches(l, k, x_bchw, joint, 12), near.indices, [f'{v}\n{p:.0%}' for v, p in zip(near.indices.tolist(), near.values.tolist())], where
 
 def _patch_grid(joint, x_chw): # the patches of an image, as a gallery
     p, c = joint.patch, joint.shape[0]
@@ -159,16 +159,17 @@ def latent_browser(
 ) -> ui.VBox:
     "What each latent value stands for, and what an image becomes with another one."
     x_bchw = x_bchw.cpu(); l, p = latents(joint, x_bchw), joint.patch; cols = joint.shape[2]//p; title = lambda t: ui.HTML(f'<b>{t}</b>')
-    by = ui.Dropdown(options=list(SORTS), value='use', description='sorted by'); reach = ui.Dropdown(options=[('alone', 0), ('and those around it', 1), ('and those two around', 2)], description='this patch')
+    slim = ui.Layout(width='230px'); by = ui.Dropdown(options=list(SORTS), value='use', description='sorted by', layout=slim); reach = ui.Dropdown(options=[('alone', 0), ('and those around it', 1), ('and those two around', 2)], description='this patch', layout=slim)
     every = Gallery(label='latent values', pick=True, width=36, value=0); head = title('')
-    real, near, where = (Gallery(label=t, width=s, pick=t.startswith('values')) for t, s in (('real patches of this value', 36), ('values most often beside it', 36), ('where it occurs', 110)))
+    real, near, where = (Gallery(label=t, width=s, pick=t.startswith('values')) for t, s in (('real patches of this value', 44), ('values most often beside it', 44), ('where it occurs', 110)))
     which = gallery(x_bchw[:8], 'image to change', cols=8, size=44, pick=True); patches = Gallery(label='patch to change', pick=True, width=max(12, 110//cols), value=0); made = Gallery(label='with this value', width=88)
-    box = ui.VBox([by, ui.HBox([ui.VBox([title('latent values'), every]), ui.VBox([head, real, title('beside it: choose one to go there'), near]), ui.VBox([title('where'), where])]),
-                   title('the same value for a patch of an image'), which, ui.HBox([ui.VBox([patches, reach]), made])])
+    box = panel([by, ui.HBox([ui.VBox([title('latent values'), every]), ui.VBox([head, real, title('beside it: choose one to go there'), near]), ui.VBox([title('where'), where])]),
+                 title('the same value for a patch of an image (p: how likely the rest makes it)'), which, ui.HBox([ui.VBox([patches, reach]), made])], 'latents',
+                head=head, by=by, every=every, real=real, near=near, where=where, which=which, patches=patches, reach=reach, made=made)
     box.k, order, beside = 0, [], []
     def change(_=None):
         s = swap(joint, x_bchw[which.value], patches.value, box.k, rng(seed, joint.device), reach.value)
-        names = ['image', f'mean\np(value) = {math.exp(s.log_p):.2g}', *(f'sample {i+1}' for i in range(len(s.samples)))]
+        names = ['image', f'mean\np = {math.exp(s.log_p):.1g}', *(f'sample {i+1}' for i in range(len(s.samples)))]
         put(made, torch.stack([x_bchw[which.value], s.mean.round().to(torch.uint8), *s.samples]), names, 5)
     def go(k):
         box.k = k; r, beside[:], names, at = _closely(joint, l, x_bchw, k)
@@ -181,7 +182,6 @@ def latent_browser(
     near.observe(lambda c: c.new >= 0 and (go(int(beside[c.new])), sort()), 'value')
     which.observe(picture, 'value'); patches.observe(change, 'value'); reach.observe(change, 'value')
     box.k = int(l.use_k.argmax()); sort(); picture(); go(box.k)
-    box.by, box.every, box.real, box.near, box.where, box.which, box.patches, box.reach, box.made = by, every, real, near, where, which, patches, reach, made
     return box
 
 # %% ../nbs/55_browsers.ipynb #c020
@@ -248,18 +248,17 @@ def sample_browser(
 ) -> ui.VBox:
     "Samples with their bits; the nearest training images of the one chosen; temperature and seed."
     usual = None if test_nchw is None else float(nearest(test_nchw[:100].cpu(), train_nchw.cpu(), 1)[0].median())
-    seed = ui.BoundedIntText(value=0, min=0, max=2**31-1, description='seed'); T = ui.BoundedFloatText(value=1., min=.1, max=3., step=.1, description='temperature')
-    every, near = Gallery(label='samples', width=72, pick=True, value=0), Gallery(label='the chosen sample and its nearest training images', width=96); said = ui.HTML()
-    box = ui.VBox([ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])])
+    slim = ui.Layout(width='190px'); seed = ui.BoundedIntText(value=0, min=0, max=2**31-1, description='seed', layout=slim); T = ui.BoundedFloatText(value=1., min=.1, max=3., step=.1, description='temperature', layout=slim, style=dict(description_width='initial'))
+    every, near = Gallery(label='samples', width=58, pick=True, value=0), Gallery(label='the chosen sample and its nearest training images', width=78); said = ui.HTML()
+    box = panel([ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])], 'samples', seed=seed, T=T, every=every, near=near, said=said)
     def look(_=None):
         s, i = box.drawn, every.value
-        put(near, torch.cat([s.x[i:i+1], train_nchw[s.near_bm[i].to(train_nchw.device)].cpu()]), [f'sample\n{s.bits_b[i]:.2f} bits/dim', *(f'training image\nrms {d:.0f}' for d in s.rms_bm[i].tolist())], 4)
+        put(near, torch.cat([s.x[i:i+1], train_nchw[s.near_bm[i].to(train_nchw.device)].cpu()]), [f'sample\n{s.bits_b[i]:.2f} bits/dim', *(f'training\nrms {d:.0f}' for d in s.rms_bm[i].tolist())], 4)
         said.value = f'Median distance of these samples to the nearest training image: {s.rms_bm[:, 0].median():.0f}' + ('.' if usual is None else f'; of images never trained on: {usual:.0f}.')
     def again(_=None):
         box.drawn = draw(joint, train_nchw, n, rng(seed.value, joint.device), T.value)
         put(every, box.drawn.x, [f'{b:.2f}' for b in box.drawn.bits_b.tolist()], 6); look()
     seed.observe(again, 'value'); T.observe(again, 'value'); every.observe(look, 'value'); again()
-    box.seed, box.T, box.every, box.near, box.said = seed, T, every, near, said
     return box
 
 # %% ../nbs/55_browsers.ipynb #c029
@@ -278,7 +277,7 @@ def growth_figure(
     require(len(history) > 0 and all({'round', 'body', 'patches', 'split', 'bits', 'accepted'} <= set(r) for r in history), f'wanted the history of growing, a dictionary for each division, got {len(history)} of something else')
     r = history[i]; fig = Figure(figsize=(9, 2.9), dpi=72, layout='constrained'); a, b, c = fig.subplots(1, 3, width_ratios=[1.1, 1, 1.2])
     a.bar(range(len(r['patches'])), r['patches'], color=['tab:orange' if h in r['split'] else '.7' for h in range(len(r['patches']))], edgecolor='k', linewidth=.5)
-    a.set(xlabel='head (orange: split)', ylabel='patches', xticks=range(len(r['patches']))); a.set_title(f"body {r['body']}, {r['moved']:,} patches moved", fontsize=10)
+    a.set(xlabel='head (orange: split)', ylabel='patches', xticks=range(len(r['patches'])), xlim=(-.6, max(len(s['patches']) for s in history) - .4)); a.set_title(f"body {r['body']}, {r['moved']:,} patches moved", fontsize=10)
     v = list(r['bits'].values()); low, high = min(v), max(v); room = max(high-low, .002*high)
     b.bar(range(3), v, color=['.7', '.85', 'tab:green' if r['accepted'] else 'tab:red'], edgecolor='k', linewidth=.5)
     for j, y in enumerate(v): b.text(j, y, f'{y:.3f}', ha='center', va='bottom', fontsize=8)
@@ -287,23 +286,22 @@ def growth_figure(
         at = [(s['round'], s['body']) for s in history if s['accepted'] is done]
         if at: c.scatter(*zip(*at), c=colour, marker='s', s=60, label='kept' if done else 'refused')
     c.scatter([r['round']], [r['body']], facecolors='none', edgecolors='k', marker='s', s=160, linewidths=1.5)
-    c.xaxis.set_major_locator(MaxNLocator(integer=True)); c.yaxis.set_major_locator(MaxNLocator(integer=True)); c.margins(.15)
-    c.set(xlabel='round', ylabel='body'); c.set_title(f'step {i+1} of {len(history)}', fontsize=10); c.legend(fontsize=8)
+    c.xaxis.set_major_locator(MaxNLocator(integer=True)); c.yaxis.set_major_locator(MaxNLocator(integer=True)); c.margins(.15, .3)
+    c.set(xlabel='round', ylabel='body'); c.set_title(f'step {i+1} of {len(history)}', fontsize=10); c.legend(fontsize=8, ncols=2, loc='upper center')
     return fig
 
 def growth_stepper(history:list[dict]) -> ui.VBox:
     "Forward and back through progressive growing."
     picture, said = drawing(growth_figure(history, 0), growth_text(history[0])), ui.HTML()
-    step = ui.BoundedIntText(value=1, min=1, max=len(history), description='step'); back, on = ui.Button(description='back', tooltip='one step back'), ui.Button(description='forward', tooltip='one step forward')
+    step = ui.BoundedIntText(value=1, min=1, max=len(history), description='step', layout=ui.Layout(width='160px')); back, on = ui.Button(description='back', tooltip='one step back'), ui.Button(description='forward', tooltip='one step forward')
     def show(_=None): i = step.value-1; drawing(growth_figure(history, i), growth_text(history[i]), picture); said.value = growth_text(history[i]); back.disabled, on.disabled = i==0, i==len(history)-1
     back.on_click(lambda _: setattr(step, 'value', step.value-1)); on.on_click(lambda _: setattr(step, 'value', step.value+1)); step.observe(show, 'value'); show()
-    box = ui.VBox([ui.HBox([back, step, on]), picture, said]); box.step, box.back, box.on, box.picture, box.said = step, back, on, picture, said
-    return box
+    return panel([ui.HBox([back, step, on]), picture, said], 'growth', step=step, back=back, on=on, picture=picture, said=said)
 
 # %% ../nbs/55_browsers.ipynb #c033
 def ledger_figure(
     ledger:Ledger,                   # of the images
-    student_b:Float[Tensor, "b"],    # log p(x) of each, nats
+    student_b:Float[Tensor, "_"],    # log p(x) of each, nats
     x_bchw:UInt8[Tensor, "b c h w"], # the images
     i:int,                           # the one shown
 ) -> Figure:
@@ -317,7 +315,7 @@ def ledger_figure(
 
 def ledger_view(
     ledger:Ledger,                   # of the images
-    student_b:Float[Tensor, "b"],    # log p(x) of each, nats
+    student_b:Float[Tensor, "_"],    # log p(x) of each, nats
     x_bchw:UInt8[Tensor, "b c h w"], # the images
 ) -> ui.VBox:
     "Student against teacher, term by term, for the image chosen."
@@ -325,5 +323,4 @@ def ledger_view(
     text = lambda i: f'ledger of image {i}: ' + ', '.join(f'{n.removesuffix("_b")} {float(t[i])/(x_bchw[0].numel()*math.log(2)):+.3f}' for n, t in ledger._asdict().items()) + ' bits a dimension saved'
     picture = drawing(ledger_figure(ledger, student_b, x_bchw, 0), text(0))
     choose.observe(lambda c: drawing(ledger_figure(ledger, student_b, x_bchw, c.new), text(c.new), picture), 'value')
-    box = ui.VBox([ui.HTML('Choose an image; below each: bits a dimension the student saves.'), choose, picture]); box.choose, box.picture = choose, picture
-    return box
+    return panel([ui.HTML('Choose an image; below each: bits a dimension the student saves.'), choose, picture], 'ledger', choose=choose, picture=picture)

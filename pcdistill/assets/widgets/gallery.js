@@ -43,11 +43,13 @@ function render({ model, el }) {
     const n = model.get('n'), cols = Math.max(1, Math.min(n, model.get('cols'))), value = Math.max(0, model.get('value'))
     const to = { ArrowRight: value + 1, ArrowLeft: value - 1, ArrowDown: value + cols, ArrowUp: value - cols, Home: 0, End: n - 1, Enter: value, ' ': value }[e.key]
     if (to === undefined) return
-    e.preventDefault(); e.stopPropagation()
+    e.preventDefault()
     if (to >= 0 && to < n) choose(to)
   }
   model.on('change:png', draw); model.on('change:names', draw); model.on('change:value', mark)
-  el.classList.add('pcd'); el.append(box, gone); draw()
+  el.classList.add('pcd')
+  el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
+  el.append(box, gone); draw()
   return () => { model.off('change:png', draw); model.off('change:names', draw); model.off('change:value', mark); if (url) URL.revokeObjectURL(url) }
 }
 export default { render }

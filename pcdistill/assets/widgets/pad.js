@@ -25,6 +25,9 @@ function render({ model, el }) {
     button('undo', 'undo the last stroke', back), button('none', 'hide nothing', () => fill(0)), button('all', 'hide all pixels', () => fill(1)),
     button('open …', 'open an image of your own, or drop one on the picture', () => file.click()), file)
 
+  const blend = element('input', { type: 'range', min: 0, max: 1, step: .05, value: model.get('blend'), 'aria-label': 'from the sample to the mean' })
+  const mix = element('div', { class: 'pcd-bar' }, 'sample', blend, 'mean')
+
   function draw() {
     const rgb = bytes(model.get('image')), shown = new ImageData(cols, rows)
     if (rgb.length !== 3*rows*cols) return
@@ -86,18 +89,22 @@ function render({ model, el }) {
     else if (key === 'u') back()
     else if (key === '+' || key === '-') { size.value = Number(size.value) + (key === '+' ? 1 : -1); size.oninput() }
     else return
-    e.preventDefault(); e.stopPropagation()            // the notebook has shortcuts of its own
+    e.preventDefault()
   }
   canvas.ondragover = e => e.preventDefault()
   canvas.ondrop = e => { e.preventDefault(); e.stopPropagation(); take(e.dataTransfer.files[0]) }
   file.onchange = () => { take(file.files[0]); file.value = '' }
   size.oninput = () => { model.set('brush', Number(size.value)); model.save_changes(); draw() }
 
+  blend.oninput = () => { model.set('blend', Number(blend.value)); model.save_changes() }
+
   const fromPython = () => { if (!last && !timer) mask = bytes(model.get('mask')).slice(); draw() }
   const newImage = () => { clearTimeout(timer); timer = null; last = null; undo = []; fromPython() }
   const said = () => { note.textContent = model.get('note'); readout.textContent = model.get('readout') }
   model.on('change:mask', fromPython); model.on('change:image', newImage); model.on('change:note change:readout', said)
-  el.classList.add('pcd'); el.append(canvas, bar, readout, note, element('div', { class: 'pcd-gone' }, 'The kernel is gone: run this cell again.'))
+  el.classList.add('pcd')
+  el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
+  el.append(canvas, bar, mix, readout, note, element('div', { class: 'pcd-gone' }, 'The kernel is gone: run this cell again.'))
   tool(true); said()
   return () => { clearTimeout(timer); model.off('change:mask', fromPython); model.off('change:image', newImage); model.off('change:note change:readout', said) }
 }
