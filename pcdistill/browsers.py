@@ -142,8 +142,8 @@ def latent_figure(
     return fig
 
 # %% ../nbs/55_browsers.ipynb #c017
-def _closely(joint, l, x_bchw, k): # pictures and lines about one value
-    near = neighbours(joint, l.z_bn)[k].topk(min(6, len(l.use_k)))
+def _closely(joint, l, beside_kk, x_bchw, k): # pictures and lines about one value
+    near = beside_kk[k].topk(min(6, len(l.use_k)))
     where = viridis(places(l, k, joint)[None])
     return best_patches(l, k, x_bchw, joint, 12), near.indices, [f'{v}\n{p:.0%}' for v, p in zip(near.indices.tolist(), near.values.tolist())], where
 
@@ -158,7 +158,7 @@ def latent_browser(
     most:int=64,                     # values shown at most
 ) -> ui.VBox:
     "What each latent value stands for, and what an image becomes with another one."
-    x_bchw = x_bchw.cpu(); l, p = latents(joint, x_bchw), joint.patch; cols = joint.shape[2]//p; title = lambda t: ui.HTML(f'<b>{t}</b>')
+    x_bchw = x_bchw.cpu(); l, p = latents(joint, x_bchw), joint.patch; beside_kk = neighbours(joint, l.z_bn); cols = joint.shape[2]//p; title = lambda t: ui.HTML(f'<b>{t}</b>')
     slim = ui.Layout(width='230px'); by = ui.Dropdown(options=list(SORTS), value='use', description='sorted by', layout=slim); reach = ui.Dropdown(options=[('alone', 0), ('and those around it', 1), ('and those two around', 2)], description='this patch', layout=slim)
     every = Gallery(label='latent values', pick=True, width=36, value=0); head = title('')
     real, near, where = (Gallery(label=t, width=s, pick=t.startswith('values')) for t, s in (('real patches of this value', 44), ('values most often beside it', 44), ('where it occurs', 110)))
@@ -172,7 +172,7 @@ def latent_browser(
         names = ['image', f'mean\np = {math.exp(s.log_p):.1g}', *(f'sample {i+1}' for i in range(len(s.samples)))]
         put(made, torch.stack([x_bchw[which.value], s.mean.round().to(torch.uint8), *s.samples]), names, 5)
     def go(k):
-        box.k = k; r, beside[:], names, at = _closely(joint, l, x_bchw, k)
+        box.k = k; r, beside[:], names, at = _closely(joint, l, beside_kk, x_bchw, k)
         head.value = f'<b>value {k}</b>: {l.use_k[k]:.1%} of patches, {int(l.size_k[k])} here, {l.bits_k[k]:.2f} bits/dim'
         put(real, r, None, 6); put(where, at, [f'0 to {float(places(l, k, joint).max()):.0%}'], 1); put(near, l.mean_kchw[list(map(int, beside))]/255, names, 6); near.value = -1
         change()

@@ -188,6 +188,13 @@ def test_fast_painting_does_not_queue(opened, ask, widget):
     box.get_by_role('button', name='hide all pixels').click(); until('a full mask', lambda: len(ask(hidden))==64)
     shoot(box, 'pad_all')
 
+def test_pad_by_touch(opened, ask, widget):
+    box = widget('inpaint'); canvas = box.locator('canvas'); box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
+    at = lambda row, col: [dict(zip('xy', cell(canvas, row, col)))]
+    finger = opened.context.new_cdp_session(opened.page)
+    for kind, points in (('touchStart', at(2, 1)), ('touchMove', at(3, 1)), ('touchMove', at(5, 1)), ('touchEnd', [])): finger.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=points))
+    until('a finger\'s stroke', lambda: ask(hidden)==[17, 25, 33, 41])
+
 def test_pad_by_keyboard(opened, ask, widget):
     box = widget('inpaint'); canvas = box.locator('canvas')
     box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
@@ -209,6 +216,11 @@ def test_another_image_and_a_file_of_ones_own(opened, ask, widget, tmp_path):
     options.nth(4).click(); until('image 4', lambda: ask('bool((pad.result().image[0]==test[4]).all())'))
     Image.new('RGB', (50, 30), (200, 10, 10)).save(tmp_path/'red.png'); box.locator('input[type=file]').set_input_files(tmp_path/'red.png')
     until('the file, fitted', lambda: ask('pad.result().image.unique().tolist()')==[67])
+    box.locator('canvas').evaluate('''async canvas => {
+        const side = 16, paper = new OffscreenCanvas(side, side); const c = paper.getContext('2d'); c.fillStyle = '#404040'; c.fillRect(0, 0, side, side)
+        const held = new DataTransfer(); held.items.add(new File([await paper.convertToBlob()], 'grey.png', { type: 'image/png' }))
+        canvas.dispatchEvent(new DragEvent('drop', { dataTransfer: held, bubbles: true, cancelable: true }))
+    }'''); until('a file dropped on it', lambda: ask('pad.result().image.unique().tolist()')==[64])
     (tmp_path/'text.png').write_text('no image'); box.locator('input[type=file]').set_input_files(tmp_path/'text.png')
     until('a sentence', lambda: 'wanted an image file' in box.get_by_role('alert').inner_text())
     options.nth(0).click(); until('image 0', lambda: ask('bool((pad.result().image[0]==test[0]).all())'))
