@@ -37,7 +37,7 @@ test: $(READY)
 browser: $(READY)
 	@$(CHROMIUM) >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 	  || { echo 'wanted Chromium, got none, and it cannot be installed from here: as root, apt-get install chromium'; exit 1; }
-	$(PY) -m pip install -q -c constraints.txt -e '.[browser]'
+	$(PY) -m pip install -q -c constraints.txt $$(sed -n 's/^browser_requirements = //p' settings.ini)
 	PCDISTILL_BROWSER=required $(PY) -m pytest -q -rs tests/browser
 
 lab: $(READY)

@@ -142,49 +142,54 @@ def latent_figure(
     return fig
 
 # %% ../nbs/55_browsers.ipynb #c017
-def _closely(joint, l, beside_kk, x_bchw, k): # pictures and lines about one value
-    near = beside_kk[k].topk(min(6, len(l.use_k)))
-    where = viridis(places(l, k, joint)[None])
-    return best_patches(l, k, x_bchw, joint, 12), near.indices, [f'{v}\n{p:.0%}' for v, p in zip(near.indices.tolist(), near.values.tolist())], where
-
 def _patch_grid(joint, x_chw): # the patches of an image, as a gallery
     p, c = joint.patch, joint.shape[0]
     return from_patches(rearrange(to_patches(x_chw[None], p), '1 n d -> n 1 d'), p, c, p, p)
 
+def _title(text): return ui.HTML(f'<b>{text}</b>')
+
+def _latent_parts(x_bchw, cols): # the controls, laid out; cols: patches a row
+    slim = ui.Layout(width='260px'); pick = lambda label, width: Gallery(label=label, width=width, pick=True, value=0)
+    by = ui.Dropdown(options=list(SORTS), value='use', description='sorted by', layout=slim)
+    reach = ui.Dropdown(options=[('alone', 0), ('and those around it', 1), ('and those two around', 2)], description='this patch', layout=slim)
+    every, near, patches = pick('latent values', 36), pick('values most often beside it', 44), pick('patch to change', max(12, 110//cols))
+    real, where, made = (Gallery(label=label, width=width) for label, width in (('real patches of this value', 44), ('where it occurs', 110), ('with this value', 88)))
+    which, head = gallery(x_bchw[:8], 'image to change', cols=8, size=44, pick=True), _title('')
+    above = ui.HBox([ui.VBox([_title('latent values'), every]), ui.VBox([head, real, _title('beside it: choose one to go there'), near]), ui.VBox([_title('where'), where])])
+    below = [_title('the same value for a patch of an image (p: how likely the rest makes it)'), which, ui.HBox([ui.VBox([patches, reach]), made])]
+    return panel([by, above, *below], 'latents', head=head, by=by, every=every, real=real, near=near, where=where, which=which, patches=patches, reach=reach, made=made)
+
+# %% ../nbs/55_browsers.ipynb #c018
 def latent_browser(
     joint:Joint,                     # the circuit
     x_bchw:UInt8[Tensor, "b c h w"], # images to look at; some hundreds tell enough
     seed:int=0,                      # of the samples
     most:int=64,                     # values shown at most
 ) -> ui.VBox:
-    "What each latent value stands for, and what an image becomes with another one."
-    x_bchw = x_bchw.cpu(); l, p = latents(joint, x_bchw), joint.patch; beside_kk = neighbours(joint, l.z_bn); cols = joint.shape[2]//p; title = lambda t: ui.HTML(f'<b>{t}</b>')
-    slim = ui.Layout(width='230px'); by = ui.Dropdown(options=list(SORTS), value='use', description='sorted by', layout=slim); reach = ui.Dropdown(options=[('alone', 0), ('and those around it', 1), ('and those two around', 2)], description='this patch', layout=slim)
-    every = Gallery(label='latent values', pick=True, width=36, value=0); head = title('')
-    real, near, where = (Gallery(label=t, width=s, pick=t.startswith('values')) for t, s in (('real patches of this value', 44), ('values most often beside it', 44), ('where it occurs', 110)))
-    which = gallery(x_bchw[:8], 'image to change', cols=8, size=44, pick=True); patches = Gallery(label='patch to change', pick=True, width=max(12, 110//cols), value=0); made = Gallery(label='with this value', width=88)
-    box = panel([by, ui.HBox([ui.VBox([title('latent values'), every]), ui.VBox([head, real, title('beside it: choose one to go there'), near]), ui.VBox([title('where'), where])]),
-                 title('the same value for a patch of an image (p: how likely the rest makes it)'), which, ui.HBox([ui.VBox([patches, reach]), made])], 'latents',
-                head=head, by=by, every=every, real=real, near=near, where=where, which=which, patches=patches, reach=reach, made=made)
-    box.k, order, beside = 0, [], []
+    "What each latent value stands for, and what an image becomes with another one. `.k` is the value chosen."
+    x_bchw, cols = x_bchw.cpu(), joint.shape[2]//joint.patch; l = latents(joint, x_bchw); beside_kk = neighbours(joint, l.z_bn)
+    b = _latent_parts(x_bchw, cols); b.k, order, beside = int(l.use_k.argmax()), [], []
     def change(_=None):
-        s = swap(joint, x_bchw[which.value], patches.value, box.k, rng(seed, joint.device), reach.value)
+        s = swap(joint, x_bchw[b.which.value], b.patches.value, b.k, rng(seed, joint.device), b.reach.value)
         names = ['image', f'mean\np = {math.exp(s.log_p):.1g}', *(f'sample {i+1}' for i in range(len(s.samples)))]
-        put(made, torch.stack([x_bchw[which.value], s.mean.round().to(torch.uint8), *s.samples]), names, 5)
+        put(b.made, torch.stack([x_bchw[b.which.value], s.mean.round().to(torch.uint8), *s.samples]), names, 5)
     def go(k):
-        box.k = k; r, beside[:], names, at = _closely(joint, l, beside_kk, x_bchw, k)
-        head.value = f'<b>value {k}</b>: {l.use_k[k]:.1%} of patches, {int(l.size_k[k])} here, {l.bits_k[k]:.2f} bits/dim'
-        put(real, r, None, 6); put(where, at, [f'0 to {float(places(l, k, joint).max()):.0%}'], 1); put(near, l.mean_kchw[list(map(int, beside))]/255, names, 6); near.value = -1
+        b.k = k; near, at_hw = beside_kk[k].topk(min(6, len(l.use_k))), places(l, k, joint); beside[:] = near.indices.tolist()
+        b.head.value = f'<b>value {k}</b>: {l.use_k[k]:.1%} of patches, {int(l.size_k[k])} here, {l.bits_k[k]:.2f} bits/dim'
+        put(b.real, best_patches(l, k, x_bchw, joint, 12), None, 6); put(b.where, viridis(at_hw[None]), [f'0 to {float(at_hw.max()):.0%}'], 1)
+        put(b.near, l.mean_kchw[beside]/255, [f'{v}\n{p:.0%}' for v, p in zip(beside, near.values.tolist())], 6); b.near.value = -1
         change()
-    def sort(_=None): order[:] = SORTS[by.value](l).argsort(stable=True)[:most].tolist(); put(every, l.mean_kchw[order]/255, None, 8); every.value = order.index(box.k) if box.k in order else -1
-    def picture(_=None): put(patches, _patch_grid(joint, x_bchw[which.value]), None, cols); change()
-    by.observe(sort, 'value'); every.observe(lambda c: c.new >= 0 and order[c.new]!=box.k and go(order[c.new]), 'value')
-    near.observe(lambda c: c.new >= 0 and (go(int(beside[c.new])), sort()), 'value')
-    which.observe(picture, 'value'); patches.observe(change, 'value'); reach.observe(change, 'value')
-    box.k = int(l.use_k.argmax()); sort(); picture(); go(box.k)
-    return box
+    def sort(_=None):
+        order[:] = SORTS[b.by.value](l).argsort(stable=True)[:most].tolist()
+        put(b.every, l.mean_kchw[order]/255, None, 8); b.every.value = order.index(b.k) if b.k in order else -1
+    def picture(_=None): put(b.patches, _patch_grid(joint, x_bchw[b.which.value]), None, cols); change()
+    sort(); go(b.k); picture()
+    b.by.observe(sort, 'value'); b.every.observe(lambda c: c.new >= 0 and order[c.new]!=b.k and go(order[c.new]), 'value')
+    b.near.observe(lambda c: c.new >= 0 and (go(beside[c.new]), sort()), 'value')
+    b.which.observe(picture, 'value'); b.patches.observe(change, 'value'); b.reach.observe(change, 'value')
+    return b
 
-# %% ../nbs/55_browsers.ipynb #c020
+# %% ../nbs/55_browsers.ipynb #c021
 @torch.no_grad()
 def tempered(
     joint:Joint, # stays as it is
@@ -223,7 +228,7 @@ def draw(joint:Joint, train_nchw:UInt8[Tensor, "n c h w"], n:int, gen:torch.Gene
     x = tempered(joint, T).sample(n, gen)
     return Drawn(x.cpu(), bpd(joint(x), x[0].numel()).cpu(), *nearest(x.cpu(), train_nchw.cpu(), m))
 
-# %% ../nbs/55_browsers.ipynb #c024
+# %% ../nbs/55_browsers.ipynb #c025
 def sample_figure(
     s:Drawn,                             # of `draw`
     train_nchw:UInt8[Tensor, "n c h w"], # the training images
@@ -239,7 +244,7 @@ def sample_figure(
     fig.suptitle('samples, bits/dim; below: nearest training images, rms difference' + ('' if usual is None else f' ({usual:.0f} for images never trained on)'), fontsize=9)
     return fig
 
-# %% ../nbs/55_browsers.ipynb #c026
+# %% ../nbs/55_browsers.ipynb #c027
 def sample_browser(
     joint:Joint,                         # the circuit
     train_nchw:UInt8[Tensor, "n c h w"], # its training images
@@ -247,21 +252,24 @@ def sample_browser(
     n:int=12,                            # samples
 ) -> ui.VBox:
     "Samples with their bits; the nearest training images of the one chosen; temperature and seed."
-    usual = None if test_nchw is None else float(nearest(test_nchw[:100].cpu(), train_nchw.cpu(), 1)[0].median())
-    slim = ui.Layout(width='190px'); seed = ui.BoundedIntText(value=0, min=0, max=2**31-1, description='seed', layout=slim); T = ui.BoundedFloatText(value=1., min=.1, max=3., step=.1, description='temperature', layout=slim, style=dict(description_width='initial'))
-    every, near = Gallery(label='samples', width=58, pick=True, value=0), Gallery(label='the chosen sample and its nearest training images', width=78); said = ui.HTML()
+    usual = '' if test_nchw is None else f'; of images never trained on: {nearest(test_nchw[:100].cpu(), train_nchw.cpu(), 1)[0].median():.0f}'
+    slim = ui.Layout(width='190px'); seed = ui.BoundedIntText(value=0, min=0, max=2**31-1, description='seed', layout=slim)
+    T = ui.BoundedFloatText(value=1., min=.1, max=3., step=.1, description='temperature', layout=slim, style=dict(description_width='initial'))
+    every, said = Gallery(label='samples', width=58, pick=True, value=0), ui.HTML()
+    near = Gallery(label='the chosen sample and its nearest training images', width=78)
     box = panel([ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])], 'samples', seed=seed, T=T, every=every, near=near, said=said)
     def look(_=None):
         s, i = box.drawn, every.value
-        put(near, torch.cat([s.x[i:i+1], train_nchw[s.near_bm[i].to(train_nchw.device)].cpu()]), [f'sample\n{s.bits_b[i]:.2f} bits/dim', *(f'training\nrms {d:.0f}' for d in s.rms_bm[i].tolist())], 4)
-        said.value = f'Median distance of these samples to the nearest training image: {s.rms_bm[:, 0].median():.0f}' + ('.' if usual is None else f'; of images never trained on: {usual:.0f}.')
+        names = [f'sample\n{s.bits_b[i]:.2f} bits/dim', *(f'training\nrms {d:.0f}' for d in s.rms_bm[i].tolist())]
+        put(near, torch.cat([s.x[i:i+1], train_nchw[s.near_bm[i].to(train_nchw.device)].cpu()]), names, 4)
+        said.value = f'Median distance of these samples to the nearest training image: {s.rms_bm[:, 0].median():.0f}{usual}.'
     def again(_=None):
         box.drawn = draw(joint, train_nchw, n, rng(seed.value, joint.device), T.value)
         put(every, box.drawn.x, [f'{b:.2f}' for b in box.drawn.bits_b.tolist()], 6); look()
     seed.observe(again, 'value'); T.observe(again, 'value'); every.observe(look, 'value'); again()
     return box
 
-# %% ../nbs/55_browsers.ipynb #c029
+# %% ../nbs/55_browsers.ipynb #c030
 def growth_text(r:dict) -> str:
     "One division in a sentence."
     if not r['new']: return f"Round {r['round']}, body {r['body']}: nothing to divide."
@@ -274,14 +282,17 @@ def growth_figure(
     i:int,              # the step shown
 ) -> Figure:
     "One division: heads of the body, bits, and where in the history it stands."
-    require(len(history) > 0 and all({'round', 'body', 'patches', 'split', 'bits', 'accepted'} <= set(r) for r in history), f'wanted the history of growing, a dictionary for each division, got {len(history)} of something else')
+    ok = len(history) > 0 and all({'round', 'body', 'patches', 'split', 'bits', 'accepted'} <= set(r) for r in history)
+    require(ok, f'wanted the history of growing, a dictionary for each division, got {len(history)} of something else')
     r = history[i]; fig = Figure(figsize=(9, 2.9), dpi=72, layout='constrained'); a, b, c = fig.subplots(1, 3, width_ratios=[1.1, 1, 1.2])
-    a.bar(range(len(r['patches'])), r['patches'], color=['tab:orange' if h in r['split'] else '.7' for h in range(len(r['patches']))], edgecolor='k', linewidth=.5)
-    a.set(xlabel='head (orange: split)', ylabel='patches', xticks=range(len(r['patches'])), xlim=(-.6, max(len(s['patches']) for s in history) - .4)); a.set_title(f"body {r['body']}, {r['moved']:,} patches moved", fontsize=10)
+    heads = range(len(r['patches'])); box = dict(edgecolor='k', linewidth=.5)
+    a.bar(heads, r['patches'], color=['tab:orange' if h in r['split'] else '.7' for h in heads], **box)
+    a.set(xlabel='head (orange: split)', ylabel='patches', xticks=heads, xlim=(-.6, max(len(s['patches']) for s in history) - .4)); a.set_title(f"body {r['body']}, {r['moved']:,} patches moved", fontsize=10)
     v = list(r['bits'].values()); low, high = min(v), max(v); room = max(high-low, .002*high)
-    b.bar(range(3), v, color=['.7', '.85', 'tab:green' if r['accepted'] else 'tab:red'], edgecolor='k', linewidth=.5)
+    b.bar(range(3), v, color=['.7', '.85', 'tab:green' if r['accepted'] else 'tab:red'], **box)
     for j, y in enumerate(v): b.text(j, y, f'{y:.3f}', ha='center', va='bottom', fontsize=8)
-    b.set(ylim=(max(0, low-room), high+.3*room), xticks=range(3), ylabel='bits/dim'); b.set_xticklabels(['before', 'without', 'with it'], fontsize=8); b.set_title('kept' if r['accepted'] else 'refused', fontsize=10)
+    b.set(ylim=(max(0, low-room), high+.3*room), xticks=range(3), ylabel='bits/dim')
+    b.set_xticklabels(['before', 'without', 'with it'], fontsize=8); b.set_title('kept' if r['accepted'] else 'refused', fontsize=10)
     for done, colour in ((True, 'tab:green'), (False, 'tab:red')):
         at = [(s['round'], s['body']) for s in history if s['accepted'] is done]
         if at: c.scatter(*zip(*at), c=colour, marker='s', s=60, label='kept' if done else 'refused')
@@ -293,12 +304,16 @@ def growth_figure(
 def growth_stepper(history:list[dict]) -> ui.VBox:
     "Forward and back through progressive growing."
     picture, said = drawing(growth_figure(history, 0), growth_text(history[0])), ui.HTML()
-    step = ui.BoundedIntText(value=1, min=1, max=len(history), description='step', layout=ui.Layout(width='160px')); back, on = ui.Button(description='back', tooltip='one step back'), ui.Button(description='forward', tooltip='one step forward')
-    def show(_=None): i = step.value-1; drawing(growth_figure(history, i), growth_text(history[i]), picture); said.value = growth_text(history[i]); back.disabled, on.disabled = i==0, i==len(history)-1
-    back.on_click(lambda _: setattr(step, 'value', step.value-1)); on.on_click(lambda _: setattr(step, 'value', step.value+1)); step.observe(show, 'value'); show()
+    step = ui.BoundedIntText(value=1, min=1, max=len(history), description='step', layout=ui.Layout(width='160px'))
+    back, on = (ui.Button(description=name, tooltip=f'one step {name}') for name in ('back', 'forward'))
+    def show(_=None):
+        i = step.value-1; said.value = growth_text(history[i])
+        drawing(growth_figure(history, i), said.value, picture); back.disabled, on.disabled = i==0, i==len(history)-1
+    def by(n): return lambda _: setattr(step, 'value', step.value+n)
+    back.on_click(by(-1)); on.on_click(by(1)); step.observe(show, 'value'); show()
     return panel([ui.HBox([back, step, on]), picture, said], 'growth', step=step, back=back, on=on, picture=picture, said=said)
 
-# %% ../nbs/55_browsers.ipynb #c033
+# %% ../nbs/55_browsers.ipynb #c034
 def ledger_figure(
     ledger:Ledger,                   # of the images
     student_b:Float[Tensor, "_"],    # log p(x) of each, nats
@@ -319,8 +334,9 @@ def ledger_view(
     x_bchw:UInt8[Tensor, "b c h w"], # the images
 ) -> ui.VBox:
     "Student against teacher, term by term, for the image chosen."
-    x_bchw = x_bchw.cpu(); choose = gallery(x_bchw[:16], 'image', [f'{v:+.2f}' for v in (ledger.total_b[:16].cpu()/(x_bchw[0].numel()*math.log(2))).tolist()], cols=16, size=44, pick=True)
-    text = lambda i: f'ledger of image {i}: ' + ', '.join(f'{n.removesuffix("_b")} {float(t[i])/(x_bchw[0].numel()*math.log(2)):+.3f}' for n, t in ledger._asdict().items()) + ' bits a dimension saved'
+    x_bchw = x_bchw.cpu(); dims = x_bchw[0].numel(); bits = lambda t, i: float(t[i])/(dims*math.log(2))
+    def text(i): return f'bits a dimension saved on image {i}: ' + ', '.join(f'{n.removesuffix("_b")} {bits(t, i):+.3f}' for n, t in ledger._asdict().items())
+    choose = gallery(x_bchw[:16], 'image', [f'{bits(ledger.total_b, i):+.2f}' for i in range(len(x_bchw[:16]))], cols=16, size=44, pick=True)
     picture = drawing(ledger_figure(ledger, student_b, x_bchw, 0), text(0))
     choose.observe(lambda c: drawing(ledger_figure(ledger, student_b, x_bchw, c.new), text(c.new), picture), 'value')
     return panel([ui.HTML('Choose an image; below each: bits a dimension the student saves.'), choose, picture], 'ledger', choose=choose, picture=picture)

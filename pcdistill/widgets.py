@@ -64,7 +64,8 @@ def fit_image(
     try: im = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError): raise Refused(f'wanted an image file, got {len(data):,} bytes that are none') from None
     require(min(im.size) > 1 and max(im.size)/min(im.size) <= 20, f'wanted an image with sides of more than one pixel, the longer at most 20 times the shorter, got {im.width}×{im.height}')
-    try: im = ImageOps.fit(im.convert('L' if c==1 else 'RGB'), (w, h), Image.Resampling.BOX if min(im.size) >= max(w, h) else Image.Resampling.BICUBIC)
+    how = Image.Resampling.BOX if min(im.size) >= max(w, h) else Image.Resampling.BICUBIC
+    try: im = ImageOps.fit(im.convert('L' if c==1 else 'RGB'), (w, h), how)
     except (OSError, ValueError, SyntaxError): raise Refused('wanted a whole image file, got one that breaks off') from None
     return torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8).view(h, w, c).permute(2, 0, 1).contiguous()
 
@@ -155,9 +156,9 @@ def pixel_text(
     "What the circuit says of a pixel."
     text = lambda v, f: ', '.join(format(a, f) for a in v.tolist()); here = f'row {row}, column {col}: '
     true = f'value {text(result.image[0, :, row, col], "d")}'
-    if result.seen[0, row, col]: return here + f'seen, {true}'
+    if result.seen[0, row, col]: return here + f'seen\n{true}'
     lp, exact = log_true(joint, result.image[0], result.seen[0], row, col)
-    return here + f'hidden, {true} has {"p" if exact else "density"} = {math.exp(lp):.2g}\nmean {text(result.mean[0, :, row, col], ".1f")}, entropy {float(result.entropy[0, row, col]):.2f} bits'
+    return here + f'hidden\n{true} has {"p" if exact else "density"} = {math.exp(lp):.2g}\nmean {text(result.mean[0, :, row, col], ".1f")}\nentropy {float(result.entropy[0, row, col]):.2f} bits'
 
 def hidden_text(result:Inpainted) -> str:
     "How much the hidden pixels say, in a line or two."

@@ -72,7 +72,7 @@ def test_masks_arrive(make):
     a = picture(box.few.png)                                              # sample, sample, mean: where seen, the image
     for i in range(3): assert (a[:, 8*i:8*i+8][seen.numpy()]==X3[0].permute(1, 2, 0).numpy()[seen.numpy()]).all()
     assert (a[:, :8][~seen.numpy()]!=X3[0].permute(1, 2, 0).numpy()[~seen.numpy()]).any()
-    send(box.pad, at=[0, 0]); assert 'seen, value' in box.pad.readout
+    send(box.pad, at=[0, 0]); assert 'seen\nvalue' in box.pad.readout
     first = r.samples; send(box.pad, mask=as_mask(torch.ones(4, 8).bool())); assert box.result().seen.all() and (box.result().samples==X3[0]).all()
     send(box.pad, mask=as_mask(seen)); assert torch.equal(box.result().samples, first)         # the same mask, the same samples
     send(box.pad, mask=as_mask(torch.zeros(4, 8).bool())); assert not box.result().seen.any()

@@ -10,7 +10,7 @@ function render({ model, el }) {
     const pick = model.get('pick'), focused = box.contains(document.activeElement)
     if (url) URL.revokeObjectURL(url)
     url = URL.createObjectURL(new Blob([bytes(model.get('png'))], { type: 'image/png' }))
-    box.className = 'pcd-gallery'
+    box.className = w < 30 ? 'pcd-gallery pcd-tight' : 'pcd-gallery'
     box.setAttribute('role', pick ? 'listbox' : 'group'); box.setAttribute('aria-label', model.get('label'))
     box.style.gridTemplateColumns = `repeat(${cols}, max-content)`
     box.replaceChildren(...Array.from({ length: n }, (_, i) => {

@@ -31,11 +31,15 @@ function render({ model, el }) {
   function draw() {
     const rgb = bytes(model.get('image')), shown = new ImageData(cols, rows)
     if (rgb.length !== 3*rows*cols) return
-    for (let i = 0; i < rows*cols; i++) shown.data.set(mask[i] ? [128, 128, 128, 255] : [...rgb.subarray(3*i, 3*i + 3), 255], 4*i)
+    for (let i = 0; i < rows*cols; i++) shown.data.set(mask[i] ? [110, 110, 110, 255] : [...rgb.subarray(3*i, 3*i + 3), 255], 4*i)
     picture.getContext('2d').putImageData(shown, 0, 0)
     ctx.imageSmoothingEnabled = false; ctx.drawImage(picture, 0, 0, canvas.width, canvas.height)
-    ctx.fillStyle = 'rgba(230, 120, 30, .35)'
-    for (let i = 0; i < rows*cols; i++) if (mask[i]) ctx.fillRect(i % cols*cell, Math.floor(i/cols)*cell, cell, cell)
+    ctx.lineWidth = Math.max(1, cell/12); ctx.strokeStyle = '#e6781e'; ctx.beginPath()
+    for (let i = 0; i < rows*cols; i++) if (mask[i]) {            // hatched: no picture looks like that
+      const x = i % cols*cell, y = Math.floor(i/cols)*cell
+      ctx.moveTo(x, y + cell); ctx.lineTo(x + cell, y); ctx.moveTo(x, y + cell/2); ctx.lineTo(x + cell/2, y); ctx.moveTo(x + cell/2, y + cell); ctx.lineTo(x + cell, y + cell/2)
+    }
+    ctx.stroke()
     if (!at) return
     const [r0, r1, c0, c1] = under(at)
     ctx.lineWidth = 2; ctx.strokeStyle = hide ? '#e6781e' : '#2a7fd4'
