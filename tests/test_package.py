@@ -43,7 +43,7 @@ def test_settings_and_pyproject_agree():
 def test_constraints_cover_the_dependencies():
     name = lambda r: re.split(r'[<>=!~\[]', r)[0].lower().replace('_', '-')
     pinned = {name(l) for l in (root/'constraints.txt').read_text().splitlines() if l and not l.startswith('#')}
-    wanted = {name(r) for r in (ini['requirements'] + ' ' + ini['dev_requirements']).split()}
+    wanted = {name(r) for r in ' '.join(ini[k] for k in ('requirements', 'dev_requirements', 'browser_requirements')).split()}
     assert wanted | {'fastcore', 'execnb', 'ghapi', 'fastgit'}<=pinned, wanted - pinned
 
 def test_imported_packages_are_required():

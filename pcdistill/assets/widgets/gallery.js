@@ -1,0 +1,55 @@
+// Small pictures side by side, cut out of one PNG; where `pick` is true one of them is chosen by mouse, touch or keyboard and `value` is its number.
+function render({ model, el }) {
+  const box = document.createElement('div'), gone = document.createElement('div')
+  gone.className = 'pcd-gone'; gone.textContent = 'The kernel is gone: run this cell again.'
+  let url = null
+  const bytes = v => v instanceof DataView ? new Uint8Array(v.buffer, v.byteOffset, v.byteLength) : v
+
+  function draw() {
+    const n = model.get('n'), cols = Math.max(1, Math.min(n, model.get('cols'))), names = model.get('names'), [w, h] = [model.get('width'), model.get('height')]
+    const pick = model.get('pick'), focused = box.contains(document.activeElement)
+    if (url) URL.revokeObjectURL(url)
+    url = URL.createObjectURL(new Blob([bytes(model.get('png'))], { type: 'image/png' }))
+    box.className = w < 30 ? 'pcd-gallery pcd-tight' : 'pcd-gallery'
+    box.setAttribute('role', pick ? 'listbox' : 'group'); box.setAttribute('aria-label', model.get('label'))
+    box.style.gridTemplateColumns = `repeat(${cols}, max-content)`
+    box.replaceChildren(...Array.from({ length: n }, (_, i) => {
+      const one = document.createElement('div'), image = document.createElement('div')
+      const name = names[i] ?? (n > 1 ? String(i) : model.get('label'))
+      one.className = 'pcd-one'; image.className = 'pcd-image'
+      Object.assign(image.style, { width: w + 'px', height: h + 'px', backgroundImage: `url(${url})`, backgroundSize: `${cols*w}px ${Math.ceil(n/cols)*h}px`,
+                                   backgroundPosition: `${-(i % cols)*w}px ${-Math.floor(i/cols)*h}px`, imageRendering: model.get('sharp') ? 'pixelated' : 'auto' })
+      one.setAttribute('role', pick ? 'option' : 'img'); one.setAttribute('aria-label', name.replace('\n', ', '))
+      one.append(image)
+      if (names[i]) { const text = document.createElement('div'); text.className = 'pcd-name'; text.textContent = names[i]; text.style.maxWidth = Math.max(w, 40) + 'px'; one.append(text) }
+      if (pick) one.onclick = () => choose(i)
+      return one
+    }))
+    mark()
+    if (focused && pick) box.children[model.get('value')]?.focus()
+  }
+  function mark() {
+    if (!model.get('pick')) return
+    const value = model.get('value')
+    for (const [i, one] of [...box.children].entries()) {
+      one.setAttribute('aria-selected', i === value)
+      one.tabIndex = i === Math.max(0, value) ? 0 : -1  // one stop of the tab key; arrows go on from there
+    }
+  }
+  function choose(i) { model.set('value', i); model.save_changes(); mark(); box.children[i]?.focus() }
+
+  box.onkeydown = e => {
+    if (!model.get('pick')) return
+    const n = model.get('n'), cols = Math.max(1, Math.min(n, model.get('cols'))), value = Math.max(0, model.get('value'))
+    const to = { ArrowRight: value + 1, ArrowLeft: value - 1, ArrowDown: value + cols, ArrowUp: value - cols, Home: 0, End: n - 1, Enter: value, ' ': value }[e.key]
+    if (to === undefined) return
+    e.preventDefault()
+    if (to >= 0 && to < n) choose(to)
+  }
+  model.on('change:png', draw); model.on('change:names', draw); model.on('change:value', mark)
+  el.classList.add('pcd')
+  el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
+  el.append(box, gone); draw()
+  return () => { model.off('change:png', draw); model.off('change:names', draw); model.off('change:value', mark); if (url) URL.revokeObjectURL(url) }
+}
+export default { render }
