@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GrowConfig', 'columns', 'scores', 'train_', 'worth', 'log_shares', 'reassign', 'worst', 'clone_heads', 'split_labels',
-           'more_states', 'Proposal', 'tidy', 'propose', 'Grown', 'grow', 'settle', 'split_component', 'shortfall',
-           'grow_blocks']
+           'more_states', 'thin_', 'room', 'Proposal', 'tidy', 'propose', 'Grown', 'grow', 'settle', 'split_component',
+           'shortfall', 'grow_blocks']
 
 # %% ../nbs/41_grow.ipynb #c002
 import copy, math
@@ -41,9 +41,10 @@ class GrowConfig:
     lr_end:float=.1       # last EM step; the first is 1, in each round, so that copies part fast
     pseudocount:float=.1  # α per sum node
     prune:float=1e-4      # edges go that a patch uses no more often than this, in the mean
+    thin:float=0.         # input weights go that fewer patches than this use, in expectation (see `thin_`); 0: none go
     inertia:float=1.      # nats a patch stays with its present head for
     hold:float=.4         # the worst heads that hold more than this share of the patches are split
-    copy:float=.2         # share of the states that are copied when heads are split
+    copy:float|None=.2    # share of the states that are copied when heads are split; None: as many as there is room for (see `room`)
     noise:float=.2        # spread of the factors that set copies apart
     price:float=1.        # what a nat of knowledge about z costs a patch, in nats (see `worth`)
     sure:float=1.         # standard errors a division must gain on validation patches
@@ -174,6 +175,35 @@ def more_states(pc:HCLTLeaf, y_xd, h_x, share:float, noise:float, gen:torch.Gene
     return new
 
 # %% ../nbs/41_grow.ipynb #c024
+def thin_(
+    part:HCLTLeaf,           # changed in place
+    y_xd:Int[Tensor, "x d"], # its patches
+    h_x:Int[Tensor, "x"],    # the head of each
+    below:float,             # patches
+    least:float=1e-4,        # weight of the way to state 0, and from it, at least
+) -> HCLTLeaf:
+    "Without the input weights that fewer patches use, in expectation."
+    w_dvs, flow_dvs = part.inputs.logp_dvs, 0
+    for y, h in zip(y_xd.split(2000), h_x.split(2000)): flow_dvs = flow_dvs + torch.autograd.grad(part(y).gather(1, h[:, None]).sum(), w_dvs)[0]
+    with torch.no_grad():
+        all_dv = torch.stack([torch.bincount(y_d, minlength=w_dvs.shape[1]) for y_d in y_xd.T]).float().add_(.5).log().log_softmax(1)
+        w_dvs[..., 0] = torch.logaddexp(w_dvs[..., 0], all_dv) - math.log(2)
+        goes_dvs = (flow_dvs < below).scatter_(1, flow_dvs.argmax(1, keepdim=True), False); goes_dvs[..., 0] = False
+        w_dvs.copy_(w_dvs.masked_fill(goes_dvs, -torch.inf).log_softmax(1))
+        for w in (part.edges_est, part.root_1sk):
+            w[:, 0].clamp_(min=math.log(least))
+            if w is part.edges_est: w[..., 0].clamp_(min=math.log(least))
+            w.copy_(w.log_softmax(1))
+    return part
+
+def room(part:HCLTLeaf, config:GrowConfig) -> float:
+    "Share of the states that can be copied until the body has the weights of one of config's states and heads of which nothing was taken out; at most 1."
+    (D, V, S), E = part.inputs.logp_dvs.shape, len(part.edges_est)
+    i, e, r = (int((~w.isneginf()).sum()) for w in (part.inputs.logp_dvs, part.edges_est, part.root_1sk))
+    size, i = config.states*(D*V + E*config.states + config.heads), i + r*config.heads/part.n_heads
+    return min(1., max(0., (math.sqrt(i*i + 4*e*size) - i)/(2*e) - 1))          # f = 1 + share: e f² + i f = size
+
+# %% ../nbs/41_grow.ipynb #c028
 class Proposal(NamedTuple):
     "A body with other heads."
     part:HCLTLeaf
@@ -200,11 +230,12 @@ def propose(
     K = part.n_heads; split = worst(L_xh, h_x, config.hold); n = min(len(split), config.heads - K)
     to_x = split_labels(f_xf, h_x, split, list(range(K, K+n)), gen) if n > 0 else h_x
     if torch.equal(to_x, h_x): return Proposal(part, h_x, [], [])
-    part = clone_heads(more_states(part, y_xd, h_x, config.copy, config.noise, gen), [*range(K), *split[:n]], config.noise, gen)
+    share = room(part, config) if config.copy is None else config.copy
+    part = clone_heads(more_states(part, y_xd, h_x, share, config.noise, gen), [*range(K), *split[:n]], config.noise, gen)
     done = tidy(part, to_x)
     return Proposal(done.part, done.h_x, split, list(range(K, K+n)))
 
-# %% ../nbs/41_grow.ipynb #c026
+# %% ../nbs/41_grow.ipynb #c030
 class Grown(NamedTuple):
     "What growing gave."
     leaf:Bodies        # p(patch | z)
@@ -228,7 +259,7 @@ def _body(y_xd, f_xf, n_values, config, gen): # a body before training, and the 
     start_from_states_(part, y_xd[few], assign(y, mu_sd), h_x[few])
     return tidy(part, h_x)[:2]
 
-# %% ../nbs/41_grow.ipynb #c027
+# %% ../nbs/41_grow.ipynb #c031
 def _mean(t_x, c_x, n): # mean of each body
     return t_x.new_zeros(n).index_add_(0, c_x, t_x)/torch.bincount(c_x, minlength=n).clamp_min(1)
 
@@ -250,7 +281,9 @@ def _pruned(parts, y_xd, c_x, h_x, config, gen): # bodies after pruning, and the
     leaf = together(parts)
     log_prob, n, _ = _rows(leaf, y_xd, c_x, h_x, config, gen)
     if config.prune > 0: prune_(leaf, lambda rows: log_prob(rows).sum(1), n, below=config.prune, micro=config.micro)
-    return apart(leaf), scores(leaf, y_xd, c_x, config.micro)
+    parts = apart(leaf)
+    if config.thin > 0: parts = [thin_(p, y_xd[c_x==k], h_x[c_x==k], config.thin) for k, p in enumerate(parts)]
+    return parts, scores(together(parts), y_xd, c_x, config.micro)
 
 def _tell(i, c, now, stay, split, p, L_xh, h_x, moved, took, D): # one line of the history
     bits = lambda nats: -float(nats)/(D*math.log(2))
@@ -258,7 +291,7 @@ def _tell(i, c, now, stay, split, p, L_xh, h_x, moved, took, D): # one line of t
     own_h = torch.zeros(L_xh.shape[1], dtype=torch.double, device=h_x.device).index_add_(0, h_x, L_xh.gather(1, h_x[:, None])[:, 0].double())/n_h.clamp_min(1)
     return dict(round=i, body=c, patches=n_h.tolist(), nats=own_h.tolist(), split=p.split, new=p.new, moved=int(moved), bits=dict(before=bits(now), without=bits(stay), with_it=bits(split)), accepted=took)
 
-# %% ../nbs/41_grow.ipynb #c028
+# %% ../nbs/41_grow.ipynb #c032
 def _round(s, i, y_xd, f_xf, c_x, valid, config, gen): # try to divide every body that is open
     who = [c for c, o in enumerate(s.open) if o]
     if not who: return
@@ -289,7 +322,7 @@ def _round(s, i, y_xd, f_xf, c_x, valid, config, gen): # try to divide every bod
         s.h_x[rows[mine]] = h[mine]
         s.open[body] = took and s.parts[body].n_heads < config.heads
 
-# %% ../nbs/41_grow.ipynb #c029
+# %% ../nbs/41_grow.ipynb #c033
 def grow(
     y_xd:Int[Tensor, "x d"],   # patches
     f_xf:Float[Tensor, "_ f"], # the teacher's features of each
@@ -330,7 +363,7 @@ def settle(
     h_x = (scores(leaf, y_xd, c_x) + price*log_w_ch[c_x].float()).argmax(1)
     return (leaf.alive_ch.flatten().cumsum(0)-1)[c_x*H + h_x]
 
-# %% ../nbs/41_grow.ipynb #c034
+# %% ../nbs/41_grow.ipynb #c038
 @torch.no_grad()
 def split_component(
     block:GaussianBlock, # stays as it is
@@ -363,7 +396,7 @@ def shortfall(
     lp_x, q_xk = torch.cat(lp_x), torch.cat(q_xk)
     return q_xk.T @ (lp_x.mean() - lp_x)/len(lp_x)
 
-# %% ../nbs/41_grow.ipynb #c035
+# %% ../nbs/41_grow.ipynb #c039
 def _log_density(block, x_xd): # of each row
     return torch.cat([(block.log_prob(x, None, 'density') + block.mass_k.clamp_min(1e-30).log()).logsumexp(1).double() for x in x_xd.split(8192)])
 
