@@ -68,7 +68,7 @@ def lvd_pg(x, v, K, S, seed, rounds=2, **options):
 def plain(x, v, K, S, seed):
     size = live(Joint(HCLTLeaf(chow_liu(torch.rand(48, 48, generator=rng(0)).fill_(1.)), Categorical(48, V, S, rng(0)), K, rng(0)), fit_top(torch.zeros(2, 64, dtype=torch.long), K), COLOUR, P, SHAPE))
     model, made = hclt_baseline(x, COLOUR, size, rng(seed), epochs=sum(PASSES.values()), batch=200, progress=False, valid_x=v)
-    return model, made
+    return model, dict(states_a_pixel=made['states'])
 
 ARMS = {'plain': plain, 'scratch': scratch, 'LVD': lvd, 'LVD-PG': lvd_pg, 'LVD, 4× passes': lambda *a: lvd(*a, more=4)}
 

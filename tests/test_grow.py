@@ -7,10 +7,11 @@ from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.em import EM, tables
-from pcdistill.grow import GrowConfig, clone_heads, columns, grow, grow_blocks, more_states, reassign, room, scores, settle, shortfall, split_component, split_labels, thin_, train_, worst, worth
+from pcdistill.grow import GrowConfig, clone_heads, columns, grow, grow_blocks, more_states, reassign, room, scores, settle, shortfall, split_component, split_labels, train_, worst, worth
 from pcdistill.inputs import Categorical
 from pcdistill.joint import Joint, finetune, load_joint, save_joint
 from pcdistill.leaf import Bodies, HCLTLeaf, apart, leaf_from_spec, together
+from pcdistill.resize import thin_
 from pcdistill.structure import Tree, chow_liu
 from pcdistill.top import fit_top
 
@@ -151,6 +152,8 @@ def test_copies_without_noise_change_nothing(seed):
 
 weights = lambda m: sum(int((~p.isneginf()).sum()) for p in m.parameters())
 
+own = lambda pc, x, h: lambda r: pc(x[r]).gather(1, h[r, None])[:, 0]
+
 def wide(seed, D=5, V=30, S=20, K=3):
     gen = rng(seed); pc = HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen).fill_(1.)), Categorical(D, V, S, gen), K, gen)
     return pc, torch.randint(0, V, (200, D), generator=gen), torch.randint(0, K, (200,), generator=gen), gen
@@ -159,19 +162,19 @@ def wide(seed, D=5, V=30, S=20, K=3):
 def test_thin(seed):
     "What goes is what few use; everything stays possible, and heads sum to one."
     pc, x, h, _ = wide(seed, D=3, V=5); keep = pc.inputs.logp_dvs.detach().clone()
-    lp_dvs = pc.inputs.logp_dvs; flow, = torch.autograd.grad(pc(x).gather(1, h[:, None]).sum(), lp_dvs); thin_(pc, x, h, 2.)
+    lp_dvs = pc.inputs.logp_dvs; flow, = torch.autograd.grad(pc(x).gather(1, h[:, None]).sum(), lp_dvs); thin_(pc, own(pc, x, h), 200, 2.)
     gone = lp_dvs.isneginf(); assert gone.any() and torch.equal(gone[..., 1:], ((flow < 2) & (flow < flow.amax(1, keepdim=True)))[..., 1:]) and not gone[..., 0].any()
     left = torch.where(gone, -torch.inf, keep).log_softmax(1); assert torch.allclose(lp_dvs[..., 1:].exp(), left[..., 1:].exp(), atol=1e-6, equal_nan=True)
     every = everything(3, 5); assert pc(every).isfinite().all() and torch.allclose(pc(every).exp().sum(0), torch.ones(3), atol=1e-4)
     with torch.no_grad(): pc.edges_est.masked_fill_(torch.rand(pc.edges_est.shape, generator=rng(seed)) < .8, -torch.inf); pc.edges_est[:, 1] = 0.; pc.edges_est.copy_(pc.edges_est.log_softmax(1))
-    thin_(pc, x, h, 2.); assert pc(every).isfinite().all()
+    thin_(pc, own(pc, x, h), 200, 2.); assert pc(every).isfinite().all()
     (-pc(x).sum()).backward(); EM(pc, .7, .1).step(); assert torch.equal(lp_dvs.isneginf() | gone, lp_dvs.isneginf()) and pc(every).isfinite().all()
 
 @seeds
 def test_room_is_what_was_taken_out(seed):
     pc, x, h, gen = wide(seed); config = GrowConfig(states=20, heads=3); size = weights(pc)
     assert size==20*(5*30 + 4*20 + 3) and room(pc, config) < 1e-6 and room(pc, GrowConfig(states=15, heads=3))==0
-    thin_(pc, x, h, 3.); assert weights(pc) < .9*size
+    thin_(pc, own(pc, x, h), 200, 3.); assert weights(pc) < .9*size
     more = more_states(pc, x, h, room(pc, config), .2, gen)
     assert more.n_states > 20 and abs(weights(more)/size - 1) < .1
     assert torch.allclose(more_states(pc, x, h, room(pc, config), 0., gen)(x), pc(x), atol=1e-3)
