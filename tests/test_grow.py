@@ -259,6 +259,9 @@ def test_weights_stay_what_they_were():
     size = 8*(6*4 + 5*8 + config.heads)
     assert max(grown.leaf.states) > 8 and any(r['accepted'] for r in grown.history)
     for part in apart(grown.leaf): assert weights(part) <= 1.1*size
+    again = run(config=config)
+    assert again.history==grown.history and torch.equal(again.z_x, grown.z_x) and all(torch.equal(p, q) for p, q in zip(again.leaf.parameters(), grown.leaf.parameters()))
+    v, _, c_v = two_clusters(7, 300); assert grown.leaf(v).isfinite().all()
 
 def test_start_with_two_heads():
     grown = run(config=GrowConfig(heads=2, start=2, rounds=0, states=3, epochs=3, batch=100))
