@@ -10,6 +10,7 @@ as the teacher's features. Every arm is one circuit of images, a leaf under a to
   LVD-PG    the same, but half the heads at first; then in rounds: input weights that nobody uses are taken out, patches relabelled by the circuit's own likelihood, the
             worst heads split, and the room that was made is filled with copies of the states used most; a division must gain on validation patches
   LVD, 4× passes   a control for the larger sums that growing computes with: about as many seconds
+  states only      k-means labels as in LVD; thinned and given states as in LVD-PG, in as many rounds, but no head is divided, no patch relabelled, and validation is not asked
 Parameters are weights that are not zero. Growing also tries what it refuses (each round trains a second body without the division): `tried` counts those passes too.
 The seed chooses the training images and everything else; test images are the same for all and are scored once.
 Results: nbs/experiments/results/growing-cifar10.json, after every row; rows that are there are not run again.
@@ -23,12 +24,14 @@ from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import COLOURS
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
+from pcdistill.em import fit
 from pcdistill.evaluate import bits, hclt_baseline, score
-from pcdistill.grow import GrowConfig, grow
+from pcdistill.grow import GrowConfig, grow, more_states, room
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.joint import Joint, finetune
 from pcdistill.leaf import HCLTLeaf, LeafConfig, fit_leaf
 from pcdistill.patches import to_patches
+from pcdistill.resize import thin_
 from pcdistill.runs import save_json
 from pcdistill.show import table
 from pcdistill.structure import chow_liu, gaussian_mutual_information, mutual_information
@@ -65,16 +68,26 @@ def lvd_pg(x, v, K, S, seed, rounds=2, **options):
     joint = joint_of(g.leaf, fit_top(g.z_x.view(y_bnd.shape[:2]), g.leaf.n_heads), x, v, seed, PASSES['joint'])
     return joint, dict(heads=g.leaf.n_heads, states_grown=g.leaf.states[0], tried=sum(PASSES.values()) + rounds*config.epochs, config=asdict(config), history=g.history)
 
+def states_only(x, v, K, S, seed, rounds=2):
+    y_bnd, gen = cut(x), rng(seed); y_xd = y_bnd.flatten(0, 1); epochs = PASSES['leaf']//(rounds+1); config = GrowConfig(states=S, heads=K)
+    z_x = assign(y_xd.float(), kmeans(y_xd[::4].float(), K, rng(seed)))
+    leaf, _ = fit_leaf(y_xd, z_x, V, K, LeafConfig(states=S, epochs=epochs, batch=8192, micro=2048, pseudocount=ALPHA), gen, progress=False)
+    for _ in range(rounds):
+        thin_(leaf, lambda r: leaf(y_xd[r]).gather(1, z_x[r, None])[:, 0], len(y_xd), .5); leaf = more_states(leaf, y_xd, z_x, room(leaf, config), config.noise, gen)
+        fit(leaf, lambda r: leaf(y_xd[r]).gather(1, z_x[r, None])[:, 0], len(y_xd), gen, epochs, 8192, 2048, LR, ALPHA, None, False)
+    return joint_of(leaf, fit_top(z_x.view(y_bnd.shape[:2]), K), x, v, seed, PASSES['joint']), dict(states_grown=leaf.n_states)
+
 def plain(x, v, K, S, seed):
     size = live(Joint(HCLTLeaf(chow_liu(torch.rand(48, 48, generator=rng(0)).fill_(1.)), Categorical(48, V, S, rng(0)), K, rng(0)), fit_top(torch.zeros(2, 64, dtype=torch.long), K), COLOUR, P, SHAPE))
     model, made = hclt_baseline(x, COLOUR, size, rng(seed), epochs=sum(PASSES.values()), batch=200, progress=False, valid_x=v)
     return model, dict(states_a_pixel=made['states'])
 
-ARMS = {'plain': plain, 'scratch': scratch, 'LVD': lvd, 'LVD-PG': lvd_pg, 'LVD, 4× passes': lambda *a: lvd(*a, more=4)}
+ARMS = {'plain': plain, 'scratch': scratch, 'LVD': lvd, 'LVD-PG': lvd_pg, 'LVD, 4× passes': lambda *a: lvd(*a, more=4), 'states only': states_only}
 
 def wanted(a) -> list[tuple]: # (part, arm, images, K, S, seed)
     head = [('headline', arm, a.images, a.latents, a.states, seed) for seed in range(3) for arm in ('LVD-PG', 'LVD', 'scratch', 'plain')]
     head += [('headline', 'LVD, 4× passes', a.images, a.latents, a.states, seed) for seed in range(3)]
+    head += [('headline', 'states only', a.images, a.latents, a.states, seed) for seed in range(3)]
     small, arms = a.images//2, ('LVD', 'scratch', 'LVD-PG')
     by_k = [('latents', arm, small, K, 16, 0) for K in (8, 32, 128) for arm in arms]
     by_s = [('states', arm, small, a.latents, S, 0) for S in (8, 16, 32) for arm in arms]
