@@ -1,84 +1,120 @@
-"""What growing is worth, at equal numbers of parameters: exact bits/dim of CIFAR-10 patches.
+"""What growing is worth on whole CIFAR-10 images, at equal numbers of parameters and of passes: exact test bits/dim.
 
-    PCDISTILL_DATA=… python benchmarks/growing.py            # one core, a few minutes
+    PCDISTILL_DATA=… python benchmarks/growing.py            # one core, about half an hour; goes on where it was
 
-4×4 patches of whole images in YCoCg-R (reversible, so these are RGB bits); features = the patches' own values. Arms, all of about two million parameters and with
-the same number of passes over the same patches (growing also tries what it refuses):
-  scratch           one hidden Chow-Liu tree, random start, no labels
-  one body          one tree, a head for each k-means cluster, states started from clusters (LVD)
-  one body, grown   half as many states and 8 heads at first; heads are split and states copied, each division must gain on validation patches
-  bodies            a small tree for each of 8 clusters, one head each
-  bodies, heads     the same with three heads each, by k-means inside each cluster
-  bodies, grown     half as many states and one head each at first; grown
-Scored once on test images: patches independent (mixture by the shares of labels), and with a top circuit counted from the labels, not fine-tuned.
-Results: nbs/experiments/results/growing-cifar10-SEED.json, after every arm; arms that are there are not run again.
+Whole images in YCoCg-R (reversible, so these are RGB bits), 4×4 patches, the paper's leaves (hidden Chow-Liu trees over categorical values), patches' own values
+as the teacher's features. Every arm is one circuit of images, a leaf under a top, except the first; all train on the same images and choose by the same validation images:
+  plain     one hidden Chow-Liu tree over all 3,072 variables, random start, EM on log p(x)
+  scratch   leaf and top from a random start, EM on log p(x) all the way
+  LVD       labels by k-means; leaf trained under them, top counted from them, then EM on log p(x)
+  LVD-PG    the same, but half the heads at first; then in rounds: input weights that nobody uses are taken out, patches relabelled by the circuit's own likelihood, the
+            worst heads split, and the room that was made is filled with copies of the states used most; a division must gain on validation patches
+  LVD, 4× passes   a control for the larger sums that growing computes with: about as many seconds
+  states only      k-means labels as in LVD; thinned and given states as in LVD-PG, in as many rounds, but no head is divided, no patch relabelled, and validation is not asked
+Parameters are weights that are not zero. Growing also tries what it refuses (each round trains a second body without the division): `tried` counts those passes too.
+The seed chooses the training images and everything else; test images are the same for all and are scored once.
+Results: nbs/experiments/results/growing-cifar10.json, after every row; rows that are there are not run again.
 """
 import argparse, json, math, subprocess, time
 from dataclasses import asdict
 from pathlib import Path
 import torch
+from pcdistill.circuit import Circuit
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import COLOURS
-from pcdistill.core import rng
+from pcdistill.core import bpd, rng
 from pcdistill.data import images
 from pcdistill.em import fit
-from pcdistill.grow import GrowConfig, grow
-from pcdistill.inputs import Categorical
+from pcdistill.evaluate import bits, hclt_baseline, score
+from pcdistill.grow import GrowConfig, grow, more_states, room
+from pcdistill.inputs import Categorical, Evidence
+from pcdistill.joint import Joint, finetune
 from pcdistill.leaf import HCLTLeaf, LeafConfig, fit_leaf
 from pcdistill.patches import to_patches
+from pcdistill.resize import thin_
 from pcdistill.runs import save_json
-from pcdistill.structure import chow_liu, mutual_information
+from pcdistill.show import table
+from pcdistill.structure import chow_liu, gaussian_mutual_information, mutual_information
 from pcdistill.top import fit_top
 
-V = 511                                                   # values of a YCoCg-R channel, at most
+COLOUR, P, SHAPE = COLOURS['ycocg_r'], 4, (3, 32, 32)
+V = max(COLOUR.levels(3))                                                # values of a channel
+LR, ALPHA, PASSES = (1., .1), .1, dict(leaf=6, joint=4)                  # EM step from and to, in each stage; pseudocount; passes over the images
 
-def score(leaf, z_bn, t_bnd) -> dict:
-    "Exact test bits/dim: patches independent, and with a top over the labels."
-    K, (b, n, d) = leaf.n_heads, t_bnd.shape
-    share_k = ((torch.bincount(z_bn.flatten(), minlength=K) + 1/K)/(z_bn.numel() + 1)).log()
-    with torch.no_grad():
-        lp_bnk = torch.cat([leaf(y) for y in t_bnd.flatten(0, 1).split(1024)]).view(b, n, K)
-        alone_b = (lp_bnk + share_k).logsumexp(2).double().sum(1)
-        top_b = fit_top(z_bn, K)(lp_bnk)[:, 0].double() if K > 1 else alone_b
-    bits = lambda lp_b: -lp_b/(n*d*math.log(2))
-    return dict(latent_values=K, parameters=sum(p.numel() for p in leaf.parameters()), alone=float(bits(alone_b).mean()), with_top=float(bits(top_b).mean()), stderr=float(bits(top_b).std()/b**.5))
+def live(m) -> int: return sum(int((~p.isneginf()).sum()) for p in m.parameters())
+def cut(x): return to_patches(COLOUR.forward(x).long(), P)
+
+def joint_of(leaf, top, x, v, seed, passes):
+    joint = Joint(leaf, top, COLOUR, P, SHAPE)
+    finetune(joint, x, rng(seed), passes, 200, 32, LR, ALPHA, progress=False, valid_bchw=v)
+    return joint
+
+def scratch(x, v, K, S, seed):
+    y_bnd, gen = cut(x), rng(seed); y_xd = y_bnd.flatten(0, 1)
+    leaf = HCLTLeaf(chow_liu(mutual_information(y_xd[torch.randperm(len(y_xd), generator=gen)[:20_000]])), Categorical(y_xd.shape[1], V, S, gen), K, gen)
+    top = Circuit(chow_liu(gaussian_mutual_information(y_bnd.float().mean(2))), Evidence(y_bnd.shape[1], K), 1, gen)
+    return joint_of(leaf, top, x, v, seed, sum(PASSES.values())), {}
+
+def lvd(x, v, K, S, seed, more=1):
+    y_bnd = cut(x); y_xd = y_bnd.flatten(0, 1)
+    z_x = assign(y_xd.float(), kmeans(y_xd[::4].float(), K, rng(seed)))
+    leaf, _ = fit_leaf(y_xd, z_x, V, K, LeafConfig(states=S, epochs=more*PASSES['leaf'], batch=8192, micro=2048, pseudocount=ALPHA), rng(seed), progress=False)
+    return joint_of(leaf, fit_top(z_x.view(y_bnd.shape[:2]), K), x, v, seed, more*PASSES['joint']), {}
+
+def lvd_pg(x, v, K, S, seed, rounds=2, **options):
+    y_bnd = cut(x); y_xd, v_xd = y_bnd.flatten(0, 1), cut(v).flatten(0, 1); one = lambda t: torch.zeros(len(t), dtype=torch.long)
+    config = GrowConfig(**dict(dict(heads=K, start=-(-K//2), rounds=rounds, states=S, epochs=PASSES['leaf']//(rounds+1), batch=8192, micro=2048, most=10**9, prune=0., thin=.5, copy=None, price=.5, pseudocount=ALPHA), **options))
+    g = grow(y_xd, y_xd.float(), one(y_xd), V, config, rng(seed), (v_xd, one(v_xd)), progress=False)
+    joint = joint_of(g.leaf, fit_top(g.z_x.view(y_bnd.shape[:2]), g.leaf.n_heads), x, v, seed, PASSES['joint'])
+    return joint, dict(heads=g.leaf.n_heads, states_grown=g.leaf.states[0], tried=sum(PASSES.values()) + rounds*config.epochs, config=asdict(config), history=g.history)
+
+def states_only(x, v, K, S, seed, rounds=2):
+    y_bnd, gen = cut(x), rng(seed); y_xd = y_bnd.flatten(0, 1); epochs = PASSES['leaf']//(rounds+1); config = GrowConfig(states=S, heads=K)
+    z_x = assign(y_xd.float(), kmeans(y_xd[::4].float(), K, rng(seed)))
+    leaf, _ = fit_leaf(y_xd, z_x, V, K, LeafConfig(states=S, epochs=epochs, batch=8192, micro=2048, pseudocount=ALPHA), gen, progress=False)
+    for _ in range(rounds):
+        thin_(leaf, lambda r: leaf(y_xd[r]).gather(1, z_x[r, None])[:, 0], len(y_xd), .5); leaf = more_states(leaf, y_xd, z_x, room(leaf, config), config.noise, gen)
+        fit(leaf, lambda r: leaf(y_xd[r]).gather(1, z_x[r, None])[:, 0], len(y_xd), gen, epochs, 8192, 2048, LR, ALPHA, None, False)
+    return joint_of(leaf, fit_top(z_x.view(y_bnd.shape[:2]), K), x, v, seed, PASSES['joint']), dict(states_grown=leaf.n_states)
+
+def plain(x, v, K, S, seed):
+    size = live(Joint(HCLTLeaf(chow_liu(torch.rand(48, 48, generator=rng(0)).fill_(1.)), Categorical(48, V, S, rng(0)), K, rng(0)), fit_top(torch.zeros(2, 64, dtype=torch.long), K), COLOUR, P, SHAPE))
+    model, made = hclt_baseline(x, COLOUR, size, rng(seed), epochs=sum(PASSES.values()), batch=200, progress=False, valid_x=v)
+    return model, dict(states_a_pixel=made['states'])
+
+ARMS = {'plain': plain, 'scratch': scratch, 'LVD': lvd, 'LVD-PG': lvd_pg, 'LVD, 4× passes': lambda *a: lvd(*a, more=4), 'states only': states_only}
+
+def wanted(a) -> list[tuple]: # (part, arm, images, K, S, seed)
+    head = [('headline', arm, a.images, a.latents, a.states, seed) for seed in range(3) for arm in ('LVD-PG', 'LVD', 'scratch', 'plain')]
+    head += [('headline', 'LVD, 4× passes', a.images, a.latents, a.states, seed) for seed in range(3)]
+    head += [('headline', 'states only', a.images, a.latents, a.states, seed) for seed in range(3)]
+    small, arms = a.images//2, ('LVD', 'scratch', 'LVD-PG')
+    by_k = [('latents', arm, small, K, 16, 0) for K in (8, 32, 128) for arm in arms]
+    by_s = [('states', arm, small, a.latents, S, 0) for S in (8, 16, 32) for arm in arms]
+    return [w for w in head + by_k + by_s if not a.parts or w[0] in a.parts]
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--images', type=int, default=2000); p.add_argument('--test', type=int, default=500); p.add_argument('--epochs', type=int, default=3)
-    p.add_argument('--price', type=float, default=1.); p.add_argument('--noise', type=float, default=.2); p.add_argument('--seed', type=int, default=0); p.add_argument('--threads', type=int, default=1)
-    p.add_argument('--arms', nargs='*', help='only these'); p.add_argument('--out', type=Path, help='results file')
+    p.add_argument('--images', type=int, default=1000); p.add_argument('--valid', type=int, default=200); p.add_argument('--test', type=int, default=500)
+    p.add_argument('--latents', type=int, default=25); p.add_argument('--states', type=int, default=32); p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--parts', nargs='*', help='only these: headline, latents, states'); p.add_argument('--arms', nargs='*', help='only these'); p.add_argument('--seeds', nargs='*', type=int, help='only these')
+    p.add_argument('--out', type=Path, default=Path(__file__).parents[1]/'nbs/experiments/results/growing-cifar10.json', help='results file')
     a = p.parse_args(); torch.set_num_threads(a.threads)
-    out = a.out or Path(__file__).parents[1]/f'nbs/experiments/results/growing-cifar10-{a.seed}.json'
-    cut = lambda split, n: to_patches(COLOURS['ycocg_r'].forward(images('cifar10', split)[:n]).long(), 4)
-    y_bnd, v_bnd, t_bnd = cut('train', a.images), cut('valid', a.images//5), cut('test', a.test)
-    y_xd, v_xd = y_bnd.flatten(0, 1), v_bnd.flatten(0, 1); few = y_xd[::4].float(); passes = 3*a.epochs
-    def cells(K):
-        mu_kf = kmeans(few, K, rng(a.seed)); return assign(y_xd.float(), mu_kf), assign(v_xd.float(), mu_kf)
-    def bodies(K, batch=2048, valid=True, **options):
-        c_x, c_v = cells(K) if K > 1 else (torch.zeros(len(y), dtype=torch.long) for y in (y_xd, v_xd))
-        config = GrowConfig(**dict(dict(epochs=a.epochs, rounds=2, copy=.4, batch=batch, micro=batch//4, most=10**9, price=a.price, noise=a.noise), **options))
-        g = grow(y_xd, y_xd.float(), c_x, V, config, rng(a.seed), (v_xd, c_v) if valid else None, progress=False)
-        return g.leaf, g.z_x, dict(heads=g.leaf.heads, states=g.leaf.states, config=asdict(config), history=g.history)
-    def one_body(K=25, states=72):
-        z_x, _ = cells(K); config = LeafConfig(states=states, epochs=passes, batch=8192, micro=2048)
-        return fit_leaf(y_xd, z_x, V, K, config, rng(a.seed), progress=False)[0], z_x, dict(config=asdict(config))
-    def scratch(states=72):
-        gen = rng(a.seed); tree = chow_liu(mutual_information(y_xd[torch.randperm(len(y_xd), generator=gen)[:20_000]]))
-        pc = HCLTLeaf(tree, Categorical(y_xd.shape[1], V, states, gen), 1, gen)
-        fit(pc, lambda r: pc(y_xd[r])[:, 0], len(y_xd), gen, passes, 8192, 2048, (1., .1), .1, None, False)
-        return pc, torch.zeros(len(y_xd), dtype=torch.long), dict(states=states)
-    arms = {'scratch': scratch, 'one body': one_body, 'one body, grown': lambda: bodies(1, 8192, start=8, heads=25, states=36),
-            'bodies': lambda: bodies(8, valid=False, rounds=0, epochs=passes, heads=1, states=10),
-            'bodies, heads': lambda: bodies(8, valid=False, rounds=0, epochs=passes, start=3, heads=3, states=10),
-            'bodies, grown': lambda: bodies(8, heads=4, states=5)}
-    done = json.loads(out.read_text()) if out.exists() else dict(data='cifar10', patch=4, colour='ycocg_r', passes=passes, images=dict(train=a.images, valid=len(v_bnd), test=len(t_bnd)), rows={})
+    train, v, test = (images('cifar10', s, n) for s, n in (('train', None), ('valid', a.valid), ('test', a.test)))
+    done = json.loads(a.out.read_text()) if a.out.exists() else dict(data='cifar10', patch=P, colour=COLOUR.name, space='rgb', passes=PASSES, lr=LR, pseudocount=ALPHA, images=dict(valid=a.valid, test=a.test), rows=[])
+    key = lambda r: tuple(r[k] for k in ('part', 'arm', 'images', 'latents', 'states', 'seed')); have = {key(r) for r in done['rows']}
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
-    for name, make in arms.items():
-        if name in done['rows'] or (a.arms and name not in a.arms): continue
-        start = time.perf_counter(); leaf, z_x, more = make(); seconds = round(time.perf_counter()-start)
-        done['rows'][name] = row = dict(score(leaf, z_x.view(y_bnd.shape[:2]), t_bnd), seconds=seconds, threads=a.threads, commit=commit, **more)
-        save_json(out, done)
-        print(f"{name:16} {row['latent_values']:3} latent values  {row['parameters']/1e6:.2f} M  alone {row['alone']:.3f}  with a top {row['with_top']:.3f} ± {row['stderr']:.3f}  {seconds} s", flush=True)
+    for part, arm, n, K, S, seed in wanted(a):
+        if (part, arm, n, K, S, seed) in have or (a.arms and arm not in a.arms) or (a.seeds and seed not in a.seeds): continue
+        x = train[torch.randperm(len(train), generator=rng(1000+seed))[:n]]; start, cpu = time.perf_counter(), time.process_time()
+        model, more = ARMS[arm](x, v, K, S, seed); seconds, cpu = time.perf_counter()-start, time.process_time()-cpu
+        D = x[0].numel(); lp = lambda t: score(model, t, 32, False)
+        test_b = bpd(lp(test), D); e = bits(lp(test), D)
+        row = dict(part=part, arm=arm, images=n, latents=K, states=S, seed=seed, parameters=live(model), bits=e.bits, stderr=e.stderr, bits_valid=bits(lp(v), D).bits, bits_train=bits(lp(x[:200]), D).bits,
+                   seconds=round(seconds), cpu_seconds=round(cpu), threads=a.threads, device='cpu', commit=commit, **more)
+        if part=='headline': row['bits_of_images'] = [round(float(t), 4) for t in test_b]
+        done['rows'].append(row); save_json(a.out, done)
+        print(f'{part:8} {arm:8} seed {seed}  K {K:3} S {S:3}  {row["parameters"]/1e6:.2f} M  test {e.bits:.4f} ± {e.stderr:.3f}  valid {row["bits_valid"]:.4f}  {seconds:.0f} s', flush=True)
+    print(table([[r[k] for k in ('part', 'arm', 'seed', 'latents', 'states', 'parameters', 'bits', 'stderr')] for r in done['rows']], ['part', 'arm', 'seed', 'latent values', 'states', 'parameters', 'bits/dim', '±']))
 
 if __name__=='__main__': main()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GrowConfig', 'columns', 'scores', 'train_', 'worth', 'log_shares', 'reassign', 'worst', 'clone_heads', 'split_labels',
-           'more_states', 'Proposal', 'tidy', 'propose', 'Grown', 'grow', 'settle', 'split_component', 'shortfall',
-           'grow_blocks']
+           'more_states', 'room', 'Proposal', 'tidy', 'propose', 'Grown', 'grow', 'settle', 'split_component',
+           'shortfall', 'grow_blocks']
 
 # %% ../nbs/41_grow.ipynb #c002
 import copy, math
@@ -23,7 +23,7 @@ from .circuit import Circuit
 from .clusters import kmeans, assign
 from .em import fit
 from .blocks import GaussianBlock
-from .resize import prune_, clone
+from .resize import prune_, thin_, clone
 from .leaf import Bodies, HCLTLeaf, start_from_states_, together, apart, leaf_from_spec
 
 # %% ../nbs/41_grow.ipynb #c006
@@ -41,9 +41,10 @@ class GrowConfig:
     lr_end:float=.1       # last EM step; the first is 1, in each round, so that copies part fast
     pseudocount:float=.1  # α per sum node
     prune:float=1e-4      # edges go that a patch uses no more often than this, in the mean
+    thin:float=0.         # input weights go that fewer patches than this use, in expectation; 0: none go
     inertia:float=1.      # nats a patch stays with its present head for
     hold:float=.4         # the worst heads that hold more than this share of the patches are split
-    copy:float=.2         # share of the states that are copied when heads are split
+    copy:float|None=.2    # share of the states that are copied when heads are split; None: as many as there is room for (see `room`)
     noise:float=.2        # spread of the factors that set copies apart
     price:float=1.        # what a nat of knowledge about z costs a patch, in nats (see `worth`)
     sure:float=1.         # standard errors a division must gain on validation patches
@@ -121,8 +122,7 @@ def worst(
     n_h = torch.bincount(h_x, minlength=L_xh.shape[1])
     q_h = n_h.double().new_zeros(len(n_h)).index_add_(0, h_x, L_xh.gather(1, h_x[:, None])[:, 0].double())/n_h
     order = [k for k in q_h.argsort().tolist() if n_h[k] > 0]
-    held = n_h[order].cumsum(0)
-    return order[:int((held <= hold*len(h_x)).sum())+1]
+    return order[:int((n_h[order].cumsum(0) <= hold*len(h_x)).sum())+1]
 
 # %% ../nbs/41_grow.ipynb #c017
 @torch.no_grad()
@@ -134,8 +134,7 @@ def clone_heads(
 ) -> HCLTLeaf:
     "The same body with other heads."
     new = HCLTLeaf(pc.tree, copy.deepcopy(pc.inputs), len(source), torch.Generator().manual_seed(0)).to(pc.root_1sk)
-    new.edges_est.copy_(pc.edges_est)
-    again = torch.tensor([h in source[:i] for i, h in enumerate(source)], device=pc.root_1sk.device)
+    new.edges_est.copy_(pc.edges_est); again = torch.tensor([h in source[:i] for i, h in enumerate(source)], device=pc.root_1sk.device)
     factor_1sk = 1 + noise*torch.randn(1, pc.n_states, len(source), generator=gen).to(pc.root_1sk)
     root_1sk = pc.root_1sk[:, :, list(source)]
     new.root_1sk.copy_(torch.where(again, (root_1sk + factor_1sk.clamp_min(1e-3).log()).log_softmax(1), root_1sk))
@@ -151,8 +150,7 @@ def split_labels(
     "k-means among the patches of the heads that are split, started from their means and displaced copies; the rest stay."
     at = torch.isin(h_x, torch.tensor(split, device=h_x.device)).nonzero().flatten(); f = f_xf[at].float()
     if len(f[:50_000].unique(dim=0)) < len(split) + len(new): return h_x
-    own = [f[h_x[at]==k] for k in split]
-    mu_kf = torch.stack([o.mean(0) for o in own])
+    own = [f[h_x[at]==k] for k in split]; mu_kf = torch.stack([o.mean(0) for o in own])
     away = torch.stack([o.std(0, correction=0) for o in own[:len(new)]])*torch.randn(len(new), f.shape[1], generator=gen).to(f)
     mu_kf = kmeans(f, len(split) + len(new), gen, start_kf=torch.cat([mu_kf, mu_kf[:len(new)] + away/2]))
     return h_x.index_copy(0, at, torch.tensor([*split, *new], device=h_x.device)[assign(f, mu_kf)])
@@ -174,6 +172,14 @@ def more_states(pc:HCLTLeaf, y_xd, h_x, share:float, noise:float, gen:torch.Gene
     return new
 
 # %% ../nbs/41_grow.ipynb #c024
+def room(part:HCLTLeaf, config:GrowConfig) -> float:
+    "Share of the states that can be copied until the body has the weights of one of config's states and heads of which nothing was taken out; at most 1."
+    (D, V, S), E = part.inputs.logp_dvs.shape, len(part.edges_est)
+    i, e, r = (int((~w.isneginf()).sum()) for w in (part.inputs.logp_dvs, part.edges_est, part.root_1sk))
+    size, i = config.states*(D*V + E*config.states + config.heads), i + r*config.heads/part.n_heads
+    return min(1., max(0., (math.sqrt(i*i + 4*e*size) - i)/(2*e) - 1))          # f = 1 + share: e f² + i f = size
+
+# %% ../nbs/41_grow.ipynb #c027
 class Proposal(NamedTuple):
     "A body with other heads."
     part:HCLTLeaf
@@ -200,11 +206,12 @@ def propose(
     K = part.n_heads; split = worst(L_xh, h_x, config.hold); n = min(len(split), config.heads - K)
     to_x = split_labels(f_xf, h_x, split, list(range(K, K+n)), gen) if n > 0 else h_x
     if torch.equal(to_x, h_x): return Proposal(part, h_x, [], [])
-    part = clone_heads(more_states(part, y_xd, h_x, config.copy, config.noise, gen), [*range(K), *split[:n]], config.noise, gen)
+    part = more_states(part, y_xd, h_x, room(part, config) if config.copy is None else config.copy, config.noise, gen)
+    part = clone_heads(part, [*range(K), *split[:n]], config.noise, gen)
     done = tidy(part, to_x)
     return Proposal(done.part, done.h_x, split, list(range(K, K+n)))
 
-# %% ../nbs/41_grow.ipynb #c026
+# %% ../nbs/41_grow.ipynb #c029
 class Grown(NamedTuple):
     "What growing gave."
     leaf:Bodies        # p(patch | z)
@@ -228,7 +235,7 @@ def _body(y_xd, f_xf, n_values, config, gen): # a body before training, and the 
     start_from_states_(part, y_xd[few], assign(y, mu_sd), h_x[few])
     return tidy(part, h_x)[:2]
 
-# %% ../nbs/41_grow.ipynb #c027
+# %% ../nbs/41_grow.ipynb #c030
 def _mean(t_x, c_x, n): # mean of each body
     return t_x.new_zeros(n).index_add_(0, c_x, t_x)/torch.bincount(c_x, minlength=n).clamp_min(1)
 
@@ -242,23 +249,23 @@ def _judge(leaf, y_xd, c_x, h_x, test, config): # worth of each patch to be judg
     return worth(scores(leaf, y, c, config.micro), log_w_ch[c], config.price)
 
 def _trained(parts, y_xd, c_x, h_x, test, config, seed): # bodies after training, and the worth of patches
-    leaf = together(parts)
-    train_(leaf, y_xd, c_x, h_x, config, rng(seed))
+    leaf = together(parts); train_(leaf, y_xd, c_x, h_x, config, rng(seed))
     return apart(leaf), _judge(leaf, y_xd, c_x, h_x, test, config)
 
 def _pruned(parts, y_xd, c_x, h_x, config, gen): # bodies after pruning, and the scores of their patches
-    leaf = together(parts)
-    log_prob, n, _ = _rows(leaf, y_xd, c_x, h_x, config, gen)
+    leaf = together(parts); log_prob, n, _ = _rows(leaf, y_xd, c_x, h_x, config, gen)
     if config.prune > 0: prune_(leaf, lambda rows: log_prob(rows).sum(1), n, below=config.prune, micro=config.micro)
-    return apart(leaf), scores(leaf, y_xd, c_x, config.micro)
+    parts = apart(leaf)
+    for p, mine in zip(parts, [(c_x==k).nonzero().flatten() for k in range(len(parts))] if config.thin > 0 else []):
+        thin_(p, lambda r: p(y_xd[mine[r]]).gather(1, h_x[mine[r], None])[:, 0], len(mine), config.thin)
+    return parts, scores(together(parts), y_xd, c_x, config.micro)
 
 def _tell(i, c, now, stay, split, p, L_xh, h_x, moved, took, D): # one line of the history
-    bits = lambda nats: -float(nats)/(D*math.log(2))
-    n_h = torch.bincount(h_x, minlength=L_xh.shape[1])
+    bits = lambda nats: -float(nats)/(D*math.log(2)); n_h = torch.bincount(h_x, minlength=L_xh.shape[1])
     own_h = torch.zeros(L_xh.shape[1], dtype=torch.double, device=h_x.device).index_add_(0, h_x, L_xh.gather(1, h_x[:, None])[:, 0].double())/n_h.clamp_min(1)
     return dict(round=i, body=c, patches=n_h.tolist(), nats=own_h.tolist(), split=p.split, new=p.new, moved=int(moved), bits=dict(before=bits(now), without=bits(stay), with_it=bits(split)), accepted=took)
 
-# %% ../nbs/41_grow.ipynb #c028
+# %% ../nbs/41_grow.ipynb #c031
 def _round(s, i, y_xd, f_xf, c_x, valid, config, gen): # try to divide every body that is open
     who = [c for c, o in enumerate(s.open) if o]
     if not who: return
@@ -289,7 +296,7 @@ def _round(s, i, y_xd, f_xf, c_x, valid, config, gen): # try to divide every bod
         s.h_x[rows[mine]] = h[mine]
         s.open[body] = took and s.parts[body].n_heads < config.heads
 
-# %% ../nbs/41_grow.ipynb #c029
+# %% ../nbs/41_grow.ipynb #c032
 def grow(
     y_xd:Int[Tensor, "x d"],   # patches
     f_xf:Float[Tensor, "_ f"], # the teacher's features of each
@@ -310,8 +317,7 @@ def grow(
     for i in resumable(ckpt, config.rounds+1, dict(growth=s, gen=gen), progress=progress, desc='growing'):
         if i > 0: _round(s, i, y_xd, f_xf, c_x, valid, config, gen); continue
         for c in range(C):
-            mine = (c_x==c).nonzero().flatten()
-            part, s.h_x[mine] = _body(y_xd[mine], f_xf[mine], n_values, config, gen); s.parts.append(part)
+            mine = (c_x==c).nonzero().flatten(); part, s.h_x[mine] = _body(y_xd[mine], f_xf[mine], n_values, config, gen); s.parts.append(part)
         s.parts, _ = _trained(s.parts, y_xd, c_x, s.h_x, valid, config, int(torch.randint(2**31, (), generator=gen)))
         s.open = [p.n_heads < config.heads for p in s.parts]
     leaf = together(s.parts)
@@ -330,7 +336,7 @@ def settle(
     h_x = (scores(leaf, y_xd, c_x) + price*log_w_ch[c_x].float()).argmax(1)
     return (leaf.alive_ch.flatten().cumsum(0)-1)[c_x*H + h_x]
 
-# %% ../nbs/41_grow.ipynb #c034
+# %% ../nbs/41_grow.ipynb #c037
 @torch.no_grad()
 def split_component(
     block:GaussianBlock, # stays as it is
@@ -363,7 +369,7 @@ def shortfall(
     lp_x, q_xk = torch.cat(lp_x), torch.cat(q_xk)
     return q_xk.T @ (lp_x.mean() - lp_x)/len(lp_x)
 
-# %% ../nbs/41_grow.ipynb #c035
+# %% ../nbs/41_grow.ipynb #c038
 def _log_density(block, x_xd): # of each row
     return torch.cat([(block.log_prob(x, None, 'density') + block.mass_k.clamp_min(1e-30).log()).logsumexp(1).double() for x in x_xd.split(8192)])
 

@@ -7,10 +7,11 @@ from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.em import EM, tables
-from pcdistill.grow import GrowConfig, clone_heads, columns, grow, grow_blocks, more_states, reassign, scores, settle, shortfall, split_component, split_labels, train_, worst, worth
+from pcdistill.grow import GrowConfig, clone_heads, columns, grow, grow_blocks, more_states, reassign, room, scores, settle, shortfall, split_component, split_labels, train_, worst, worth
 from pcdistill.inputs import Categorical
 from pcdistill.joint import Joint, finetune, load_joint, save_joint
 from pcdistill.leaf import Bodies, HCLTLeaf, apart, leaf_from_spec, together
+from pcdistill.resize import thin_
 from pcdistill.structure import Tree, chow_liu
 from pcdistill.top import fit_top
 
@@ -149,6 +150,35 @@ def test_copies_without_noise_change_nothing(seed):
     more = more_states(pc, x, h, .6, 0., gen)
     assert more.n_states==pc.n_states + round(.6*pc.n_states) and torch.allclose(more(x), pc(x), atol=1e-4)
 
+weights = lambda m: sum(int((~p.isneginf()).sum()) for p in m.parameters())
+
+own = lambda pc, x, h: lambda r: pc(x[r]).gather(1, h[r, None])[:, 0]
+
+def wide(seed, D=5, V=30, S=20, K=3):
+    gen = rng(seed); pc = HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen).fill_(1.)), Categorical(D, V, S, gen), K, gen)
+    return pc, torch.randint(0, V, (200, D), generator=gen), torch.randint(0, K, (200,), generator=gen), gen
+
+@seeds
+def test_thin(seed):
+    "What goes is what few use; everything stays possible, and heads sum to one."
+    pc, x, h, _ = wide(seed, D=3, V=5); keep = pc.inputs.logp_dvs.detach().clone()
+    lp_dvs = pc.inputs.logp_dvs; flow, = torch.autograd.grad(pc(x).gather(1, h[:, None]).sum(), lp_dvs); thin_(pc, own(pc, x, h), 200, 2.)
+    gone = lp_dvs.isneginf(); assert gone.any() and torch.equal(gone[..., 1:], ((flow < 2) & (flow < flow.amax(1, keepdim=True)))[..., 1:]) and not gone[..., 0].any()
+    left = torch.where(gone, -torch.inf, keep).log_softmax(1); assert torch.allclose(lp_dvs[..., 1:].exp(), left[..., 1:].exp(), atol=1e-6, equal_nan=True)
+    every = everything(3, 5); assert pc(every).isfinite().all() and torch.allclose(pc(every).exp().sum(0), torch.ones(3), atol=1e-4)
+    with torch.no_grad(): pc.edges_est.masked_fill_(torch.rand(pc.edges_est.shape, generator=rng(seed)) < .8, -torch.inf); pc.edges_est[:, 1] = 0.; pc.edges_est.copy_(pc.edges_est.log_softmax(1))
+    thin_(pc, own(pc, x, h), 200, 2.); assert pc(every).isfinite().all()
+    (-pc(x).sum()).backward(); EM(pc, .7, .1).step(); assert torch.equal(lp_dvs.isneginf() | gone, lp_dvs.isneginf()) and pc(every).isfinite().all()
+
+@seeds
+def test_room_is_what_was_taken_out(seed):
+    pc, x, h, gen = wide(seed); config = GrowConfig(states=20, heads=3); size = weights(pc)
+    assert size==20*(5*30 + 4*20 + 3) and room(pc, config) < 1e-6 and room(pc, GrowConfig(states=15, heads=3))==0
+    thin_(pc, own(pc, x, h), 200, 3.); assert weights(pc) < .9*size
+    more = more_states(pc, x, h, room(pc, config), .2, gen)
+    assert more.n_states > 20 and abs(weights(more)/size - 1) < .1
+    assert torch.allclose(more_states(pc, x, h, room(pc, config), 0., gen)(x), pc(x), atol=1e-3)
+
 def test_split_labels():
     gen = rng(0); f = torch.cat([torch.randn(50, 2, generator=gen), torch.randn(50, 2, generator=gen) + 20, torch.randn(50, 2, generator=gen) + 40])
     h = torch.tensor([0]*50 + [1]*100)
@@ -222,6 +252,16 @@ def test_without_validation_all_divisions_are_kept_and_unsplit_bodies_stay_singl
     grown = grow(y, f, c, 4, CONFIG, rng(0), progress=False)
     assert all(r['accepted']==bool(r['new']) for r in grown.history)
     assert grown.leaf.heads==(3, 1) and grown.leaf.states[0] > grown.leaf.states[1]==2
+
+def test_weights_stay_what_they_were():
+    from dataclasses import replace
+    config = replace(CONFIG, states=8, copy=None, thin=5., rounds=2); grown = run(config=config)
+    size = 8*(6*4 + 5*8 + config.heads)
+    assert max(grown.leaf.states) > 8 and any(r['accepted'] for r in grown.history)
+    for part in apart(grown.leaf): assert weights(part) <= 1.1*size
+    again = run(config=config)
+    assert again.history==grown.history and torch.equal(again.z_x, grown.z_x) and all(torch.equal(p, q) for p, q in zip(again.leaf.parameters(), grown.leaf.parameters()))
+    v, _, c_v = two_clusters(7, 300); assert grown.leaf(v).isfinite().all()
 
 def test_start_with_two_heads():
     grown = run(config=GrowConfig(heads=2, start=2, rounds=0, states=3, epochs=3, batch=100))
