@@ -7,7 +7,7 @@ from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.patches import to_patches
 from pcdistill.teacher import Teacher, bound, fit_noise, fit_pixels, log_logistic, uniform_prior
 from pcdistill import vqvae
-from pcdistill.vqvae import CodePrior, PriorConfig, VQConfig, VQVAE2, fit_prior, fit_vqvae, init_, log_mixture, n_theta
+from pcdistill.vqvae import CodePrior, PriorConfig, VQConfig, VQVAE2, fit_prior, fit_vqvae, init_, log_mixture, log_patches, n_theta
 
 SHORT = VQConfig.tiny(epochs=3, per_epoch=96)
 
@@ -76,7 +76,7 @@ def test_a_code_changes_its_patches_and_no_other(h, p):
 
 def test_conditional_is_the_product_over_patches(teachers, photos):
     t = teachers['vqvae']; x = photos[:4]
-    lp_bn = torch.stack([torch.stack([t.log_patch(y[None], f[None])[0] for y, f in zip(ys, fs)])
+    lp_bn = torch.stack([torch.stack([log_patches(y[None], t.theta(f[None]))[0] for y, f in zip(ys, fs)])
                          for ys, fs in zip(to_patches(x, 4).float(), t.features(x))])
     assert torch.allclose(lp_bn.sum(1), t.log_cond(x), rtol=1e-5)
 
