@@ -17,6 +17,7 @@ from .vqvae import CodePrior, VQVAE2
 from .mae import MAE
 from .priors import ForestPrior
 from .switching import SwitchingAR
+from .conv import ConvVQVAE2
 
 # %% ../nbs/28_latents.ipynb #c005
 def smallest(n:int) -> torch.dtype:
@@ -55,7 +56,7 @@ def features(
     return torch.cat([teacher.features(x) for x in x_bchw.split(batch)])
 
 # %% ../nbs/28_latents.ipynb #c012
-KINDS = {'pixel': PixelTeacher, 'pca': PCATeacher, 'noise': NoiseTeacher, 'vqvae': VQVAE2, 'mae': MAE, 'switching': SwitchingAR, 'prior': CodePrior, 'forest': ForestPrior}
+KINDS = {'pixel': PixelTeacher, 'pca': PCATeacher, 'noise': NoiseTeacher, 'vqvae': VQVAE2, 'vqconv': ConvVQVAE2, 'mae': MAE, 'switching': SwitchingAR, 'prior': CodePrior, 'forest': ForestPrior}
 
 def save_teacher(
     path:str|Path,

@@ -22,13 +22,14 @@ from .clusters import kmeans, assign
 from .em import fit
 from .queries import sample
 from .blocks import GaussianBlock, fit_blocks
+from .factors import FactorBlock, fit_factors
 import pcdistill.block_queries # gives the block its fill and moments
 
 # %% ../nbs/40_leaf.ipynb #c004
 @dataclass(frozen=True)
 class LeafConfig:
     "How the circuit of a patch is made and trained."
-    family:str='hclt'       # 'hclt' or 'gaussian'
+    family:str='hclt'       # 'hclt', 'gaussian' or 'factors'
     states:int=32           # states of a body's latents (hclt)
     epochs:int=4            # passes over the labelled patches
     batch:int=8192          # patches an EM step
@@ -37,7 +38,8 @@ class LeafConfig:
     pseudocount:float=.1    # α per sum node
     n_fit:int=500_000       # patches used at most
     scales:int=1            # components a label (gaussian)
-    shrink:float=200.       # pseudo-patches of the pooled shape (gaussian)
+    shrink:float=200.       # pseudo-patches of the pooled shape (gaussian) or of the pooled noise (factors)
+    rank:int=16             # factors of a component (factors)
 
 # %% ../nbs/40_leaf.ipynb #c006
 @torch.enable_grad()
@@ -120,12 +122,15 @@ def fit_leaf(
     progress:bool=True,       # show a bar
 ) -> tuple[nn.Module, list[float]]:
     "A leaf with a head for every latent value, and the mean log p(patch | label) of each epoch."
-    require(config.family in ('hclt', 'gaussian'), f"wanted the leaf family hclt or gaussian, got '{config.family}'")
+    require(config.family in ('hclt', 'gaussian', 'factors'), f"wanted the leaf family hclt, gaussian or factors, got '{config.family}'")
     require(len(y_xd)==len(z_x), f'wanted one label a patch, got {len(y_xd)} patches and {len(z_x)} labels')
     keep = torch.randperm(len(y_xd), generator=gen)[:config.n_fit]
     y_xd, z_x = y_xd[keep.to(y_xd.device)], z_x[keep.to(z_x.device)].long()
     if config.family=='hclt': return _fit_hclt(y_xd, z_x, n_values, n_heads, config, gen, ckpt, progress)
-    require(n_values==256, f'wanted 256 levels a channel for Gaussian leaves (colour map RGB), got {n_values}')
+    require(n_values==256, f'wanted 256 levels a channel for leaves of normals (colour map RGB), got {n_values}')
+    if config.family=='factors':
+        require(config.scales==1, f'wanted one component a label in a leaf of factors, got {config.scales} scales')
+        return fit_factors(y_xd, z_x, n_heads, config.rank, gen, config.epochs, config.batch, ckpt, progress, view='auto', shrink=config.shrink)
     return fit_blocks(y_xd, z_x, n_heads*config.scales, gen, n_heads, config.epochs, config.batch, ckpt, progress, view='auto', shrink=config.shrink)
 
 @torch.no_grad()
@@ -134,8 +139,8 @@ def relabel(
     y_xd:Int[Tensor, "x d"], # patches
     z_x:Int[Tensor, "x"],    # the teacher's latent value of each
 ) -> Int[Tensor, "x"]:
-    "The head of each patch: the teacher's label, or where labels have several components the best of all components."
-    return leaf.label(y_xd) if isinstance(leaf, GaussianBlock) else z_x
+    "The head of each patch: the teacher's label, or under mixtures of normals the best of all components."
+    return leaf.label(y_xd) if isinstance(leaf, GaussianBlock|FactorBlock) else z_x
 
 # %% ../nbs/40_leaf.ipynb #c013
 class Bodies(nn.Module):
@@ -221,7 +226,8 @@ def apart(leaf:Bodies) -> list[HCLTLeaf]:
 # %% ../nbs/40_leaf.ipynb #c015
 def leaf_from_spec(spec:dict) -> nn.Module:
     "An untrained leaf of a given make, to load parameters into."
-    if spec.get('family')=='gaussian': return GaussianBlock(**{k: v for k, v in spec.items() if k!='family'})
+    blocks = {'gaussian': GaussianBlock, 'factors': FactorBlock}
+    if spec.get('family') in blocks: return blocks[spec['family']](**{k: v for k, v in spec.items() if k!='family'})
     if spec.get('family')=='bodies': return Bodies([Tree(tuple(p), tuple(range(len(p)))) for p in spec['parents']], spec['n_values'], spec['heads'], spec['states'])
     pc = from_spec(spec); pc.__class__ = HCLTLeaf
     return pc

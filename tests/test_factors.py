@@ -1,5 +1,5 @@
-"Factor analysers against dense normals, enumeration, float64 and plain EM."
-import math
+"Factor analysers against dense normals, enumeration, float64 and plain EM; as a family of leaves."
+import json, math
 import pytest
 import torch
 from einops import rearrange
@@ -12,9 +12,11 @@ from pcdistill.data import images
 from pcdistill.em import EM
 from pcdistill.factors import FactorBlock, fit_factors, start_factors_
 from pcdistill.inputs import Evidence
-from pcdistill.joint import Joint, finetune
+from pcdistill.joint import Joint, finetune, load_joint, save_joint
+from pcdistill.leaf import LeafConfig, fit_leaf, leaf_from_spec, relabel
 from pcdistill.patches import to_patches
 from pcdistill.structure import binary_tree
+from pcdistill.top import fit_top
 
 
 def block(D=3, K=4, R=2, levels=4, seed=0, **kw):
@@ -347,3 +349,29 @@ def test_spec_makes_the_same_kind():
     b = block(); spec = b.spec(); assert spec.pop('family')=='factors'
     c = FactorBlock(**spec); c.load_state_dict(b.state_dict()); x = every_row(3, 4)
     with torch.no_grad(): assert torch.equal(b(x), c(x))
+
+@pytest.mark.parametrize('rank', [0, 4])
+def test_a_family_of_leaves(rank):
+    x, g = images('photos', 'train', 200), rng(0); y = rearrange(to_patches(x, 4), 'b n d -> (b n) d').long()
+    z = torch.randint(0, 5, (len(y),), generator=g); config = LeafConfig('factors', epochs=2, rank=rank, shrink=20.)
+    leaf, history = fit_leaf(y, z, 256, 5, config, rng(1), progress=False); own = relabel(leaf, y, z)
+    assert isinstance(leaf, FactorBlock) and (leaf.n_heads, leaf.rank, leaf.shrink)==(5, rank, 20.) and len(history)==2 and history[1] > history[0]
+    with torch.no_grad(): lp = leaf(y, view='density') + leaf.mass_k.log(); assert torch.equal(own, lp.argmax(1)) and not torch.equal(own, z)
+    again = leaf_from_spec(json.loads(json.dumps(leaf.spec()))); again.load_state_dict(leaf.state_dict())
+    with torch.no_grad(): assert type(again) is FactorBlock and torch.equal(again(y[:50]), leaf(y[:50]))
+    repeat, _ = fit_leaf(y, z, 256, 5, config, rng(1), progress=False); assert all(torch.equal(p, q) for p, q in zip(leaf.parameters(), repeat.parameters()))
+
+def test_a_joint_model_of_factors_is_saved_and_loaded(tmp_path):
+    x, g = images('photos', 'train', 120), rng(0); y_bnd = to_patches(x, 8).long()
+    z = torch.randint(0, 4, y_bnd.shape[:2], generator=g); config = LeafConfig('factors', epochs=3, rank=3, shrink=20.)
+    leaf, _ = fit_leaf(y_bnd.flatten(0, 1), z.flatten(), 256, 4, config, rng(1), progress=False)
+    joint = Joint(leaf, fit_top(relabel(leaf, y_bnd.flatten(0, 1), z.flatten()).view(z.shape), 4), COLOURS['rgb'], 8, (3, 16, 16))
+    save_joint(joint, tmp_path/'j.safetensors'); back = load_joint(tmp_path/'j.safetensors')
+    with torch.no_grad(): assert isinstance(back.leaf, FactorBlock) and torch.equal(back(x[:9]), joint(x[:9]))
+
+def test_leaves_of_factors_refuse(refuses):
+    y, z = torch.zeros(10, 4).long(), torch.zeros(10).long()
+    refuses(lambda: fit_leaf(y, z, 511, 2, LeafConfig('factors', rank=2), rng(0), progress=False), '256 levels', '511')
+    refuses(lambda: fit_leaf(y, z, 256, 2, LeafConfig('factors', rank=2, scales=3), rng(0), progress=False), 'one component a label', '3 scales')
+    refuses(lambda: fit_leaf(y, z, 256, 2, LeafConfig('factors', rank=5), rng(0), progress=False), 'between 0 and 4 factors')
+    refuses(lambda: fit_leaf(y, z, 256, 2, LeafConfig('normals'), rng(0), progress=False), 'hclt, gaussian or factors')

@@ -1,21 +1,22 @@
 "Teachers: exact pmfs, patch independence, repetition, resumption, files, clusters."
 import pytest, torch
 from pcdistill.clusters import assign, kmeans
+from pcdistill.conv import ConvVQVAE2, fit_conv_vqvae
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.patches import to_patches
 from pcdistill.teacher import Teacher, bound, fit_noise, fit_pixels, log_logistic, uniform_prior
 from pcdistill import vqvae
-from pcdistill.vqvae import CodePrior, PriorConfig, VQConfig, VQVAE2, fit_prior, fit_vqvae, init_, log_mixture, n_theta
+from pcdistill.vqvae import Codebook, CodePrior, PriorConfig, VQConfig, VQVAE2, fit_prior, fit_vqvae, init_, log_mixture, log_patches, n_theta
 
 SHORT = VQConfig.tiny(epochs=3, per_epoch=96)
 
 def noise_images(b, c, h, w, seed=0): return torch.randint(0, 256, (b, c, h, w), generator=rng(seed), dtype=torch.uint8)
 
-def random_vq(p, shape):
+def random_vq(p, shape, make=VQVAE2):
     "An untrained teacher whose codebooks are not all the same vector."
-    t = init_(VQVAE2(VQConfig.tiny(p), shape), rng(0)).eval().requires_grad_(False)
+    t = init_(make(VQConfig.tiny(p), shape), rng(0)).eval().requires_grad_(False)
     for book in (t.book_top, t.book_bottom): book.e_kf.copy_(torch.randn(book.e_kf.shape, generator=rng(2)))
     return t
 
@@ -23,7 +24,7 @@ def random_vq(p, shape):
 def photos(): return images('photos', 'train', 256)
 
 @pytest.fixture(scope='module')
-def teachers(photos): return {'vqvae': fit_vqvae(photos, SHORT, rng(0), progress=False),
+def teachers(photos): return {'vqvae': fit_vqvae(photos, SHORT, rng(0), progress=False), 'vqconv': fit_conv_vqvae(photos, SHORT, rng(0), progress=False),
                               'pixel': fit_pixels(photos, 4, 16, rng(0)), 'noise': fit_noise(photos, 4, 16, rng(0))}
 
 @pytest.mark.parametrize('levels', [2, 5, 256])
@@ -52,9 +53,10 @@ def test_log_scale_has_a_floor():
     y = torch.tensor([[[90.]]])
     assert torch.equal(log_mixture(y, sharp), log_mixture(y, sharper)) and log_mixture(y, sharp).isfinite().all()
 
+@pytest.mark.parametrize('make', [VQVAE2, ConvVQVAE2])
 @pytest.mark.parametrize('c,h,w,p', [(1,8,8,4), (1,8,8,2), (1,28,28,4), (1,28,28,7), (3,32,32,4), (3,32,32,8), (3,12,18,6), (3,4,4,4), (3,5,3,1), (2,6,6,3)])
-def test_any_patch_size_and_grid(c, h, w, p):
-    t, x = random_vq(p, (c, h, w)), noise_images(3, c, h, w)
+def test_any_patch_size_and_grid(c, h, w, p, make):
+    t, x = random_vq(p, (c, h, w), make), noise_images(3, c, h, w)
     ids = t.codes(x)
     assert isinstance(t, Teacher) and ids.shape==(3, len(t.n_codes)) and (ids < torch.tensor(t.n_codes)).all()
     assert t.features(x).shape==(3, (h//p)*(w//p), 2*t.config.f) and torch.equal(t.features(x), t.features_from_codes(ids))
@@ -74,9 +76,27 @@ def test_a_code_changes_its_patches_and_no_other(h, p):
         else: own[2*i:2*i+2, 2*j:2*j+2] = True
         assert torch.equal(moved, own.flatten())
 
+@pytest.mark.parametrize('h,p,m', [(44, 4, 60), (44, 4, 0), (22, 2, 27), (63, 7, 40)])
+def test_with_convolutions_a_code_changes_its_neighbours_and_no_more_than_the_reach(h, p, m):
+    t = random_vq(p, (3, h, h), ConvVQVAE2); g = h//p; far = lambda a: max(abs(a//g-m//g), abs(a%g-m%g))
+    ids = torch.zeros(2, len(t.n_codes), dtype=torch.long); ids[1, m] = 1
+    moved = torch.ne(*t.decode(t.features_from_codes(ids)).unflatten(0, (2, g*g))).flatten(1).any(1)
+    assert all(moved[a] for a in range(g*g) if far(a) <= 1) and not any(moved[a] for a in range(g*g) if far(a) > t.config.blocks + 2)
+
+def test_decoded_patches_are_picked_in_order():
+    for make in (VQVAE2, ConvVQVAE2):
+        t = random_vq(4, (3, 8, 12), make); f = t.features(noise_images(2, 3, 8, 12)); pick = torch.tensor([7, 0, 11])
+        assert torch.allclose(t.decode(f, pick), t.decode(f)[pick], atol=1e-6)
+
+def test_pixels_of_the_convolutional_decoder_are_where_they_belong():
+    x = noise_images(2, 3, 8, 12); t = random_vq(4, (3, 8, 12), ConvVQVAE2)
+    f = t.features(x); theta = t.decoder(f.mT.unflatten(2, (2, 3))).unflatten(1, (n_theta(3), 3))            # b j m h w
+    lp_bhw = log_mixture(x.flatten(2).float(), theta.flatten(3)).view(2, 8, 12)
+    assert torch.allclose(lp_bhw.sum((1, 2)), t.log_cond(x), rtol=1e-4)
+
 def test_conditional_is_the_product_over_patches(teachers, photos):
     t = teachers['vqvae']; x = photos[:4]
-    lp_bn = torch.stack([torch.stack([t.log_patch(y[None], f[None])[0] for y, f in zip(ys, fs)])
+    lp_bn = torch.stack([torch.stack([log_patches(y[None], t.theta(f[None]))[0] for y, f in zip(ys, fs)])
                          for ys, fs in zip(to_patches(x, 4).float(), t.features(x))])
     assert torch.allclose(lp_bn.sum(1), t.log_cond(x), rtol=1e-5)
 
@@ -106,11 +126,26 @@ def eager(monkeypatch):
     plain = vqvae.resumable
     monkeypatch.setattr(vqvae, 'resumable', lambda *a, **k: plain(*a, **{**k, 'every_s': 0.}))
 
-def test_killed_and_resumed_teacher_is_the_same(photos, teachers, tmp_path, monkeypatch, eager):
+@pytest.mark.parametrize('fit,kind', [(fit_vqvae, 'vqvae'), (fit_conv_vqvae, 'vqconv')])
+def test_killed_and_resumed_teacher_is_the_same(fit, kind, photos, teachers, tmp_path, monkeypatch, eager):
     with monkeypatch.context() as m, pytest.raises(Killed):
-        kill_at(m, 'vq_loss', 8); fit_vqvae(photos, SHORT, rng(0), tmp_path/'c', progress=False)
+        kill_at(m, 'vq_loss', 8); fit(photos, SHORT, rng(0), tmp_path/'c', progress=False)
     assert (tmp_path/'c').exists()
-    assert same(fit_vqvae(photos, SHORT, rng(123), tmp_path/'c', progress=False), teachers['vqvae'])   # the generator comes from the file
+    assert same(fit(photos, SHORT, rng(123), tmp_path/'c', progress=False), teachers[kind])   # the generator comes from the file
+
+@pytest.mark.parametrize('ema,restart', [(0., .05), (0., 0.), (.98, 0.)])
+def test_other_ways_to_train_codes(ema, restart, photos, tmp_path, monkeypatch, eager):
+    config = VQConfig.tiny(epochs=4, per_epoch=96, ema=ema, restart=restart); t = fit_vqvae(photos, config, rng(0), progress=False)
+    assert all(v.isfinite().all() for v in t.state_dict().values()) and len(t.codes(photos).unique()) > 5 and not any(p.requires_grad for p in t.parameters())
+    with monkeypatch.context() as m, pytest.raises(Killed): kill_at(m, 'vq_loss', 10); fit_vqvae(photos, config, rng(0), tmp_path/'c', progress=False)
+    assert same(fit_vqvae(photos, config, rng(5), tmp_path/'c', progress=False), t)
+    save_teacher(tmp_path/'t', t); again = load_teacher(tmp_path/'t'); assert same(again, t) and again.config==config
+
+def test_gradient_moves_codes_to_their_vectors_and_nothing_else_does():
+    z = torch.randn(500, 1, 2, generator=rng(0)); book = Codebook(4, 2, 0., 0.); book.learn(z, rng(1)); opt = torch.optim.Adam(book.parameters(), .02)
+    for _ in range(300): opt.zero_grad(); book(z)[2].backward(); opt.step()
+    before = book.e_kf.clone(); book.learn(z, rng(2)); assert torch.equal(book.e_kf, before)
+    ids = book(z)[0].flatten(); assert torch.allclose(torch.stack([z[ids==k, 0].mean(0) for k in range(4)]), before, atol=.05)
 
 def test_killed_and_resumed_prior_is_the_same(photos, teachers, tmp_path, monkeypatch, eager):
     t = teachers['vqvae']; ids, config = t.codes(photos), PriorConfig.tiny(epochs=4)
@@ -173,7 +208,7 @@ def test_wrong_images_are_refused(teachers, photos):
         for bad in (photos[:2].float(), photos[:2, :, :8], photos[0]):
             with pytest.raises(Refused): t.codes(bad)
             with pytest.raises(Refused): t.log_cond(bad)
-    for fit in (lambda p: fit_pixels(photos, p, 4, rng(0)), lambda p: fit_noise(photos, p, 4, rng(0)), lambda p: fit_vqvae(photos, VQConfig.tiny(p), rng(0), progress=False)):
+    for fit in (lambda p: fit_conv_vqvae(photos, VQConfig.tiny(p), rng(0), progress=False), lambda p: fit_pixels(photos, p, 4, rng(0)), lambda p: fit_noise(photos, p, 4, rng(0)), lambda p: fit_vqvae(photos, VQConfig.tiny(p), rng(0), progress=False)):
         for p in (0, 3, 5):
             with pytest.raises(Refused): fit(p)
     with pytest.raises(Refused): fit_pixels(photos[:1], 4, 17, rng(0))
