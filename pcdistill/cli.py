@@ -27,7 +27,7 @@ def chosen(
     "The recipe of a command."
     shape, dev = tuple(images(a.data, 'train', 1).shape[1:]), pick_device(a.device)
     kept = ('patch', 'teacher', 'teacher_size', 'latents', 'colour', 'clusters', 'epochs', 'n_train', 'n_test', 'seed')
-    grow = None if a.grow is None else GrowConfig(heads=a.grow, rounds=a.rounds)
+    grow = None if a.grow is None else GrowConfig(heads=a.grow, rounds=a.rounds, thin=a.thin, copy=None if a.thin > 0 else GrowConfig.copy)
     require(a.grow is None or a.grow > 1, f'wanted to grow to at least two heads, got {a.grow}')
     return recipe(a.data, a.preset, a.leaf, shape, dev, grow=grow, **{k: getattr(a, k) for k in kept})
 
@@ -90,6 +90,7 @@ def _words_of_distill(d):
     d.add_argument('--latents', help="features (clusters of the teacher's feature vectors) or codes (the teacher's own code of each patch)")
     d.add_argument('--grow', type=int, metavar='HEADS', help='grow the heads of each cluster to so many at most')
     d.add_argument('--rounds', type=int, default=3, help='rounds of growing, with --grow')
+    d.add_argument('--thin', type=float, default=0., help='with --grow: input weights go that fewer patches than this use, and make room for states')
     d.add_argument('--colour', help="colour map of the circuit: rgb, ycocg_r, bt709_lossy; the preset's if not given")
     d.add_argument('--out', type=Path, help='folder of the run; runs/<data>-<preset>-<leaf> if not given')
     d.add_argument('--seed', type=int, default=0, help='of every random step')

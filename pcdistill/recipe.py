@@ -17,6 +17,7 @@ from .show import table
 from .colour import COLOURS
 from .teacher import fit_pixels, fit_pca, fit_noise
 from .vqvae import VQConfig, VQVAE2, fit_vqvae, vq_loss, PriorConfig, CodePrior
+from .conv import ConvVQVAE2, fit_conv_vqvae
 from .mae import MAEConfig, MAE, fit_mae, mae_loss
 from .switching import SwitchingConfig, fit_switching, n_context
 from .leaf import LeafConfig
@@ -27,11 +28,11 @@ from .evaluate import hclt_states
 def _sized(fit, Config): # a teacher that has presets of its own
     return lambda x, r, g, ckpt, progress: fit(x, getattr(Config, r.teacher_size)(r.patch), g, ckpt=ckpt, progress=progress)
 
-TEACHERS = {'vqvae': _sized(fit_vqvae, VQConfig), 'mae': _sized(fit_mae, MAEConfig), 'switching': _sized(fit_switching, SwitchingConfig),
+TEACHERS = {'vqvae': _sized(fit_vqvae, VQConfig), 'vqconv': _sized(fit_conv_vqvae, VQConfig), 'mae': _sized(fit_mae, MAEConfig), 'switching': _sized(fit_switching, SwitchingConfig),
             'pixels': lambda x, r, g, ckpt, progress: fit_pixels(x, r.patch, r.clusters, g),
             'pca': lambda x, r, g, ckpt, progress: fit_pca(x, r.patch, r.clusters, g, min(8, r.patch**2*x.shape[1])),
             'noise': lambda x, r, g, ckpt, progress: fit_noise(x, r.patch, r.clusters, g)}
-NETWORKS = {'vqvae': (VQConfig, VQVAE2, vq_loss), 'mae': (MAEConfig, MAE, mae_loss)}   # config, model and loss of a batch, for the estimate
+NETWORKS = {'vqvae': (VQConfig, VQVAE2, vq_loss), 'vqconv': (VQConfig, ConvVQVAE2, vq_loss), 'mae': (MAEConfig, MAE, mae_loss)}   # config, model and loss of a batch, for the estimate
 NO_LIKELIHOOD = ('mae',)                      # these teach latents, but bound nothing
 FAMILIES = ('hclt', 'gaussian', 'factors')    # of leaves, see 40_leaf
 
