@@ -12,7 +12,7 @@ from pcdistill.top import fit_top
 
 RESULTS = Path(__file__).parents[1]/'nbs/experiments/results'
 
-def commit() -> str: return subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+COMMIT = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()   # of the code that runs: read at the start
 
 def timed(f, *args, **kwargs):
     "What f returns, and the seconds of processor time it took: other processes on the machine do not count."

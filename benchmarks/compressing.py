@@ -7,9 +7,10 @@ Compared: 8 × the bytes of the coded pixels (one stream for all images, its end
 Not in it, named apart: the header, of a fixed part, a zlib-packed description and a check sum. WebP and PNG are one file an image, headers included.
 Results: nbs/experiments/results/compressing-RUN.json.
 """
-import argparse, math, subprocess, sys, time
+import argparse, math, sys, time
 from pathlib import Path
 import torch
+from chain import COMMIT
 from pcdistill.compress import decode, encode, run_hash, unpack
 from pcdistill.core import Refused
 from pcdistill.data import images
@@ -26,10 +27,9 @@ def main():
     start = time.perf_counter(); data = encode(x, joint, run, batch=a.batch, progress=True); middle = time.perf_counter()
     back, _ = decode(data, joint, run, progress=True); end = time.perf_counter()
     payload, model_bits, D = len(unpack(data).payload), -float(score(joint, x, 50, False).sum())/math.log(2), x.numel()
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     out = dict(data=r['data'], run=a.run.name, leaf=r['leaf']['family'], n_images=len(x), shape=list(joint.shape), exact=bool(torch.equal(back, x)), model_bits=model_bits, coded_bits=8*payload,
                over=8*payload/model_bits-1, header_bytes=len(data)-payload, per_dim=dict(model=model_bits/D, coded=8*payload/D, file=8*len(data)/D, webp=float(webp_bits(x).mean()), png=float(png_bits(x).mean())),
-               seconds=dict(encode=round(middle-start, 1), decode=round(end-middle, 1)), device='cpu', threads=torch.get_num_threads(), commit=commit)
+               seconds=dict(encode=round(middle-start, 1), decode=round(end-middle, 1)), device='cpu', threads=torch.get_num_threads(), commit=COMMIT)
     save_json(a.out or Path(__file__).parents[1]/f'nbs/experiments/results/compressing-{a.run.name}.json', out)
     print(f"{len(x)} images of {r['data']}, back exactly: {out['exact']}; circuit {model_bits:,.0f} bits, coded {8*payload:,} ({out['over']:+.3%}), header {out['header_bytes']} bytes; per dimension {', '.join(f'{k} {v:.3f}' for k, v in out['per_dim'].items())}; {out['seconds']}")
     sys.exit(0 if out['exact'] and abs(out['over']) < .01 else 1)

@@ -15,10 +15,11 @@ Parameters are weights that are not zero. Growing also tries what it refuses (ea
 The seed chooses the training images and everything else; test images are the same for all and are scored once.
 Results: nbs/experiments/results/growing-cifar10.json, after every row; rows that are there are not run again.
 """
-import argparse, json, math, subprocess, time
+import argparse, json, math, time
 from dataclasses import asdict
 from pathlib import Path
 import torch
+from chain import COMMIT
 from pcdistill.circuit import Circuit
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import COLOURS
@@ -103,7 +104,6 @@ def main():
     train, v, test = (images('cifar10', s, n) for s, n in (('train', None), ('valid', a.valid), ('test', a.test)))
     done = json.loads(a.out.read_text()) if a.out.exists() else dict(data='cifar10', patch=P, colour=COLOUR.name, space='rgb', passes=PASSES, lr=LR, pseudocount=ALPHA, images=dict(valid=a.valid, test=a.test), rows=[])
     key = lambda r: tuple(r[k] for k in ('part', 'arm', 'images', 'latents', 'states', 'seed')); have = {key(r) for r in done['rows']}
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     for part, arm, n, K, S, seed in wanted(a):
         if (part, arm, n, K, S, seed) in have or (a.arms and arm not in a.arms) or (a.seeds and seed not in a.seeds): continue
         x = train[torch.randperm(len(train), generator=rng(1000+seed))[:n]]; start, cpu = time.perf_counter(), time.process_time()
@@ -111,7 +111,7 @@ def main():
         D = x[0].numel(); lp = lambda t: score(model, t, 32, False)
         test_b = bpd(lp(test), D); e = bits(lp(test), D)
         row = dict(part=part, arm=arm, images=n, latents=K, states=S, seed=seed, parameters=live(model), bits=e.bits, stderr=e.stderr, bits_valid=bits(lp(v), D).bits, bits_train=bits(lp(x[:200]), D).bits,
-                   seconds=round(seconds), cpu_seconds=round(cpu), threads=a.threads, device='cpu', commit=commit, **more)
+                   seconds=round(seconds), cpu_seconds=round(cpu), threads=a.threads, device='cpu', commit=COMMIT, **more)
         if part=='headline': row['bits_of_images'] = [round(float(t), 4) for t in test_b]
         done['rows'].append(row); save_json(a.out, done)
         print(f'{part:8} {arm:8} seed {seed}  K {K:3} S {S:3}  {row["parameters"]/1e6:.2f} M  test {e.bits:.4f} ± {e.stderr:.3f}  valid {row["bits_valid"]:.4f}  {seconds:.0f} s', flush=True)

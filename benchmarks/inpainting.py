@@ -12,9 +12,10 @@ distribution); and the plain HCLT (50: all pixels in one tree, random start, the
 `seconds` is the time of one image, one mask, four samples, likely completion and all (median of five), on the threads named.
 Results: nbs/experiments/results/inpainting-RUN.json, after every mask; masks that are there are not run again. The plain HCLT is kept in the run's folder.
 """
-import argparse, json, math, subprocess, sys, time
+import argparse, json, math, sys, time
 from pathlib import Path
 import torch
+from chain import COMMIT
 from pcdistill.circuit import Circuit, from_spec
 from pcdistill.colour import COLOURS
 from pcdistill.core import Refused, device, rng
@@ -79,10 +80,9 @@ def main():
     joint, data = load_joint(a.run/'student.safetensors', dev), load_json(a.run/'recipe.json')['data']
     train, valid, test = (images(data, s, n).to(dev) for s, n in (('train', a.train), ('valid', a.images), ('test', a.images)))
     out = a.out or Path(__file__).parents[1]/f'nbs/experiments/results/inpainting-{a.run.name}.json'
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     n_params, ks = sum(q.numel() for q in joint.parameters()), [k for k in a.ks if k <= len(train)]
     done = json.loads(out.read_text()) if out.exists() else dict(data=data, run=a.run.name, leaf=load_json(a.run/'recipe.json')['leaf']['family'], shape=list(joint.shape), n_params=n_params,
-        images=dict(test=len(test), valid=len(valid), train=len(train)), device=str(dev) if dev.type=='cpu' else torch.cuda.get_device_name(dev), threads=torch.get_num_threads(), commit=commit, masks={})
+        images=dict(test=len(test), valid=len(valid), train=len(train)), device=str(dev) if dev.type=='cpu' else torch.cuda.get_device_name(dev), threads=torch.get_num_threads(), commit=COMMIT, masks={})
     if all(n in done['masks'] for n in a.masks): print(f'all there: {out}'); return
     plain = plain_hclt(a.run, data, joint.shape, n_params, a.epochs, dev); done['plain_hclt'] = dict(n_params=sum(q.numel() for q in plain.leaf.parameters()), states=plain.leaf.n_states, epochs=a.epochs)
     for name in a.masks:

@@ -11,7 +11,7 @@ import argparse, json, time
 from pathlib import Path
 from typing import NamedTuple
 import torch
-from chain import RESULTS, commit, student, timed
+from chain import RESULTS, COMMIT, student, timed
 from pcdistill.clusters import assign, kmeans
 from pcdistill.core import rng
 from pcdistill.data import images
@@ -75,7 +75,7 @@ def main():
     for at, patch, K, n in ((5, 4, 32, a.images), (14, 2, 32, min(3000, a.images))): jobs.insert(at, (f'no circuit: switching autoregression, {patch}×{patch}, K = {K}, {n} images', lambda patch=patch, K=K, n=n: reference(patch, K, n, x, valid, test)))
     for name, job in jobs:
         if any(r['name']==name for r in done['rows']) or (a.only and not name.startswith(tuple(a.only))) or time.monotonic()-start > 60*a.minutes: continue
-        row = job() | dict(commit=commit()); done['rows'].append(row); save_json(a.out, done)
+        row = job() | dict(commit=COMMIT); done['rows'].append(row); save_json(a.out, done)
         print(f"{name:60} {row['parameters']['leaf']/1e6:6.2f} + {row['parameters']['top']/1e6:5.2f} M  " + '  '.join(f"{w} {row[w]['test']:.3f}" for w in ('alone', 'top', 'tuned') if w in row) + f"  {sum(row['seconds'].values()):.0f} s", flush=True)
 
 if __name__=='__main__': main()

@@ -8,10 +8,11 @@ is best on validation images is kept and scored once on all test images. Nothing
 nbs/experiments/results/structures-DATA-PRESET.json after every row; rows that are there are not run again, a killed row goes on at its last epoch.
 E06 shows the table.
 """
-import argparse, json, math, subprocess, time
+import argparse, json, math, time
 from pathlib import Path
 from typing import NamedTuple
 import torch
+from chain import COMMIT
 from pcdistill.circuit import Circuit
 from pcdistill.core import device, rng
 from pcdistill.data import images
@@ -72,12 +73,11 @@ def main():
     x_bd, valid_bd, test_bd = (images(a.data, s).flatten(1).long() for s in ('train', 'valid', 'test'))
     x_bd, valid_bd = x_bd[:a.images], valid_bd[:2000]
     done = json.loads(out.read_text()) if out.exists() else dict(data=a.data, preset=a.preset, rows=[], images=dict(train=len(x_bd), valid=len(valid_bd), test=len(test_bd)))
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     for row in PRESETS[a.preset][0][:a.rows]:
         if (a.only and not row.name.startswith(tuple(a.only))) or any(r['name']==row.name for r in done['rows']) or time.perf_counter()-start > 60*a.minutes: continue
         ckpt = Path('runs')/f'{out.stem}-{row.name}.ckpt'.replace(' ', '-').replace(',', ''); ckpt.parent.mkdir(exist_ok=True)
         r = train(row, x_bd, valid_bd, test_bd, PRESETS[a.preset][1], a.micro, ckpt, dev)
-        r |= dict(device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else f'CPU, {torch.get_num_threads()} threads', commit=commit)
+        r |= dict(device=torch.cuda.get_device_name(dev) if dev.type=='cuda' else f'CPU, {torch.get_num_threads()} threads', commit=COMMIT)
         done['rows'].append(r); save_json(out, done); ckpt.unlink(missing_ok=True)
         print(f"{r['name']:32} {r['parameters']/1e6:6.2f} M  train {r['train']:.3f}  valid {r['valid']:.3f}  test {r['test']:.3f} ± {r['stderr']:.3f}  {r['seconds']:.0f} s", flush=True)
 

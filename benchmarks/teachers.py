@@ -11,7 +11,7 @@ Results: nbs/experiments/results/teachers-cifar10.json, after every row; what is
 import argparse, json, time
 from pathlib import Path
 import torch
-from chain import RESULTS, commit, student, timed
+from chain import RESULTS, COMMIT, student, timed
 from pcdistill.clusters import assign, kmeans
 from pcdistill.conv import fit_conv_vqvae
 from pcdistill.core import rng
@@ -37,7 +37,7 @@ LABELS = {'pixels': ('pixels', 'clusters'), 'vq vectors': ('vq', 'clusters'), 'v
 def train(name:str, seed:int, x, valid, test, path:Path) -> dict:
     "Train a teacher; its bound on test images."
     teacher, s = timed(TEACHERS[name], x, rng(seed)); save_teacher(path, teacher)
-    out = dict(teacher=name, seed=seed, seconds=s, commit=commit())
+    out = dict(teacher=name, seed=seed, seconds=s, commit=COMMIT)
     if name=='mae': return out
     prior = choose(simple_priors(extract(teacher, x), teacher.n_codes), extract(teacher, valid))
     L = bound(teacher, prior.prior, test); dims = test[0].numel()
@@ -70,7 +70,7 @@ def main():
                 z_bn, s = timed(labels, way, load_teacher(path), x, rng(seed+100))
                 config = LeafConfig(family, states=a.states, epochs=a.epochs, batch=8192 if family=='hclt' else 40_000)
                 out = student(x, valid, test, z_bn, K, config, PATCH, colour, rng(seed+200), a.tuning)
-                row = dict(labels=name, teacher=kind, family=family, seed=seed, **out | dict(seconds=dict(labels=s, **out['seconds'])), commit=commit())
+                row = dict(labels=name, teacher=kind, family=family, seed=seed, **out | dict(seconds=dict(labels=s, **out['seconds'])), commit=COMMIT)
                 done['rows'].append(row); save_json(a.out, done)
                 print(f"{seed} {name:12} {family:8} " + '  '.join(f"{w} {row[w]['test']:.4f}" for w in ('alone', 'top', 'tuned')) + f"  {sum(row['seconds'].values()):.0f} s", flush=True)
 
