@@ -26,7 +26,7 @@ from .teacher import bound
 from .vqvae import PriorConfig, fit_prior
 from .clusters import kmeans, assign
 from .priors import Choice, choose, simple_priors
-from .latents import KINDS, extract, features
+from .latents import extract, features, teacher_from_state
 from .em import stages
 from .leaf import Bodies, fit_leaf, relabel
 from .grow import Grown, grow, grow_blocks, settle
@@ -83,7 +83,7 @@ def teacher(self:Run):
     r = self.recipe
     self.k_teacher = [r.data, r.n_train, r.patch, r.teacher, r.teacher_size, r.clusters, r.seed]
     return self.stage('teacher', self.k_teacher, lambda ckpt: TEACHERS[r.teacher](self.images('train'), r, rng(r.seed + 1), ckpt, self.progress),
-                      pack=lambda t: t.state(), unpack=lambda t, m: KINDS[m['kind']].from_state(t, m).eval().to(self.device))
+                      pack=lambda t: t.state(), unpack=lambda t, m: teacher_from_state(t, m, self.device))
 
 @patch
 def codes(self:Run, teacher) -> Tensor:
@@ -102,7 +102,7 @@ def prior(self:Run, teacher) -> Choice|None:
         if r.autoregressive: made['autoregressive'] = fit_prior(ids_bm, teacher.n_codes, getattr(PriorConfig, r.teacher_size)(), rng(r.seed + 2), ckpt=ckpt, progress=self.progress)
         return choose(made, extract(teacher, self.images('valid')).long())
     def pack(best): tensors, meta = best.prior.state(); return tensors, meta | dict(choice=best.name, nats=best.nats)
-    return self.stage('prior', self.k_prior, fit, pack=pack, unpack=lambda t, m: Choice(m['choice'], KINDS[m['kind']].from_state(t, m).eval().to(self.device), m['nats']))
+    return self.stage('prior', self.k_prior, fit, pack=pack, unpack=lambda t, m: Choice(m['choice'], teacher_from_state(t, m, self.device), m['nats']))
 
 # %% ../nbs/61_chain.ipynb #c009
 @patch

@@ -21,7 +21,7 @@ import pcdistill
 from .core import Refused, require, rng
 from .show import _picture
 from .joint import Joint
-from .inpaint import Inpainted, inpaint
+from .inpaint import Inpainted, inpaint, log_seen
 
 # %% ../nbs/53_widgets.ipynb #c007
 def _png(a) -> bytes: # an array [h w 3] of bytes
@@ -145,8 +145,8 @@ def log_true(
 ) -> tuple[float, bool]:
     "log p(true value of the pixel | seen), nats, and whether it is a probability (else a density)."
     also_hw = seen_hw.clone(); also_hw[row, col] = True
-    r = inpaint(joint, repeat(x_chw, 'c h w -> 2 c h w'), torch.stack([seen_hw, also_hw]), 0, rng(0, joint.device))
-    return float(r.log_seen_b[1] - r.log_seen_b[0]), r.exact
+    with torch.no_grad(): lp_b, exact = log_seen(joint, repeat(x_chw, 'c h w -> 2 c h w'), torch.stack([seen_hw, also_hw]))
+    return float(lp_b[1] - lp_b[0]), exact
 
 def pixel_text(
     joint:Joint,      # the circuit
