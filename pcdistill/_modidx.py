@@ -196,6 +196,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'pcdistill.conv.spread': ('conv.html#spread', 'pcdistill/conv.py')},
             'pcdistill.core': { 'pcdistill.core.Refused': ('core.html#refused', 'pcdistill/core.py'),
                                 'pcdistill.core.bpd': ('core.html#bpd', 'pcdistill/core.py'),
+                                'pcdistill.core.cholesky': ('core.html#cholesky', 'pcdistill/core.py'),
                                 'pcdistill.core.device': ('core.html#device', 'pcdistill/core.py'),
                                 'pcdistill.core.require': ('core.html#require', 'pcdistill/core.py'),
                                 'pcdistill.core.rng': ('core.html#rng', 'pcdistill/core.py')},

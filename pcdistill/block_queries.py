@@ -12,6 +12,7 @@ from torch import Tensor
 from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
+from .core import cholesky
 from .blocks import GaussianBlock, _by_mask
 
 # %% ../nbs/37_block_queries.ipynb #c007
@@ -24,7 +25,7 @@ def regression(self:GaussianBlock,
 ) -> tuple[Float[Tensor, "k h v"], Float[Tensor, "k h *h"]]:
     "Coefficients of hidden on seen, and the covariance of what is left, in float64."
     A_v, A_h = (self.factor(k, m.nonzero().flatten()) for m in (mask_d, ~mask_d))
-    L = torch.linalg.cholesky(A_v @ A_v.mT)
+    L = cholesky(A_v @ A_v.mT)
     half = torch.linalg.solve_triangular(L, A_v @ A_h.mT, upper=False)
     left = A_h @ A_h.mT - half.mT @ half if whole else A_h.square().sum(2) - half.square().sum(1)
     return torch.linalg.solve_triangular(L.mT, half, upper=True).mT, (left + left.mT)/2 if whole else left

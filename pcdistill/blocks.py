@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
-from .core import require
+from .core import cholesky, require
 from .runs import resumable
 from .clusters import kmeans, assign
 
@@ -155,7 +155,7 @@ def _by_mask(seen_xd): # distinct masks and the rows that have each
 def _marginal(self:GaussianBlock, x_xd, mask_d): # log density of the variables in one mask
     v = mask_d.nonzero().flatten()
     if len(v)==0: return torch.zeros(len(x_xd), self.n_heads, device=x_xd.device)
-    A = self.factor(None, v); L = torch.linalg.cholesky(A @ A.mT)
+    A = self.factor(None, v); L = cholesky(A @ A.mT)
     inv = torch.linalg.solve_triangular(L, torch.eye(len(v), device=L.device).double().expand_as(L), upper=False)
     bias_kv = einsum(inv, self.mu_gd[self.body_k][:, v].double(), 'k v w, k w -> k v')
     W_wm = rearrange(inv, 'k v w -> w (k v)')
@@ -249,7 +249,7 @@ def _rows(
 ) -> Float[Tensor, "g d a"]:
     "Better prediction of each variable from 1 and the variables before it: coefficients, then a one."
     S_gab = einsum(w_gjd.log().mean(-1).exp(), M_gjab, 'g j, g j a b -> g a b')
-    L = torch.linalg.cholesky(S_gab); L = L/rearrange(L.diagonal(dim1=1, dim2=2), 'g a -> g 1 a')
+    L = cholesky(S_gab); L = L/rearrange(L.diagonal(dim1=1, dim2=2), 'g a -> g 1 a')
     eye = torch.eye(L.shape[1], dtype=L.dtype, device=L.device)
     V = torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False, unitriangular=True)[:, 1:]
     if M_gjab.shape[1]==1: return V

@@ -97,7 +97,7 @@ def _paper(data, family, shape):
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
     gauss = family!='hclt'
     size = dict(clusters=64, scales=32, passes=12, epochs=2, n_tune=None, micro=512) if gauss and cuda else \
-           dict(clusters=32, scales=16, passes=6, epochs=2, n_tune=10_000, micro=64) if gauss else \
+           dict(clusters=64, scales=16, passes=6, epochs=2, n_tune=10_000, micro=64) if gauss else \
            dict(clusters=1024, states=256, passes=12, epochs=10, n_tune=None, micro=256) if cuda else \
            dict(clusters=128, states=64, passes=4, epochs=5, n_tune=20_000, micro=64)
     leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1))
