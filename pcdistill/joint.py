@@ -23,7 +23,7 @@ from .inputs import known
 from .circuit import from_spec
 from .queries import sample as sample_given
 from .em import fit
-from .leaf import leaf_from_spec
+from .quad import any_leaf
 
 # %% ../nbs/43_joint.ipynb #c005
 class Parts(NamedTuple):
@@ -179,7 +179,7 @@ def joint_from_state(
     require(meta.get('kind')=='joint', f"wanted a joint circuit, got {meta.get('kind', 'something else')}")
     bad = [n for n, t in tensors.items() if t.isnan().any() or t.isposinf().any()]
     require(not bad, f'wanted finite parameters, got NaN or +infinity in {bad[0] if bad else ""}')
-    joint = Joint(leaf_from_spec(meta['leaf']), from_spec(meta['top']), COLOURS[meta['colour']], meta['patch'], tuple(meta['shape']))
+    joint = Joint(any_leaf(meta['leaf']), from_spec(meta['top']), COLOURS[meta['colour']], meta['patch'], tuple(meta['shape']))
     joint.load_state_dict(tensors)
     return joint
 

@@ -40,6 +40,8 @@ class LeafConfig:
     scales:int=1            # components a label (gaussian)
     shrink:float=200.       # pseudo-patches of the pooled shape (gaussian) or of the pooled noise (factors)
     rank:int=16             # factors of a component (factors)
+    quarters:int=0          # components of a quarter, where a patch may be four of them instead (gaussian; see 42_quad)
+    splits:int=16           # ways to be four quarters (heads of 42_quad)
 
 # %% ../nbs/40_leaf.ipynb #c006
 @torch.enable_grad()
@@ -140,7 +142,7 @@ def relabel(
     z_x:Int[Tensor, "x"],    # the teacher's latent value of each
 ) -> Int[Tensor, "x"]:
     "The head of each patch: the teacher's label, or under mixtures of normals the best of all components."
-    return leaf.label(y_xd) if isinstance(leaf, GaussianBlock|FactorBlock) else z_x
+    return leaf.label(y_xd) if hasattr(leaf, 'label') else z_x
 
 # %% ../nbs/40_leaf.ipynb #c013
 class Bodies(nn.Module):
