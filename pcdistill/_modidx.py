@@ -845,6 +845,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.widgets._follow': ('widgets.html#_follow', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets._load': ('widgets.html#_load', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets._png': ('widgets.html#_png', 'pcdistill/widgets.py'),
+                                   'pcdistill.widgets._texts': ('widgets.html#_texts', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.completion': ('widgets.html#completion', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.drawing': ('widgets.html#drawing', 'pcdistill/widgets.py'),
                                    'pcdistill.widgets.figure_png': ('widgets.html#figure_png', 'pcdistill/widgets.py'),

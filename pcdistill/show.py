@@ -6,6 +6,7 @@
 __all__ = ['grid', 'strip', 'curve', 'heat', 'table']
 
 # %% ../nbs/01_show.ipynb #c002
+import sys
 from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from jaxtyping import Shaped
 from einops import rearrange
 from .core import require
+if 'ipykernel' in sys.modules: import matplotlib_inline.backend_inline # else a kernel shows only figures that pyplot made
 
 # %% ../nbs/01_show.ipynb #c005
 def _picture(

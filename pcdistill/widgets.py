@@ -72,11 +72,13 @@ def fit_image(
 # %% ../nbs/53_widgets.ipynb #c013
 _FILES = Path(pcdistill.__file__).parent/'assets'/'widgets'
 
+def _texts(*names): return ''.join((_FILES/n).read_text(encoding='utf-8') for n in names)
+
 def _bytes(): return traitlets.Bytes().tag(sync=True, echo_update=False, from_json=lambda v, _: bytes(v or b''))
 
 class Gallery(anywidget.AnyWidget):
     "Pictures, to look at or to choose from."
-    _esm, _css = (_FILES/'gallery.js').read_text(encoding='utf-8'), (_FILES/'widgets.css').read_text(encoding='utf-8')
+    _esm, _css = _texts('common.js', 'gallery.js'), _texts('widgets.css')
     png = _bytes()                                           # as `sheet` makes it
     n, cols = traitlets.Int(1).tag(sync=True), traitlets.Int(1).tag(sync=True)
     width, height = traitlets.Int(96).tag(sync=True), traitlets.Int(96).tag(sync=True)    # of each, on the screen
@@ -87,7 +89,7 @@ class Gallery(anywidget.AnyWidget):
 
 class Pad(anywidget.AnyWidget):
     "A canvas to paint a mask on."
-    _esm, _css = (_FILES/'pad.js').read_text(encoding='utf-8'), (_FILES/'widgets.css').read_text(encoding='utf-8')
+    _esm, _css = _texts('common.js', 'pad.js'), _texts('widgets.css')
     image, mask, dropped = _bytes(), _bytes(), _bytes()      # RGB, a byte a pixel (1 = hidden), a file
     rows, cols, cell = (traitlets.Int(n).tag(sync=True) for n in (8, 8, 32))
     brush = traitlets.Int(2).tag(sync=True)                  # side of the brush, pixels
@@ -131,8 +133,9 @@ def panel(
     name:str,         # class on the page: pcd-<name>
     **parts,          # become attributes
 ) -> ui.VBox:
-    "A widget of several parts."
-    box = ui.VBox(children).add_class('pcd-panel').add_class(f'pcd-{name}')
+    "A widget of several parts; the first, hidden by the style sheet while there is a kernel, says that there is none."
+    gone = ui.HTML('<div role="alert">The kernel of this widget is gone: run all cells again (Run → Run All Cells).</div>').add_class('pcd-gone')
+    box = ui.VBox([gone, *children]).add_class('pcd-panel').add_class(f'pcd-{name}')
     for k, v in parts.items(): setattr(box, k, v)
     return box
 

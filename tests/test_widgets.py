@@ -47,7 +47,7 @@ def test_pictures_of_ones_own(refuses):
     refuses(lambda: fit_image(sheet(torch.zeros(1, 1, 1, 30), 1), (1, 8, 8)), '30×1')
 
 def test_scripts_ask_for_nothing():
-    files = list((Path(pcdistill.__file__).parent/'assets'/'widgets').iterdir()); assert {f.name for f in files}=={'pad.js', 'gallery.js', 'widgets.css'}
+    files = list((Path(pcdistill.__file__).parent/'assets'/'widgets').iterdir()); assert {f.name for f in files}=={'common.js', 'pad.js', 'gallery.js', 'widgets.css'}
     for f in files: assert not re.search(r'https?:|//\w+\.\w|\bimport\b|\bfetch\b|@import|XMLHttp|WebSocket', f.read_text(encoding='utf-8')), f
     assert 'export default' in Pad._esm and 'export default' in Gallery._esm
 
