@@ -439,6 +439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.joint.Joint.fill': ('joint.html#joint.fill', 'pcdistill/joint.py'),
                                  'pcdistill.joint.Joint.forward': ('joint.html#joint.forward', 'pcdistill/joint.py'),
                                  'pcdistill.joint.Joint.hidden': ('joint.html#joint.hidden', 'pcdistill/joint.py'),
+                                 'pcdistill.joint.Joint.lossy': ('joint.html#joint.lossy', 'pcdistill/joint.py'),
                                  'pcdistill.joint.Joint.moments': ('joint.html#joint.moments', 'pcdistill/joint.py'),
                                  'pcdistill.joint.Joint.parts': ('joint.html#joint.parts', 'pcdistill/joint.py'),
                                  'pcdistill.joint.Joint.posterior': ('joint.html#joint.posterior', 'pcdistill/joint.py'),

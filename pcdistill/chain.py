@@ -315,7 +315,7 @@ def pictures(run:Run, student:Joint, m:dict):
     "samples.png, ledger.png and, where the colour map is reversible, inpaint.png."
     g = rng(run.recipe.seed + 7, run.device); x = run.images('test')[:6]
     grid(student.sample(32, g).cpu(), cols=8, title='samples').savefig(run.folder/'samples.png', dpi=120, bbox_inches='tight')
-    if student.colour.preimages is None:
+    if not student.lossy:
         seen = mask('centre', len(x), *x.shape[2:], g)
         figure(inpaint(student, x, seen, 3, g)).savefig(run.folder/'inpaint.png', dpi=120, bbox_inches='tight')
     if (ledger := ledger_terms(m)) is not None:

@@ -131,7 +131,7 @@ def _threads(n): # sums in the order of so many threads
     finally: torch.set_num_threads(old)
 
 def _coder(joint) -> Joint: # a copy to compute with
-    require(joint.colour.preimages is None, f'wanted a circuit in a reversible colour map, got {joint.colour.name}, which cannot give colours back')
+    require(not joint.lossy, f'wanted a circuit in a reversible colour map, got {joint.colour.name}, which cannot give colours back')
     return copy.deepcopy(joint).cpu().double()
 
 def _crc(x_bchw) -> int: return zlib.crc32(x_bchw.cpu().contiguous().numpy().tobytes())

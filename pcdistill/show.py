@@ -16,7 +16,7 @@ from torch import Tensor
 from jaxtyping import Shaped
 from einops import rearrange
 from .core import require
-if 'ipykernel' in sys.modules: import matplotlib_inline.backend_inline # else a kernel shows only figures that pyplot made
+if 'ipykernel' in sys.modules: plt.switch_backend(plt.get_backend()) # else a kernel shows only figures that pyplot made
 
 # %% ../nbs/01_show.ipynb #c005
 def _picture(

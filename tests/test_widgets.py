@@ -26,6 +26,11 @@ def coloured(seed=0, K=3):
     leaf = HCLTLeaf(chain(48), Categorical(48, 511, 3, rng(seed)), K, rng(seed+1))
     return Joint(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['ycocg_r'], 4, (3, 4, 8))
 
+def lossy(K=3):
+    "The same by a colour map that merges colours."
+    leaf = HCLTLeaf(chain(48), Categorical(48, 256, 3, rng(0)), K, rng(1))
+    return Joint(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(2)), COLOURS['bt709_lossy'], 4, (3, 4, 8))
+
 def normal(K=3):
     "The same by Gaussian leaves."
     return Joint(GaussianBlock(K, 48), Circuit(chain(2), Evidence(2, K), 1, rng(2)), COLOURS['rgb'], 4, (3, 4, 8))
@@ -160,10 +165,28 @@ def test_ledger_view(refuses):
 
 # --- the notebook
 
+def cells(*words):
+    "Source of the code cells of play.ipynb in which one of the words stands."
+    nb = json.loads((Path(pcdistill.__file__).parent.parent/'nbs'/'play.ipynb').read_text(encoding='utf-8')); found = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code']
+    return [next(c for c in found[1:] if w in c) for w in words], found[0]
+
+@pytest.mark.parametrize('make', [lossy, coloured])
+def test_a_lossy_colour_map_gives_a_sentence(make, capsys):
+    "play.ipynb on such a run: no pad, with the reason; what needs no hidden pixels works."
+    sources, imports = cells('title=\'the centre hidden\'', 'inpaint_pad(', 'latent_figure(', 'latent_browser(', 'sample_figure(', 'sample_browser(')
+    shown = []; scope = {}; exec(imports, scope); scope |= dict(joint=make(), train=X3, test=X3, display=shown.append); capsys.readouterr()
+    for source in sources: exec(source, scope)
+    said = capsys.readouterr().out.splitlines(); assert scope['values'].k >= 0 and len(scope['samples'].drawn.x)==12
+    if make is coloured: assert said==[] and len(shown)==2
+    else: assert shown==[] and len(said)==2 and all('bt709_lossy' in line and 'lossy colour map' in line and line.endswith('exactly.') for line in said)
+
+def test_grey_loses_nothing_in_a_lossy_colour_map():
+    a, b = toy(0), toy(0); b.colour = COLOURS['bt709_lossy']; seen = torch.ones(2, 4, dtype=torch.bool); seen[:, 1:3] = False
+    ra, rb = (inpaint_pad(j, ALL_X[:3], seen).result() for j in (a, b)); assert torch.equal(ra.mean, rb.mean) and torch.equal(ra.log_seen_b, rb.log_seen_b)
+
 def test_a_folder_that_is_no_run_gives_a_sentence(tmp_path, capsys):
     "play.ipynb says what is wrong with a folder and trains digits instead."
-    nb = json.loads((Path(pcdistill.__file__).parent.parent/'nbs'/'play.ipynb').read_text(encoding='utf-8'))
-    first, second = (''.join(c['source']) for c in [c for c in nb['cells'] if c['cell_type']=='code'][:2])
+    (second,), first = cells('def opened(')
     functions, rest = second.split('\ntry:'); rest = 'try:' + rest.split('\ntrain, valid')[0]
     scope = {}; exec(first + '\n' + functions, scope); scope['trained'] = lambda: (None, None, None)
     (tmp_path/'foreign').mkdir(); (tmp_path/'foreign'/'recipe.json').write_text('{"a": 1}'); (tmp_path/'broken').mkdir(); (tmp_path/'broken'/'recipe.json').write_text('{')
