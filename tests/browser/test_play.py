@@ -157,7 +157,7 @@ hidden = "[i for i, v in enumerate(pad.pad.mask) if v]"
 
 def test_paint(opened, ask, widget):
     "A stroke hides exactly the pixels under it, in Python and on the page; what is seen stays; undo takes it back."
-    box = widget('inpaint'); canvas, few = box.locator('canvas'), box.get_by_role('listbox', name='sample shown large')
+    box = widget('inpaint'); canvas, few = box.locator('canvas'), box.get_by_role('listbox', name='completion shown large')
     assert len(ask(hidden))==16                                                     # the centre, as in the notebook
     box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
     truth = ask('pad.result().image[0, 0].flatten().tolist()')
@@ -223,7 +223,7 @@ def test_another_image_and_a_file_of_ones_own(opened, ask, widget, tmp_path):
         canvas.dispatchEvent(new DragEvent('drop', { dataTransfer: held, bubbles: true, cancelable: true }))
     }'''); until('a file dropped on it', lambda: ask('pad.result().image.unique().tolist()')==[64])
     (tmp_path/'text.png').write_text('no image'); box.locator('input[type=file]').set_input_files(tmp_path/'text.png')
-    until('a sentence', lambda: 'wanted an image file' in box.get_by_role('alert').inner_text())
+    until('a sentence', lambda: 'wanted a picture' in box.get_by_role('alert').inner_text())
     options.nth(0).click(); until('image 0', lambda: ask('bool((pad.result().image[0]==test[0]).all())'))
     box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
     canvas = box.locator('canvas'); box.get_by_label('brush size in pixels').fill('3'); box.get_by_role('button', name='paint hides pixels').click()
@@ -311,7 +311,7 @@ def test_reload(opened, lab, ask, widget):
     opened.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')"); before = ask(hidden); opened_again(opened)
     box = widget('inpaint'); assert ask(hidden)==before
     opened.mouse.click(*cell(box.locator('canvas'), 0, 0)); until('a pixel more', lambda: ask(hidden)==[0, *before]); until('its result', lambda: ask('int((~pad.result().seen).sum())')==1+len(before))
-    until('its picture', lambda: pixels(opened, box.get_by_role('listbox', name='sample shown large'), 0)==ask('pad.result().samples[0, 0, 0].flatten().tolist()')); shoot(box, 'reload')
+    until('its picture', lambda: pixels(opened, box.get_by_role('listbox', name='completion shown large'), 0)==ask('pad.result().samples[0, 0, 0].flatten().tolist()')); shoot(box, 'reload')
 
 def test_reload_after_a_shutdown(opened, lab, widget):
     "A kernel that is shut down is missed at once; after a reload JupyterLab says in place of each widget that there is none."
