@@ -7,7 +7,7 @@ __all__ = ['Run', 'ledger_terms', 'teacher_bits', 'summary', 'comparison', 'dist
            'measured_of', 'export_run']
 
 # %% ../nbs/61_chain.ipynb #c002
-import copy, json, subprocess, time
+import copy, json, time
 from dataclasses import asdict
 from pathlib import Path
 import torch
@@ -315,7 +315,7 @@ def pictures(run:Run, student:Joint, m:dict):
     "samples.png, ledger.png and, where the colour map is reversible, inpaint.png."
     g = rng(run.recipe.seed + 7, run.device); x = run.images('test')[:6]
     grid(student.sample(32, g).cpu(), cols=8, title='samples').savefig(run.folder/'samples.png', dpi=120, bbox_inches='tight')
-    if student.colour.preimages is None:
+    if not student.lossy:
         seen = mask('centre', len(x), *x.shape[2:], g)
         figure(inpaint(student, x, seen, 3, g)).savefig(run.folder/'inpaint.png', dpi=120, bbox_inches='tight')
     if (ledger := ledger_terms(m)) is not None:
@@ -350,10 +350,10 @@ def export_run(
     folder:Path, # of a finished run
     out:Path,    # JSON file to write, for nbs/experiments/results
     n:int=1000,  # images, the first ones
+    commit:str|None=None, # of the code that made the run
 ) -> Path:
     "Results and bits/dim of single images, to 4 digits, in one small file."
     results, m = load_json(Path(folder)/'results.json'), measured_of(folder); D = torch.tensor(results['data']['shape']).prod().item()
     terms = dict(student=m['student_student_b'], student_conditional=m['student_parts_b2'][:, 0], student_latents=m['student_parts_b2'][:, 1], start=m['start_student_b'],
                  **{f'teacher_{name}': m[f'teacher_{k}_b'] for name, k in dict(conditional='conditional', codes='codes_prior', exact='exact').items() if f'teacher_{k}_b' in m})
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=Path(pcdistill.__file__).parent).stdout.strip()
-    return save_json(out, dict(results=results, images={k: [round(v, 4) for v in bpd(t[:n], D).tolist()] for k, t in terms.items()}, commit=commit))
+    return save_json(out, dict(results=results, images={k: [round(v, 4) for v in bpd(t[:n], D).tolist()] for k, t in terms.items()}, **(dict(commit=commit) if commit else {})))

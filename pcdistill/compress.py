@@ -20,8 +20,8 @@ from jaxtyping import Float, UInt8
 from einops import rearrange, repeat, einsum
 from tqdm.auto import tqdm
 from .core import Refused, require
-from .runs import _write
-from .data import _stack
+from .runs import write_file
+from .data import stack_images
 from .patches import from_patches
 from .blocks import GaussianBlock, log_cell
 from .leaf import HCLTLeaf, Bodies
@@ -131,7 +131,7 @@ def _threads(n): # sums in the order of so many threads
     finally: torch.set_num_threads(old)
 
 def _coder(joint) -> Joint: # a copy to compute with
-    require(joint.colour.preimages is None, f'wanted a circuit in a reversible colour map, got {joint.colour.name}, which cannot give colours back')
+    require(not joint.lossy, f'wanted a circuit in a reversible colour map, got {joint.colour.name}, which cannot give colours back')
     return copy.deepcopy(joint).cpu().double()
 
 def _crc(x_bchw) -> int: return zlib.crc32(x_bchw.cpu().contiguous().numpy().tobytes())
@@ -219,10 +219,10 @@ def compress_files(
     require(not twice, f"wanted images with different names, got '{twice[0] if twice else ''}' more than once")
     for p in paths:
         require(Path(p).is_file(), f'wanted an image file, got {p}, which is not there')
-        x.append(_stack([p], str(p)))
+        x.append(stack_images([p], str(p)))
         require(tuple(x[-1].shape[1:])==joint.shape, f'wanted images of {joint.shape} (channels, rows, columns), which the circuit knows, got {tuple(x[-1].shape[1:])} in {p}')
     require(len(x) > 0, 'wanted at least one image, got none')
-    x_bchw = torch.cat(x); data = encode(x_bchw, joint, run, names, batch, progress); _write(out, data)
+    x_bchw = torch.cat(x); data = encode(x_bchw, joint, run, names, batch, progress); write_file(out, data)
     with torch.no_grad(): bits = -sum(joint(x).double().sum().item() for x in x_bchw.split(64))/math.log(2)
     payload = len(unpack(data).payload)
     return Compressed(len(x_bchw), x_bchw.numel(), payload, len(data)-payload, bits)

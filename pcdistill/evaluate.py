@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from .core import bpd, require
-from .show import table as text_table, _axes
+from .show import table as text_table, axes_or_new
 from .colour import Colour
 from .inputs import Categorical, known
 from .structure import chow_liu, gaussian_mutual_information, mutual_information
@@ -156,7 +156,7 @@ def waterfall_bits(
 ) -> Figure:
     "Teacher → conditional → prior → marginal → student."
     names = ('conditional', 'prior', 'marginal')
-    ax, level = _axes(ax, (4.8, 2.8)), [teacher]
+    ax, level = axes_or_new(ax, (4.8, 2.8)), [teacher]
     for n in names: level.append(level[-1] - saved[n])
     style = dict(width=.7, edgecolor='k', linewidth=.5)
     ax.bar([0, 4], [level[0], level[-1]], color='.7', **style)

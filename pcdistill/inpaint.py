@@ -6,6 +6,7 @@
 __all__ = ['MASKS', 'centre', 'strips', 'check_mask', 'mask', 'fit_image', 'Inpainted', 'log_seen', 'likely', 'inpaint', 'figure']
 
 # %% ../nbs/51_inpaint.ipynb #c002
+import io
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from .core import Refused, require
 from .show import strip
 from .patches import from_patches
-from .queries import descend, _values
+from .queries import descend, new_values
 from .blocks import GaussianBlock, _by_mask
 from .leaf import HCLTLeaf, Bodies
 from .joint import Joint
@@ -74,14 +75,15 @@ def mask(
 
 # %% ../nbs/51_inpaint.ipynb #c010
 def fit_image(
-    image:Path|str|Image.Image,  # a file, or a picture of Pillow's
-    shape:tuple[int, int, int],  # wanted: channels, rows, columns
+    image:Path|str|bytes|Image.Image, # a file, what is in one, or a picture of Pillow's
+    shape:tuple[int, int, int],       # wanted: channels, rows, columns
 ) -> UInt8[Tensor, "1 c h w"]:
     "A picture as the circuit wants it; refuses what is no picture of 8-bit pixels."
     c, h, w = shape
     require(c in (1, 3), f'wanted a circuit of grey or RGB images, got one of {c} channels')
-    try: im = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.open(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError): raise Refused(f'wanted a picture, got {image}, which cannot be decoded') from None
+    data = isinstance(image, bytes)
+    try: im = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image) if data else image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError): raise Refused(f'wanted a picture, got {f"{len(image):,} bytes" if data else image}, which cannot be decoded') from None
     require(im.mode in ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr'), f'wanted a picture of 8-bit pixels, got Pillow mode {im.mode}')
     if im.has_transparency_data: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
     a = np.array(ImageOps.fit(im.convert('L' if c==1 else 'RGB'), (w, h), Image.Resampling.LANCZOS))
@@ -136,7 +138,7 @@ def mode(self:HCLTLeaf|Bodies, y_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x 
     pc, head_x = (self.pc, self.live_k[z_x]) if isinstance(self, Bodies) else (self, z_x)
     variable_u, row_u = pc.units()
     best_uxs = torch.where(rearrange(seen_xd.T[variable_u], 'u x -> u x 1'), pc.evidence(y_xd, seen_xd), rearrange(pc.inputs.best(row_u), 'u s -> u 1 s'))
-    return _values(pc, y_xd, seen_xd, descend(pc, best_uxs, None, head_x)[1], lambda t, row: pc.inputs.mode(t, row))
+    return new_values(pc, y_xd, seen_xd, descend(pc, best_uxs, None, head_x)[1], lambda t, row: pc.inputs.mode(t, row))
 
 @patch
 @torch.no_grad()

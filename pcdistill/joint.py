@@ -54,6 +54,11 @@ class Joint(nn.Module):
     @property
     def device(self): return self.top.root_1sk.device
 
+    @property
+    def lossy(self) -> bool:
+        "Whether the colour map merges colours of these images (grey passes every map unchanged)."
+        return self.colour.preimages is not None and self.shape[0]==3
+
     def rows(self,
         x_bchw:UInt8[Tensor, "b c h w"],            # images
         seen_bhw:Bool[Tensor, "b h w"]|None=None,   # False where a pixel is hidden
@@ -75,8 +80,8 @@ def evidence(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b n k"]:
 @patch
 def hidden(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b"]|float:
     "Nats the colour map hides, to be paid on top."
-    if self.colour.preimages is None: return 0.
-    require(seen_bhw is None, f'wanted whole images, got a mask: the colour map {self.colour.name} is lossy, which is exact for whole images only')
+    if not self.lossy: return 0.
+    require(seen_bhw is None, f'wanted whole images, got a mask: the circuit is one of the codes of {self.colour.name}, a lossy colour map, whose codes need not be colours, so that RGB pixels cannot be summed out exactly')
     return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32)
 
 @patch
@@ -102,12 +107,12 @@ def linear_back(
     colour:Colour, # a colour map
     y_bchw:Tensor, # real-valued colours in its space
 ) -> Tensor:
-    "RGB of a mean colour, by the linear part of the inverse map (clipped to 0 … 255)."
+    "RGB of a mean colour, by the linear part of the inverse map (clipped to 0 … 255); of a lossy map the colour of the nearest code, to look at."
     if colour.name=='ycocg_r' and y_bchw.shape[1]==3:
         y, co, cg = y_bchw.unbind(1); co, cg = co - 255, cg - 255
         t = y - cg/2; b = t - co/2
         y_bchw = torch.stack([b + co, cg + t, b], 1)
-    else: require(colour.preimages is None, f'wanted a reversible colour map for posterior means, got {colour.name}')
+    elif colour.preimages is not None and y_bchw.shape[1]==3: y_bchw = colour.back(y_bchw.round().to(torch.int16)).to(y_bchw.dtype)
     return y_bchw.clamp(0, 255)
 
 # %% ../nbs/43_joint.ipynb #c010
@@ -121,7 +126,7 @@ def posterior(self:Joint, x_bchw, seen_bhw=None, lp_bnk=None) -> Float[Tensor, "
 @patch
 def moments(self:Joint, x_bchw, seen_bhw, lp_bnk=None) -> Moments:
     "Posterior mean and entropy of every pixel."
-    y_xd, seen_xd = self.rows(x_bchw, seen_bhw)
+    self.hidden(x_bchw, seen_bhw); y_xd, seen_xd = self.rows(x_bchw, seen_bhw)
     p_xk = rearrange(self.posterior(x_bchw, seen_bhw, lp_bnk), 'b n k -> (b n) k')
     whole = lambda t: from_patches(rearrange(t, '(b n) d -> b n d', b=len(x_bchw)), self.patch, *self.shape)
     mean_bchw, h_bchw = (whole(t) for t in self.leaf.moments(y_xd, seen_xd, p_xk))

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['conditional', 'responsibilities', 'largest', 'state_posterior', 'posterior', 'Moments', 'expectation', 'entropy',
-           'descend', 'which_root', 'sample', 'Completion', 'deterministic', 'most_likely', 'information',
+           'descend', 'which_root', 'new_values', 'sample', 'Completion', 'deterministic', 'most_likely', 'information',
            'cross_entropy', 'kl', 'overlap']
 
 # %% ../nbs/35_queries.ipynb #c002
+from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from torch import Tensor
@@ -148,7 +149,14 @@ def _choose(g, t_rb, t_ub, x_gbs, logw, S, gen): # choices of one group, handed 
         else: largest(into, w.src, part)
 
 # %% ../nbs/35_queries.ipynb #c019
-def _values(pc, x, seen_bd, t_ub, of): # a value for each variable, from the unit in use; seen ones stay
+def new_values(
+    pc:Circuit,               # the circuit
+    x:Tensor,                 # values [b d]; where missing, whatever
+    seen_bd:Bool[Tensor, "b d"], # False where missing
+    t_ub:Int[Tensor, "u b"],  # state of every input unit in use, as `descend` gives it
+    of:Callable,              # states [u b], rows of the inputs [u] → values [b u]
+) -> Tensor:
+    "A value for each missing variable, from the unit in use; seen ones stay."
     t_ub = t_ub[pc.plan().units.argsort()]; variable_u, row_u = _rows(pc)
     new_bu = of(t_ub.clamp_min(0), row_u)
     if pc.graph.n_units==pc.graph.n_vars: new_bd = new_bu[:, variable_u.argsort()]
@@ -168,7 +176,7 @@ def sample(
 ) -> Tensor:
     "x with the missing values drawn from p(missing | seen)."
     _, t_ub = descend(pc, pc.evidence(x, seen_bd), gen, head_b)
-    return _values(pc, x, seen_bd, t_ub, lambda t, row: pc.inputs.sample(t, gen, row))
+    return new_values(pc, x, seen_bd, t_ub, lambda t, row: pc.inputs.sample(t, gen, row))
 
 # %% ../nbs/35_queries.ipynb #c023
 class Completion(NamedTuple):
@@ -207,7 +215,7 @@ def most_likely(
     best_ubs = torch.where(rearrange(seen_bd.T[variable_u], 'u b -> u b 1'), lp_ubs, rearrange(pc.inputs.best(row_u), 'u s -> u 1 s'))
     bound_b = _own(pc.root_value(best_ubs), head_b)
     whole = torch.ones_like(seen_bd); lp = lambda y: _own(pc(y, whole), head_b)
-    y = _values(pc, x, seen_bd, descend(pc, best_ubs, None, head_b)[1], lambda t, row: pc.inputs.mode(t, row)); lp_b = lp(y)
+    y = new_values(pc, x, seen_bd, descend(pc, best_ubs, None, head_b)[1], lambda t, row: pc.inputs.mode(t, row)); lp_b = lp(y)
     if hasattr(pc.inputs, 'expect'):
         each = torch.where(seen_bd, x, posterior(pc, x, seen_bd, head_b).argmax(-1).to(x.dtype))
         y = torch.where((lp(each) > lp_b)[:, None], each, y); lp_b = lp(y)

@@ -77,12 +77,12 @@ def test_pcdistill_data_comes_first(tmp_path, monkeypatch, c, column):
 
 def test_the_last_five_thousand_of_the_famous_ones():
     size = {'train': 60_000, 'test': 10_000}
-    assert data._bounds('mnist', size, 'train')==('train', 0, 55_000) and data._bounds('mnist', size, 'valid')==('train', 55_000, 60_000)
-    assert data._bounds('cifar10', {'train': 49_926, 'test': 1}, 'valid')==('train', 44_926, 49_926)
-    assert data._bounds('imagenet32', {'train': 1000, 'validation': 50}, 'valid')==('train', 900, 1000)
-    assert data._bounds('imagenet32', {'train': 1000, 'validation': 50}, 'test')==('validation', 0, 50)
-    assert data._bounds('imagenet32', {'train': 1000, 'validation': 50, 'test': 70}, 'test')==('test', 0, 70)
-    assert [data._bounds('mine', {'train': 1000}, s)[1:] for s in ('train', 'valid', 'test')]==[(0, 810), (810, 900), (900, 1000)]
+    assert data.split_bounds('mnist', size, 'train')==('train', 0, 55_000) and data.split_bounds('mnist', size, 'valid')==('train', 55_000, 60_000)
+    assert data.split_bounds('cifar10', {'train': 49_926, 'test': 1}, 'valid')==('train', 44_926, 49_926)
+    assert data.split_bounds('imagenet32', {'train': 1000, 'validation': 50}, 'valid')==('train', 900, 1000)
+    assert data.split_bounds('imagenet32', {'train': 1000, 'validation': 50}, 'test')==('validation', 0, 50)
+    assert data.split_bounds('imagenet32', {'train': 1000, 'validation': 50, 'test': 70}, 'test')==('test', 0, 70)
+    assert [data.split_bounds('mine', {'train': 1000}, s)[1:] for s in ('train', 'valid', 'test')]==[(0, 810), (810, 900), (900, 1000)]
 
 def test_shards_in_order_and_a_data_folder(tmp_path):
     a = noise(30)

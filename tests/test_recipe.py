@@ -48,12 +48,12 @@ def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_p
 
 def test_killed_within_fine_tuning(done, tmp_path, monkeypatch):
     class Killed(Exception): pass
-    write, count = runs._write, [0]
+    write, count = runs.write_file, [0]
     def dies(path, data):
         if '.student-' in str(path): count[0] += 1
         if count[0]==2: raise Killed
         return write(path, data)
-    monkeypatch.setattr(runs, '_write', dies)
+    monkeypatch.setattr(runs, 'write_file', dies)
     with pytest.raises(Killed): R.distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert list((tmp_path/'run').glob('.student-*.ckpt'))           # one epoch is there
@@ -123,12 +123,12 @@ def test_heads_that_grow_and_a_kill_between_rounds(tmp_path, monkeypatch):
     r = growing(); whole = R.distill(r, tmp_path/'whole', 'cpu', progress=False)
     assert whole['grown']['heads'] > 8 and whole['grown']['accepted'] > 0 and whole['student']['bits_complete'] >= whole['student']['bits']
     class Killed(Exception): pass
-    write, count = runs._write, [0]
+    write, count = runs.write_file, [0]
     def dies(path, data):
         if '.start-' in str(path): count[0] += 1
         if count[0]==2: raise Killed
         return write(path, data)
-    monkeypatch.setattr(runs, '_write', dies)
+    monkeypatch.setattr(runs, 'write_file', dies)
     with pytest.raises(Killed): R.distill(r, tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole) and not list((tmp_path/'run').glob('.*.ckpt*'))

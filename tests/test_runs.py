@@ -141,13 +141,13 @@ def test_killed_by_the_system(tmp_path):
 
 def test_disk_full_during_a_loop_loses_nothing(tmp_path, monkeypatch):
     path = tmp_path/'ck.safetensors'; want = train(None)
-    write, n = runs._write, []
+    write, n = runs.write_file, []
     def full(p, data):
         n.append(1)
         if len(n)==4: raise Refused('wanted to write …, but no space left on device')
         return write(p, data)
     with monkeypatch.context() as m:
-        m.setattr(runs, '_write', full)
+        m.setattr(runs, 'write_file', full)
         with pytest.raises(Refused): train(path)
     assert load(path)[1]['epoch']==3 and same(train(path), want)
 

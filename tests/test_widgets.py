@@ -15,7 +15,8 @@ from pcdistill.inputs import Categorical, Evidence
 from pcdistill.joint import Joint
 from pcdistill.leaf import HCLTLeaf
 from pcdistill.structure import chain
-from pcdistill.widgets import Gallery, Pad, completion, fit_image, gallery, inpaint_pad, log_true, pixel_text, sheet, viridis
+from pcdistill.inpaint import fit_image
+from pcdistill.widgets import Gallery, Pad, completion, gallery, inpaint_pad, log_true, pixel_text, sheet, viridis
 from test_evaluate import ALL_X, some_bound, toy
 
 def picture(data): return np.array(Image.open(io.BytesIO(data)))
@@ -25,6 +26,11 @@ def coloured(seed=0, K=3):
     "RGB images of 4×8 in two patches of 4×4, by a reversible colour map."
     leaf = HCLTLeaf(chain(48), Categorical(48, 511, 3, rng(seed)), K, rng(seed+1))
     return Joint(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['ycocg_r'], 4, (3, 4, 8))
+
+def lossy(K=3):
+    "The same by a colour map that merges colours."
+    leaf = HCLTLeaf(chain(48), Categorical(48, 256, 3, rng(0)), K, rng(1))
+    return Joint(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(2)), COLOURS['bt709_lossy'], 4, (3, 4, 8))
 
 def normal(K=3):
     "The same by Gaussian leaves."
@@ -40,14 +46,11 @@ def test_a_sheet_holds_every_pixel(b, cols, c):
     for i in range(b): assert (a[i//k*5:i//k*5+5, i%k*4:i%k*4+4]==x[i].expand(3, -1, -1).permute(1, 2, 0).numpy()).all()
 
 def test_pictures_of_ones_own(refuses):
-    x = X3[:1, :, :4, :4]; data = sheet(x, 1)
-    assert torch.equal(fit_image(data, (3, 4, 4)), x[0]) and fit_image(data, (1, 9, 7)).shape==(1, 9, 7)
-    Image.new('RGB', (300, 200), (7, 8, 9)).save(f := io.BytesIO(), 'JPEG'); assert fit_image(f.getvalue(), (3, 4, 8)).shape==(3, 4, 8)
-    refuses(lambda: fit_image(b'', (1, 8, 8)), 'image file'); refuses(lambda: fit_image(data[:-30], (1, 8, 8)), 'image file')
-    refuses(lambda: fit_image(sheet(torch.zeros(1, 1, 1, 30), 1), (1, 8, 8)), '30×1')
+    x = X3[:1, :, :4, :4]; data = sheet(x, 1); assert torch.equal(fit_image(data, (3, 4, 4)), x)
+    refuses(lambda: fit_image(b'', (1, 8, 8)), 'picture', '0 bytes'); refuses(lambda: fit_image(data[:-30], (1, 8, 8)), 'picture', f'{len(data)-30} bytes')
 
 def test_scripts_ask_for_nothing():
-    files = list((Path(pcdistill.__file__).parent/'assets'/'widgets').iterdir()); assert {f.name for f in files}=={'pad.js', 'gallery.js', 'widgets.css'}
+    files = list((Path(pcdistill.__file__).parent/'assets'/'widgets').iterdir()); assert {f.name for f in files}=={'common.js', 'pad.js', 'gallery.js', 'widgets.css'}
     for f in files: assert not re.search(r'https?:|//\w+\.\w|\bimport\b|\bfetch\b|@import|XMLHttp|WebSocket', f.read_text(encoding='utf-8')), f
     assert 'export default' in Pad._esm and 'export default' in Gallery._esm
 
@@ -82,7 +85,7 @@ def test_images_of_the_pad():
     box = inpaint_pad(coloured(), X3, n=1); send(box.choose, value=3)
     assert torch.equal(box.result().image[0], X3[3]) and box.pad.image==X3[3].permute(1, 2, 0).contiguous().numpy().tobytes()
     send(box.pad, dropped=sheet(X3[5:6], 1)); assert torch.equal(box.result().image[0], X3[5]) and box.pad.dropped==b''
-    send(box.pad, dropped=b'nothing of the kind'); assert 'wanted an image file' in box.pad.note and torch.equal(box.result().image[0], X3[5])
+    send(box.pad, dropped=b'nothing of the kind'); assert 'wanted a picture, got 19 bytes' in box.pad.note and torch.equal(box.result().image[0], X3[5])
     send(box.choose, value=1); assert box.pad.note==''
 
 def test_a_mask_of_another_size_is_left_alone():
@@ -160,10 +163,28 @@ def test_ledger_view(refuses):
 
 # --- the notebook
 
+def cells(*words):
+    "Source of the code cells of play.ipynb in which one of the words stands."
+    nb = json.loads((Path(pcdistill.__file__).parent.parent/'nbs'/'play.ipynb').read_text(encoding='utf-8')); found = [''.join(c['source']) for c in nb['cells'] if c['cell_type']=='code']
+    return [next(c for c in found[1:] if w in c) for w in words], found[0]
+
+@pytest.mark.parametrize('make', [lossy, coloured])
+def test_a_lossy_colour_map_gives_a_sentence(make, capsys):
+    "play.ipynb on such a run: no pad, with the reason; what needs no hidden pixels works."
+    sources, imports = cells('title=\'the centre hidden\'', 'inpaint_pad(', 'latent_figure(', 'latent_browser(', 'sample_figure(', 'sample_browser(')
+    shown = []; scope = {}; exec(imports, scope); scope |= dict(joint=make(), train=X3, test=X3, display=shown.append); capsys.readouterr()
+    for source in sources: exec(source, scope)
+    said = capsys.readouterr().out.splitlines(); assert scope['values'].k >= 0 and len(scope['samples'].drawn.x)==12
+    if make is coloured: assert said==[] and len(shown)==2
+    else: assert shown==[] and len(said)==2 and all('bt709_lossy' in line and 'lossy colour map' in line and line.endswith('exactly.') for line in said)
+
+def test_grey_loses_nothing_in_a_lossy_colour_map():
+    a, b = toy(0), toy(0); b.colour = COLOURS['bt709_lossy']; seen = torch.ones(2, 4, dtype=torch.bool); seen[:, 1:3] = False
+    ra, rb = (inpaint_pad(j, ALL_X[:3], seen).result() for j in (a, b)); assert torch.equal(ra.mean, rb.mean) and torch.equal(ra.log_seen_b, rb.log_seen_b)
+
 def test_a_folder_that_is_no_run_gives_a_sentence(tmp_path, capsys):
     "play.ipynb says what is wrong with a folder and trains digits instead."
-    nb = json.loads((Path(pcdistill.__file__).parent.parent/'nbs'/'play.ipynb').read_text(encoding='utf-8'))
-    first, second = (''.join(c['source']) for c in [c for c in nb['cells'] if c['cell_type']=='code'][:2])
+    (second,), first = cells('def opened(')
     functions, rest = second.split('\ntry:'); rest = 'try:' + rest.split('\ntrain, valid')[0]
     scope = {}; exec(first + '\n' + functions, scope); scope['trained'] = lambda: (None, None, None)
     (tmp_path/'foreign').mkdir(); (tmp_path/'foreign'/'recipe.json').write_text('{"a": 1}'); (tmp_path/'broken').mkdir(); (tmp_path/'broken'/'recipe.json').write_text('{')

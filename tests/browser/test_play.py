@@ -157,7 +157,7 @@ hidden = "[i for i, v in enumerate(pad.pad.mask) if v]"
 
 def test_paint(opened, ask, widget):
     "A stroke hides exactly the pixels under it, in Python and on the page; what is seen stays; undo takes it back."
-    box = widget('inpaint'); canvas, few = box.locator('canvas'), box.get_by_role('listbox', name='sample shown large')
+    box = widget('inpaint'); canvas, few = box.locator('canvas'), box.get_by_role('listbox', name='completion shown large')
     assert len(ask(hidden))==16                                                     # the centre, as in the notebook
     box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
     truth = ask('pad.result().image[0, 0].flatten().tolist()')
@@ -223,7 +223,7 @@ def test_another_image_and_a_file_of_ones_own(opened, ask, widget, tmp_path):
         canvas.dispatchEvent(new DragEvent('drop', { dataTransfer: held, bubbles: true, cancelable: true }))
     }'''); until('a file dropped on it', lambda: ask('pad.result().image.unique().tolist()')==[64])
     (tmp_path/'text.png').write_text('no image'); box.locator('input[type=file]').set_input_files(tmp_path/'text.png')
-    until('a sentence', lambda: 'wanted an image file' in box.get_by_role('alert').inner_text())
+    until('a sentence', lambda: 'wanted a picture' in box.get_by_role('alert').inner_text())
     options.nth(0).click(); until('image 0', lambda: ask('bool((pad.result().image[0]==test[0]).all())'))
     box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
     canvas = box.locator('canvas'); box.get_by_label('brush size in pixels').fill('3'); box.get_by_role('button', name='paint hides pixels').click()
@@ -265,6 +265,11 @@ def test_ledger(opened, ask, widget):
     box.get_by_role('listbox', name='image').get_by_role('option').nth(2).click(); until('image 2', lambda: ask("'image 2' in terms.picture.label"))
     until('another picture', lambda: address()!=before); shoot(box, 'ledger_view')
 
+def test_figures(opened):
+    "The figures that stand beside the widgets are pictures, also in a kernel whose pyplot drew none."
+    shown = opened.evaluate("() => [...window.jupyterapp.shell.currentWidget.model.cells].flatMap(c => c.outputs?.toJSON() ?? []).map(o => o.data ?? {})")
+    figures = [d for d in shown if 'Figure size' in str(d.get('text/plain'))]; assert len(figures)==5 and all('image/png' in d for d in figures)
+
 def test_every_control_has_a_name(opened, widget):
     "What can be focused says what it is."
     for name in ('inpaint', 'latents', 'samples', 'growth', 'ledger'):
@@ -275,14 +280,46 @@ def test_every_control_has_a_name(opened, widget):
 
 # --- the end of a kernel, and what was asked of the network
 
-def test_kernel_restart(opened, lab, widget):
-    "The widgets of a kernel that is gone say so and do nothing; after another run they work."
-    box = widget('inpaint'); assert not box.get_by_text('The kernel is gone').first.is_visible()
-    opened.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:restart') }"); opened.locator('.jp-Dialog').locator('.jp-mod-accept').click(); box.get_by_text('The kernel is gone').first.wait_for(); shoot(box, 'kernel_gone')
-    opened.mouse.click(*cell(box.locator('canvas'), 1, 1)); box.locator('canvas').focus(); opened.keyboard.press('Space')
-    until('an idle kernel', lambda: lab.kernel()['execution_state']=='idle'); ask = opened.asks = run_all(opened, lab)
+GONE = 'The kernel of this widget is gone: run all cells again (Run → Run All Cells).'
+
+def has_gone(page, box, name):
+    "The widget says so once, in every panel, and neither mouse nor keyboard do anything."
+    box.get_by_text(GONE).wait_for(); assert box.get_by_role('alert').count()==1; shoot(box, name)
+    until('controls that cannot be reached', lambda: page.evaluate("() => [...document.querySelectorAll('.pcd-panel')].every(p => [...p.children].every(e => e.inert !== e.matches('.pcd-gone')))"))
+    before = box.screenshot(); page.mouse.click(*cell(box.locator('canvas'), 1, 1)); box.locator('canvas').focus(); page.keyboard.press('Space')
+    assert page.evaluate("() => document.activeElement.closest('.pcd-panel')") is None and box.screenshot()==before
+
+def works_again(page, lab, widget):
+    until('an idle kernel', lambda: (k := lab.kernel()) and k['execution_state']=='idle'); ask = page.asks = run_all(page, lab)
     box = widget('inpaint'); canvas = box.locator('canvas'); box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
-    opened.mouse.click(*cell(canvas, 6, 1)); until('a pixel', lambda: ask(hidden)==[49])
+    page.mouse.click(*cell(canvas, 6, 1)); until('a pixel', lambda: ask(hidden)==[49]); assert not box.get_by_text(GONE).is_visible()
+
+def opened_again(page):
+    "After a reload of the page."
+    page.reload(); page.wait_for_function('() => window.jupyterapp'); page.wait_for_selector('.jp-Notebook .jp-Cell')
+
+@pytest.mark.parametrize('how', ['restarted', 'died'])
+def test_kernel_ends(opened, lab, ask, widget, how):
+    "The widgets of a kernel that is gone say so and do nothing; after another run they work."
+    box = widget('inpaint'); assert not box.get_by_text(GONE).is_visible()
+    if how=='restarted': opened.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:restart') }")
+    else: ask.client.execute('import os; os._exit(1)')
+    opened.locator('.jp-Dialog').locator('.jp-mod-accept').click(); has_gone(opened, box, f'kernel_{how}'); works_again(opened, lab, widget)
+
+def test_reload(opened, lab, ask, widget):
+    "After a reload of the saved page the widgets are as they were, and live; of a notebook not saved there are none."
+    opened.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')"); before = ask(hidden); opened_again(opened)
+    box = widget('inpaint'); assert ask(hidden)==before
+    opened.mouse.click(*cell(box.locator('canvas'), 0, 0)); until('a pixel more', lambda: ask(hidden)==[0, *before]); until('its result', lambda: ask('int((~pad.result().seen).sum())')==1+len(before))
+    until('its picture', lambda: pixels(opened, box.get_by_role('listbox', name='completion shown large'), 0)==ask('pad.result().samples[0, 0, 0].flatten().tolist()')); shoot(box, 'reload')
+
+def test_reload_after_a_shutdown(opened, lab, widget):
+    "A kernel that is shut down is missed at once; after a reload JupyterLab says in place of each widget that there is none."
+    box = widget('inpaint'); opened.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:shutdown') }"); has_gone(opened, box, 'kernel_shut_down')
+    fine = opened.wrong[:]; opened_again(opened); reach(opened, 'inpaint'); opened.get_by_text('Error displaying widget').first.wait_for(); assert opened.locator('.pcd').count()==0
+    assert all('model not found' in w for w in opened.wrong[len(fine):]); opened.wrong[:] = fine
+    works_again(opened, lab, widget); assert opened.get_by_text('Error displaying widget').count()==0
+    fine = [w for w in opened.wrong if 'model not found' not in w]; opened.wrong[:] = fine
 
 def test_nothing_left_the_machine_and_nothing_went_wrong(opened):
     away = [u for u in opened.asked if urlparse(u).scheme not in ('data', 'blob') and urlparse(u).hostname!='127.0.0.1']

@@ -1,9 +1,7 @@
 // Small pictures side by side, cut out of one PNG; where `pick` is true one of them is chosen by mouse, touch or keyboard and `value` is its number.
 function render({ model, el }) {
-  const box = document.createElement('div'), gone = document.createElement('div')
-  gone.className = 'pcd-gone'; gone.textContent = 'The kernel is gone: run this cell again.'
+  const box = element('div')
   let url = null
-  const bytes = v => v instanceof DataView ? new Uint8Array(v.buffer, v.byteOffset, v.byteLength) : v
 
   function draw() {
     const n = model.get('n'), cols = Math.max(1, Math.min(n, model.get('cols'))), names = model.get('names'), [w, h] = [model.get('width'), model.get('height')]
@@ -14,14 +12,13 @@ function render({ model, el }) {
     box.setAttribute('role', pick ? 'listbox' : 'group'); box.setAttribute('aria-label', model.get('label'))
     box.style.gridTemplateColumns = `repeat(${cols}, max-content)`
     box.replaceChildren(...Array.from({ length: n }, (_, i) => {
-      const one = document.createElement('div'), image = document.createElement('div')
+      const one = element('div', { class: 'pcd-one' }), image = element('div', { class: 'pcd-image' })
       const name = names[i] ?? (n > 1 ? String(i) : model.get('label'))
-      one.className = 'pcd-one'; image.className = 'pcd-image'
       Object.assign(image.style, { width: w + 'px', height: h + 'px', backgroundImage: `url(${url})`, backgroundSize: `${cols*w}px ${Math.ceil(n/cols)*h}px`,
                                    backgroundPosition: `${-(i % cols)*w}px ${-Math.floor(i/cols)*h}px`, imageRendering: model.get('sharp') ? 'pixelated' : 'auto' })
       one.setAttribute('role', pick ? 'option' : 'img'); one.setAttribute('aria-label', name.replace('\n', ', '))
       one.append(image)
-      if (names[i]) { const text = document.createElement('div'); text.className = 'pcd-name'; text.textContent = names[i]; text.style.maxWidth = Math.max(w, 40) + 'px'; one.append(text) }
+      if (names[i]) { const text = element('div', { class: 'pcd-name' }, names[i]); text.style.maxWidth = Math.max(w, 40) + 'px'; one.append(text) }
       if (pick) one.onclick = () => choose(i)
       return one
     }))
@@ -49,7 +46,7 @@ function render({ model, el }) {
   model.on('change:png', draw); model.on('change:names', draw); model.on('change:value', mark)
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
-  el.append(box, gone); draw()
+  el.append(box); draw(); watchKernel(model, el)
   return () => { model.off('change:png', draw); model.off('change:names', draw); model.off('change:value', mark); if (url) URL.revokeObjectURL(url) }
 }
 export default { render }

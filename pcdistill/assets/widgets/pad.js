@@ -2,14 +2,6 @@
 const WAIT = 120, LIMIT = 20e6                       // ms between two messages while painting; bytes of a dropped file
 const LEGEND = 'Arrow keys move, space paints, H hides, S shows, U undoes, plus and minus change the brush.'
 
-function element(kind, attributes = {}, ...inside) {
-  const e = document.createElement(kind)
-  for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v)
-  e.append(...inside)
-  return e
-}
-const bytes = v => v instanceof DataView ? new Uint8Array(v.buffer, v.byteOffset, v.byteLength) : new Uint8Array(v ?? 0)
-
 function render({ model, el }) {
   const rows = model.get('rows'), cols = model.get('cols'), cell = model.get('cell')
   let mask = bytes(model.get('mask')).slice(), undo = [], hide = true, last = null, timer = null, at = null
@@ -108,7 +100,7 @@ function render({ model, el }) {
   model.on('change:mask', fromPython); model.on('change:image', newImage); model.on('change:note change:readout', said)
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
-  el.append(canvas, bar, mix, readout, note, element('div', { class: 'pcd-gone' }, 'The kernel is gone: run this cell again.'))
+  el.append(canvas, bar, mix, readout, note); watchKernel(model, el)
   tool(true); said()
   return () => { clearTimeout(timer); model.off('change:mask', fromPython); model.off('change:image', newImage); model.off('change:note change:readout', said) }
 }
