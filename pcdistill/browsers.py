@@ -200,7 +200,8 @@ def tempered(
     if T==1: return joint
     new = copy.deepcopy(joint)
     for p, dim in tables(new): p.copy_((p/T).log_softmax(dim))
-    if hasattr(new.leaf, 'logs_kd'): new.leaf.logs_kd += math.log(T)/2
+    for m in new.leaf.modules():
+        if hasattr(m, 'logs_kd'): m.logs_kd += math.log(T)/2
     return new
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from .em import stages
 from .leaf import Bodies, fit_leaf, relabel
 from .grow import Grown, grow, grow_blocks, settle
 from .top import fit_top
+from .quad import fit_quad
 from .joint import Joint, finetune, save_joint, load_joint, joint_state, joint_from_state
 from .evaluate import score, bits, measure, ledger_from, waterfall, gaussian_bits, webp_bits, png_bits, hclt_baseline
 from .inpaint import mask, inpaint, figure
@@ -168,6 +169,7 @@ def start(self:Run, teacher, how, z_bn) -> Joint:
         if r.grow is not None and r.leaf.family=='hclt':
             made = self.grown(teacher, how, z_bn, y_xd, n_values, g, ckpt); leaf, history = made.leaf, made.history
             n_k = torch.bincount(made.z_x, minlength=leaf.n_heads).tolist()
+        elif r.leaf.quarters: leaf, _ = fit_quad(y_xd, c_x, int(c_x.max())+1, r.leaf, r.patch, g, ckpt, self.progress)
         else: leaf, _ = fit_leaf(y_xd, c_x, n_values, int(c_x.max())+1, r.leaf, g, ckpt=ckpt, progress=self.progress)
         if r.grow is not None and r.leaf.family=='gaussian':
             some = torch.randperm(len(y_xd), generator=g)[:r.leaf.n_fit].to(self.device)

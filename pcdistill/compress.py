@@ -25,6 +25,7 @@ from .data import stack_images
 from .patches import from_patches
 from .blocks import GaussianBlock, log_cell
 from .leaf import HCLTLeaf, Bodies
+from .quad import Quad
 from .joint import Joint
 
 # %% ../nbs/52_compress.ipynb #c005
@@ -72,6 +73,33 @@ def steps(self:GaussianBlock,
     return lp_bk
 
 # %% ../nbs/52_compress.ipynb #c009
+def _send(steps:Steps, x_b:Tensor) -> tuple: # the next table, or what is returned at the end
+    try: return steps.send(x_b), None
+    except StopIteration as end: return None, end.value
+
+@patch
+def steps(self:Quad,
+    logw_bk:Float[Tensor, "b k"], # log-weight of each head
+) -> Steps:
+    "The table of each variable of a square, in coding order, given those before it; returns log p(square | k)."
+    own_bk, split_bm = logw_bk.clamp_min(-1e4).split([self.whole.n_heads, self.split.n_heads], 1)
+    whole, own_b, lp_bqz = self.whole.steps(own_bk), own_bk.logsumexp(1), own_bk.new_zeros(len(own_bk), 4, self.quarter.n_heads)
+    own_bv = next(whole)
+    for q in range(4):
+        with torch.enable_grad():
+            near_bqz = lp_bqz.clone().requires_grad_(); part_b = (self.split(near_bqz) + split_bm).logsumexp(1)
+            w_bqz, = torch.autograd.grad(part_b.sum(), near_bqz)
+        part, part_b, lp_bz = self.quarter.steps(w_bqz[:, q].log()), part_b.detach(), None
+        part_bv = next(part)
+        while lp_bz is None:
+            share_b2 = torch.stack([own_b, part_b], 1).softmax(1)
+            x_b = yield share_b2[:, :1]*own_bv + share_b2[:, 1:]*part_bv
+            own_b, part_b = (b + v.gather(1, x_b[:, None])[:, 0].log() for b, v in ((own_b, own_bv), (part_b, part_bv)))
+            (own_bv, own), (part_bv, lp_bz) = _send(whole, x_b), _send(part, x_b)
+        lp_bqz[:, q] = lp_bz
+    with torch.no_grad(): return torch.cat([own, self.split(lp_bqz)], 1)
+
+# %% ../nbs/52_compress.ipynb #c011
 def conditionals(
     joint:Joint, # in float64, on the CPU
     b:int,       # images side by side
@@ -97,7 +125,7 @@ def walk(
             p_bv = steps.send(value(p_bv))
     except StopIteration: return
 
-# %% ../nbs/52_compress.ipynb #c013
+# %% ../nbs/52_compress.ipynb #c015
 MAGIC = b'PCD1'
 _HEAD = struct.Struct('<4s16sII') # magic, hash of the circuit's file, check sum of the pixels, length of the description
 
@@ -121,7 +149,7 @@ def unpack(data:bytes) -> Coded:
     _, run, crc, n = _HEAD.unpack_from(data)
     return Coded(run, crc, json.loads(zlib.decompress(data[_HEAD.size:_HEAD.size+n])), data[_HEAD.size+n:-4])
 
-# %% ../nbs/52_compress.ipynb #c014
+# %% ../nbs/52_compress.ipynb #c016
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 @contextmanager
@@ -148,9 +176,10 @@ def encode(
     require(len(x_bchw) > 0, 'wanted at least one image, got none')
     require(names is None or len(names)==len(x_bchw), f'wanted a name for each of {len(x_bchw)} images, got {len(names or ())}')
     model, coder, D = _coder(joint), constriction.stream.queue.RangeEncoder(), math.prod(joint.shape)
+    order = getattr(model.leaf, 'order', slice(None))
     bar = tqdm(total=-(-len(x_bchw)//batch)*D, desc='compress', disable=None if progress else True)
     for x in x_bchw.split(batch):
-        left = iter(rearrange(model.rows(x)[0], '(b n) d -> (n d) b', b=len(x)).contiguous())
+        left = iter(rearrange(model.rows(x)[0][:, order], '(b n) d -> (n d) b', b=len(x)).contiguous())
         def value(p_bv):
             y_b = next(left).long(); bar.update()
             coder.encode(y_b.numpy().astype(np.int32), _FAMILY, p_bv.numpy())
@@ -159,7 +188,7 @@ def encode(
     about = dict(n=len(x_bchw), names=names, batch=batch, threads=torch.get_num_threads(), torch=torch.__version__)
     return pack(Coded(run, _crc(x_bchw), about, coder.get_compressed().astype('<u4').tobytes()))
 
-# %% ../nbs/52_compress.ipynb #c015
+# %% ../nbs/52_compress.ipynb #c017
 def decode(
     data:bytes,          # of `encode`
     joint:Joint,         # the same circuit
@@ -181,11 +210,12 @@ def decode(
             try: walk(conditionals(model, b), value)
             except (ValueError, AssertionError) as e: raise Refused(differ) from e
             y_bnd = rearrange(torch.stack(found), '(n d) b -> b n d', n=joint.top.inputs.n_vars)
+            if hasattr(model.leaf, 'order'): y_bnd = torch.empty_like(y_bnd).index_copy_(2, model.leaf.order, y_bnd)
             parts.append(joint.colour.inverse(from_patches(y_bnd, joint.patch, *joint.shape)))
     require(_crc(torch.cat(parts))==c.crc, differ)
     return torch.cat(parts), c.about['names']
 
-# %% ../nbs/52_compress.ipynb #c023
+# %% ../nbs/52_compress.ipynb #c025
 def run_hash(
     path:Path, # file of a circuit: a run's student.safetensors
 ) -> bytes:
@@ -204,7 +234,7 @@ class Compressed(NamedTuple):
         return (f'{self.images:,} image{"s"*(self.images!=1)} in {self.payload+self.header:,} bytes: pixels {8*self.payload/self.dims:.4f} bits/dim '
                 f'(the circuit says {self.model_bits/self.dims:.4f}, {8*self.payload/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
 
-# %% ../nbs/52_compress.ipynb #c024
+# %% ../nbs/52_compress.ipynb #c026
 def compress_files(
     paths:list[Path],    # image files
     joint:Joint,         # the circuit
@@ -227,7 +257,7 @@ def compress_files(
     payload = len(unpack(data).payload)
     return Compressed(len(x_bchw), x_bchw.numel(), payload, len(data)-payload, bits)
 
-# %% ../nbs/52_compress.ipynb #c025
+# %% ../nbs/52_compress.ipynb #c027
 def decompress_file(
     path:Path,           # of `compress_files`
     joint:Joint,         # the same circuit

@@ -23,6 +23,7 @@ from .patches import from_patches
 from .queries import descend, new_values
 from .blocks import GaussianBlock, _by_mask
 from .leaf import HCLTLeaf, Bodies
+from .quad import Quad
 from .joint import Joint
 
 # %% ../nbs/51_inpaint.ipynb #c005
@@ -111,10 +112,12 @@ def _view(joint, view): # leaves that have views show this one
     finally:
         if old is not None: leaf.view = old
 
-def _prefix(seen_xd): return (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1) # rows of which a Gaussian leaf knows the probability
+def _prefix(leaf, seen_xd): # rows of which a leaf of normals knows the probability
+    seen_xd = seen_xd[:, getattr(leaf, 'order', slice(None))]
+    return (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1)
 
 def _exact(joint, x_bchw, seen_bhw) -> bool: # whether every patch of this mask has a probability
-    return getattr(joint.leaf, 'view', None) is None or bool(_prefix(joint.rows(x_bchw, seen_bhw)[1]).all())
+    return getattr(joint.leaf, 'view', None) is None or bool(_prefix(joint.leaf, joint.rows(x_bchw, seen_bhw)[1]).all())
 
 def log_seen(
     joint:Joint,                    # the circuit
@@ -127,7 +130,7 @@ def log_seen(
 
 def _densities(joint, x_bchw, seen_bhw, lp_bnk): # evidence with densities where there were probabilities
     (y_xd, seen_xd), lp_xk = joint.rows(x_bchw, seen_bhw), rearrange(lp_bnk, 'b n k -> (b n) k').clone()
-    at = _prefix(seen_xd); lp_xk[at] = joint.leaf(y_xd[at], seen_xd[at], 'density')
+    at = _prefix(joint.leaf, seen_xd); lp_xk[at] = joint.leaf(y_xd[at], seen_xd[at], 'density')
     return lp_xk.view(lp_bnk.shape)
 
 # %% ../nbs/51_inpaint.ipynb #c015
@@ -150,6 +153,11 @@ def mode(self:GaussianBlock, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"
             at = rows[z_x[rows]==k]
             out[at] = self.conditional(x_xd[at], mask_d, k[None])[0][:, 0].round().clamp(0, self.levels-1).to(out.dtype)
     return out
+
+@patch
+def mode(self:Quad, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
+    "The same, of the block or of the likeliest quarters."
+    return self.either(x_xd, seen_xd, z_x, None, lambda leaf, *row: leaf.mode(*row))
 
 @torch.no_grad()
 def likely(

@@ -104,7 +104,8 @@ def _states(self:Quad, x_xd, seen_xd, head_x, gen): # latents of the quarters, g
     return rearrange(descend(self.split, lp_uxz, gen, head_x)[1][self.split.plan().units.argsort()], 'q x -> (x q)')
 
 @patch
-def _either(self:Quad, x_xd, seen_xd, z_x, gen, ask): # `ask` of the block or of the quarters, as z says
+def either(self:Quad, x_xd, seen_xd, z_x, gen, ask):
+    "What `ask(leaf, rows, seen, z)` makes of the rows: asked of the block or of the quarters, as z says."
     out, split_x = x_xd.clone(), z_x >= self.whole.n_heads
     for rows, split in ((~split_x).nonzero().flatten(), False), (split_x.nonzero().flatten(), True):
         if len(rows)==0: continue
@@ -123,7 +124,7 @@ def fill(self:Quad,
     gen:torch.Generator,         # on the device of the leaf
 ) -> Shaped[Tensor, "x d"]:
     "The rows with hidden values drawn from p(hidden | seen, z)."
-    return self._either(x_xd, seen_xd, z_x, gen, lambda leaf, *row: leaf.fill(*row, gen))
+    return self.either(x_xd, seen_xd, z_x, gen, lambda leaf, *row: leaf.fill(*row, gen))
 
 @patch
 @torch.no_grad()

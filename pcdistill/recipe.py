@@ -96,11 +96,11 @@ def _paper(data, family, shape):
 
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
     gauss = family!='hclt'
-    size = dict(clusters=64, scales=32, passes=12, epochs=2, n_tune=None, micro=512) if gauss and cuda else \
-           dict(clusters=64, scales=16, passes=6, epochs=2, n_tune=10_000, micro=64) if gauss else \
+    size = dict(clusters=128, scales=32, passes=12, quarters=1024, epochs=2, n_tune=None, micro=256) if gauss and cuda else \
+           dict(clusters=64, scales=16, passes=5, quarters=512, epochs=1, n_tune=10_000, micro=64) if gauss else \
            dict(clusters=1024, states=256, passes=12, epochs=10, n_tune=None, micro=256) if cuda else \
            dict(clusters=128, states=64, passes=4, epochs=5, n_tune=20_000, micro=64)
-    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1))
+    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1), quarters=size.get('quarters', 0))
     r = replace(_modest(data, 'small', family, shape), preset='best', clusters=size['clusters'], leaf=leaf, n_train=60_000, n_test=10_000)
     return replace(r, **{k: size[k] for k in ('epochs', 'n_tune', 'micro')}, **(dict(batch=2000, lr=(.5, .02)) if cuda and not gauss else {}))
 
@@ -122,6 +122,7 @@ def recipe(
     require(r.patch > 0 and shape[1]%r.patch==0 and shape[2]%r.patch==0, f'wanted a patch size that divides images of {shape[1]}×{shape[2]}, got {r.patch}')
     require(r.teacher in TEACHERS, f"wanted a teacher of {', '.join(TEACHERS)}, got '{r.teacher}'")
     require(r.latents in ('features', 'codes'), f"wanted the latents features or codes, got '{r.latents}'")
+    require(r.leaf.quarters==0 or (family=='gaussian' and r.grow is None and r.patch%2==0), f'wanted quarters in leaves of normals that do not grow, on patches of an even side, got them in {family} leaves on patches of {r.patch}×{r.patch}')
     require(r.colour in COLOURS, f"wanted a colour map of {', '.join(COLOURS)}, got '{r.colour}'")
     if r.grow is not None and family!='hclt': # one component a body: only those can be divided
         require(family=='gaussian', f"wanted growing for the leaf family hclt or gaussian, got '{family}'")
@@ -181,7 +182,9 @@ def _work(flops, floats=0., calls=0.): return np.array([flops, 4*floats, calls])
 def _leaf_work(r, D, K): # of one patch: in one pass of making the leaf; forward under every latent value, as in the joint circuit
     S, G, m = r.grow.states if r.grow else r.leaf.states, r.clusters, r.micro
     if r.leaf.family!='hclt':
-        return (_work(1.25*D*D*G + 2*D*K + 24*D*D, 12*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20))
+        of = lambda D, G, K: np.array([_work(1.25*D*D*G + 2*D*K + 24*D*D, 12*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20)])
+        q = r.leaf.quarters; make, forward = of(D, G, K) + (4*of(D//4, max(1, q//8), q) + _work(12*q*q, 40*q) if q else 0)
+        return (1 + (q > 0))*make, forward
     if r.grow: return 3*_work(2*D*S*S, BETA*D*S, 400/r.grow.micro/G), G*_work(2*D*S*S, BETA*D*S) + _work(0, K)
     one = _work(2*((D-1)*S*S + S*K), BETA*D*S + 2*K)
     return 3*one + _work(0, 0, 400/r.leaf.micro), one
@@ -213,11 +216,11 @@ def estimate(
     c, h, w = shape; n_all, n, n_test, gauss = min(n, 200_000), min(n, r.n_train or n), min(n_test, r.n_test or n_test), r.leaf.family!='hclt'
     p, N = r.patch, (h//r.patch)*(w//r.patch); D, X, V, f = p*p*c, c*h*w, max(COLOURS[r.colour].levels(c)), 64
     G, S = r.clusters, r.grow.states if r.grow else r.leaf.states
-    K = G*(r.leaf.scales if gauss else r.grow.heads if r.grow else 1) + (r.grow.rounds if gauss and r.grow else 0)
+    q = r.leaf.quarters; K = G*(r.leaf.scales if gauss else r.grow.heads if r.grow else 1) + (r.grow.rounds if gauss and r.grow else 0) + (r.leaf.splits if q else 0)
     rate = rate or rates(dev); per = np.array([1/rate.product, 1/rate.copy, rate.call])
     def took(work): return float(work @ per)
     make, leaf = _leaf_work(r, D, K); a_batch = _work(0, 0, (300 if gauss else 700)/r.micro); top = _work(2*(N-1)*K*K, 12*N*K)
-    n_params = (N-1)*K*K + (G*D*(D+1) + K*D if gauss else (G if r.grow else 1)*(D*V*S + (D-1)*S*S) + S*K)
+    n_params = (N-1)*K*K + (G*D*(D+1) + K*D + q*D*D//128 + 3*q*q if gauss else (G if r.grow else 1)*(D*V*S + (D-1)*S*S) + S*K)
     S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 6)
     points = min(1e5, n*N, 4000*N); clusters = _work(15*4*points*f*G + 2*n*N*f*G, 15*4*points*G + 3*n*N*(f + G))
     tree, m_step, rows, tune = _work(min(n, 5000)*(N*K)**2, 6*(N*K)**2), _work(24*K*D**3*gauss), _leaf_rows(r, n, N), min(n, r.n_tune or n)
