@@ -7,7 +7,6 @@ __all__ = ['MASKS', 'centre', 'strips', 'check_mask', 'mask', 'fit_image', 'Inpa
 
 # %% ../nbs/51_inpaint.ipynb #c002
 import io
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
@@ -24,7 +23,7 @@ from .queries import descend, new_values
 from .blocks import GaussianBlock, _by_mask
 from .leaf import HCLTLeaf, Bodies
 from .quad import Quad
-from .joint import Joint
+from .joint import Joint, viewed
 
 # %% ../nbs/51_inpaint.ipynb #c005
 def _all(h, w, gen): return torch.ones(h, w, dtype=torch.bool, device=gen.device)
@@ -104,14 +103,6 @@ class Inpainted(NamedTuple):
     likely:Tensor       # [b c h w] uint8: the most likely completion that was found, which need not be the most likely of all
     log_likely_b:Tensor # log p(its hidden part | seen), nats
 
-@contextmanager
-def _view(joint, view): # leaves that have views show this one
-    leaf, old = joint.leaf, getattr(joint.leaf, 'view', None)
-    if old is not None: leaf.view = view
-    try: yield
-    finally:
-        if old is not None: leaf.view = old
-
 def _prefix(leaf, seen_xd): # rows of which a leaf of normals knows the probability
     seen_xd = seen_xd[:, getattr(leaf, 'order', slice(None))]
     return (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1)
@@ -126,7 +117,7 @@ def log_seen(
 ) -> tuple[Float[Tensor, "b"], bool]:
     "log p(seen), nats, and whether these are probabilities (else densities, for all alike)."
     exact = _exact(joint, x_bchw, seen_bhw)
-    with _view(joint, 'auto' if exact else 'density'): return joint(x_bchw, seen_bhw), exact
+    with viewed(joint.leaf, 'auto' if exact else 'density'): return joint(x_bchw, seen_bhw), exact
 
 def _densities(joint, x_bchw, seen_bhw, lp_bnk): # evidence with densities where there were probabilities
     (y_xd, seen_xd), lp_xk = joint.rows(x_bchw, seen_bhw), rearrange(lp_bnk, 'b n k -> (b n) k').clone()
@@ -195,11 +186,11 @@ def inpaint(
     x_bchw, seen_bhw = x_bchw.to(joint.device), check_mask(seen_bhw, len(x_bchw), *joint.shape[1:]).to(joint.device)
     exact, parts = _exact(joint, x_bchw, seen_bhw), []
     for x, seen in zip(x_bchw.split(batch), seen_bhw.split(batch)):
-        with _view(joint, 'auto'):
+        with viewed(joint.leaf, 'auto'):
             lp_bnk = joint.evidence(x, seen); mean, entropy = joint.moments(x, seen, lp_bnk)
             many = [t.repeat(n, *[1]*(t.ndim-1)).split(batch) for t in (x, seen, lp_bnk)]
             samples = torch.cat([joint.fill(x_, seen_, gen, lp_) for x_, seen_, lp_ in zip(*many)]).view(n, *x.shape) if n else x.new_empty(0, *x.shape)
-        with _view(joint, 'auto' if exact else 'density'):
+        with viewed(joint.leaf, 'auto' if exact else 'density'):
             log_seen_b = joint.top(lp_bnk if exact else _densities(joint, x, seen, lp_bnk))[:, 0] - joint.hidden(x, seen)
             log_all_b, (best, log_best_b) = joint(x), likely(joint, x, seen, mean, lp_bnk)
         hidden_b = lambda lp_b: (lp_b - log_seen_b).where(~seen.all((1, 2)), 0.)

@@ -85,7 +85,7 @@ def _modest(data, preset, family, shape): # tiny and small
     r = replace(r, epochs=5, batch=8000 if gauss else 2000, lr=(.5, .1), pseudocount=10. if gauss else 1.)
     if gauss: r = replace(r, clusters=16 if preset=='tiny' else 32, leaf=replace(leaf, batch=80_000, scales=4 if preset=='tiny' else 16))
     elif preset=='small': r = replace(r, clusters=128, batch=500, lr=(.5, .05), pseudocount=.1)
-    if preset=='small': r = replace(r, n_train=20_000, n_test=3_000 if gauss else 10_000, **(dict(epochs=2, batch=5000, lr=(.2, .05)) if gauss else {}))
+    if preset=='small': r = replace(r, n_train=20_000, n_test=3_000 if gauss else 10_000, **(dict(epochs=2, batch=5000, lr=(.2, .05), micro=256) if gauss else {}))
     return r
 
 def _paper(data, family, shape):
@@ -97,12 +97,12 @@ def _paper(data, family, shape):
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
     gauss = family!='hclt'
     size = dict(clusters=128, scales=32, passes=12, quarters=1024, epochs=2, n_tune=None, micro=256) if gauss and cuda else \
-           dict(clusters=64, scales=16, passes=5, quarters=512, epochs=1, n_tune=10_000, micro=64) if gauss else \
+           dict(clusters=64, scales=16, passes=5, quarters=512, epochs=2, n_tune=None, micro=256) if gauss else \
            dict(clusters=1024, states=256, passes=12, epochs=10, n_tune=None, micro=256) if cuda else \
            dict(clusters=128, states=64, passes=4, epochs=5, n_tune=20_000, micro=64)
-    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1), quarters=size.get('quarters', 0))
+    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1), quarters=size.get('quarters', 0)*(family=='gaussian' and leaf_patch(family, *shape[1:])%2==0))
     r = replace(_modest(data, 'small', family, shape), preset='best', clusters=size['clusters'], leaf=leaf, n_train=60_000, n_test=10_000)
-    return replace(r, **{k: size[k] for k in ('epochs', 'n_tune', 'micro')}, **(dict(batch=2000, lr=(.5, .02)) if cuda and not gauss else {}))
+    return replace(r, **{k: size[k] for k in ('epochs', 'n_tune', 'micro')}, **(dict(batch=10_000) if gauss else dict(batch=2000, lr=(.5, .02)) if cuda else {}))
 
 # %% ../nbs/60_recipe.ipynb #c009
 def recipe(
@@ -122,11 +122,11 @@ def recipe(
     require(r.patch > 0 and shape[1]%r.patch==0 and shape[2]%r.patch==0, f'wanted a patch size that divides images of {shape[1]}×{shape[2]}, got {r.patch}')
     require(r.teacher in TEACHERS, f"wanted a teacher of {', '.join(TEACHERS)}, got '{r.teacher}'")
     require(r.latents in ('features', 'codes'), f"wanted the latents features or codes, got '{r.latents}'")
-    require(r.leaf.quarters==0 or (family=='gaussian' and r.grow is None and r.patch%2==0), f'wanted quarters in leaves of normals that do not grow, on patches of an even side, got them in {family} leaves on patches of {r.patch}×{r.patch}')
     require(r.colour in COLOURS, f"wanted a colour map of {', '.join(COLOURS)}, got '{r.colour}'")
     if r.grow is not None and family!='hclt': # one component a body: only those can be divided
         require(family=='gaussian', f"wanted growing for the leaf family hclt or gaussian, got '{family}'")
-        r = replace(r, leaf=replace(r.leaf, scales=1))
+        r = replace(r, leaf=replace(r.leaf, scales=1, quarters=0))
+    require(r.leaf.quarters==0 or (family=='gaussian' and r.patch%2==0), f'wanted quarters in leaves of normals, on patches of an even side, got them in {family} leaves on patches of {r.patch}×{r.patch}')
     return r
 
 # %% ../nbs/60_recipe.ipynb #c012
@@ -224,7 +224,7 @@ def estimate(
     S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 6)
     points = min(1e5, n*N, 4000*N); clusters = _work(15*4*points*f*G + 2*n*N*f*G, 15*4*points*G + 3*n*N*(f + G))
     tree, m_step, rows, tune = _work(min(n, 5000)*(N*K)**2, 6*(N*K)**2), _work(24*K*D**3*gauss), _leaf_rows(r, n, N), min(n, r.n_tune or n)
-    image = N*leaf + top + a_batch/3; tuned = N*(leaf + make if gauss else 3*leaf) + 3*top + a_batch
+    image = N*leaf + top + a_batch/3; tuned = N*(make if gauss else 3*leaf) + 3*top + a_batch
     files = min(n_test, 1000)*h*w*3e-5                                     # WebP and PNG: 30 µs a pixel
     teacher, prior = _networks(r, shape, n, dev)
     held, params = n*X + 1000*X, 4*n_params
