@@ -234,17 +234,20 @@ def test_same_seed_same_heads():
     a, b = run(), run()
     assert torch.equal(a.z_x, b.z_x) and a.history==b.history and all(torch.equal(p, q) for p, q in zip(a.leaf.parameters(), b.leaf.parameters()))
 
+@pytest.mark.parametrize('thinned', [False, True])
 @pytest.mark.parametrize('where,call', [('_round', 1), ('_round', 2), ('_trained', 1), ('_trained', 3), ('_tell', 2)])
-def test_a_killed_run_ends_with_the_same_heads(tmp_path, monkeypatch, where, call):
-    whole, calls, real = run(), [0], getattr(G, where)
+def test_a_killed_run_ends_with_the_same_heads(tmp_path, monkeypatch, where, call, thinned):
+    from dataclasses import replace
+    config = replace(CONFIG, states=8, copy=None, thin=5., rounds=2) if thinned else CONFIG
+    whole, calls, real = run(config=config), [0], getattr(G, where)
     def dies(*a):
         calls[0] += 1
         if calls[0]==call: raise KeyboardInterrupt
         return real(*a)
     monkeypatch.setattr(G, where, dies)
-    with pytest.raises(KeyboardInterrupt): run(ckpt=tmp_path/'grow.ckpt')
+    with pytest.raises(KeyboardInterrupt): run(config=config, ckpt=tmp_path/'grow.ckpt')
     monkeypatch.setattr(G, where, real)
-    b = run(ckpt=tmp_path/'grow.ckpt'); assert (tmp_path/'grow.ckpt').exists()
+    b = run(config=config, ckpt=tmp_path/'grow.ckpt'); assert (tmp_path/'grow.ckpt').exists()
     assert torch.equal(whole.z_x, b.z_x) and whole.history==b.history and all(torch.equal(p, q) for p, q in zip(whole.leaf.parameters(), b.leaf.parameters()))
 
 def test_without_validation_all_divisions_are_kept_and_unsplit_bodies_stay_single():
