@@ -31,24 +31,43 @@ from .joint import Joint
 Steps = Generator[Float[Tensor, "b v"], Tensor, Tensor]   # gives p(next variable | those before), is sent its values [b]
 
 @patch
-def steps(self:HCLTLeaf|Bodies,
+def steps(self:Bodies,
     logw_bk:Float[Tensor, "b k"], # log-weight of each head
 ) -> Steps:
     "The table of each variable of a patch given those before it; returns log p(patch | k)."
-    pc, live_k = (self.pc, self.live_k) if isinstance(self, Bodies) else (self, slice(None))
-    variable_u, row_u = pc.units()
+    pc, (variable_u, row_u) = self.pc, self.pc.units()
     lp_uvs = pc.inputs.log_pmf(row_u).detach(); p_uvs = lp_uvs.exp()
     lp_ubs = logw_bk.new_zeros(len(row_u), len(logw_bk), pc.n_states)
     for d in range(pc.graph.n_vars):
         u = (variable_u==d).nonzero().flatten()
         with torch.enable_grad():
             near_ubs = lp_ubs.clone().requires_grad_()
-            flow_ubs, = torch.autograd.grad((pc.root_value(near_ubs)[:, live_k] + logw_bk).logsumexp(1).sum(), near_ubs)
+            flow_ubs, = torch.autograd.grad((pc.root_value(near_ubs)[:, self.live_k] + logw_bk).logsumexp(1).sum(), near_ubs)
         x_b = yield einsum(flow_ubs[u], p_uvs[u], 'u b s, u v s -> b v')
         lp_ubs[u] = lp_uvs[u][:, x_b]
-    with torch.no_grad(): return pc.root_value(lp_ubs)[:, live_k]
+    with torch.no_grad(): return pc.root_value(lp_ubs)[:, self.live_k]
 
 # %% ../nbs/52_compress.ipynb #c007
+@patch
+def steps(self:HCLTLeaf, logw_bk:Float[Tensor, "b k"]) -> Steps:
+    "As above, along the path between the variable and the root."
+    parent, host, (variable_u, row_u) = *self.tree, self.units()
+    lp_dvs = self.inputs.log_pmf(row_u).detach()[variable_u.argsort()]; p_dvs = lp_dvs.exp()
+    row_i, W_est, root_sk = (self.plan().nodes.argsort()-1).tolist(), self.edges_est.detach().exp(), self.root_1sk[0].detach().exp()
+    e_ibs = logw_bk.new_zeros(len(parent), len(logw_bk), self.n_states); m_ibs = e_ibs.clone()   # evidence at a latent; message to its parent
+    below = lambda i, but=None: e_ibs[i] + m_ibs[[c for c, p in enumerate(parent) if p==i and c!=but]].sum(0)
+    def up(a_bs, W_st): top_b1 = a_bs.amax(1, keepdim=True); return ((a_bs - top_b1).exp() @ W_st).log() + top_b1
+    for d in range(len(host)):
+        path = [host[d]]
+        while parent[path[-1]] >= 0: path.append(parent[path[-1]])
+        q_bs = logw_bk.softmax(1) @ root_sk.T
+        for p, c in zip(path[:0:-1], path[-2::-1]): q_bs = (q_bs.log() + below(p, c)).softmax(1) @ W_est[row_i[c]].T
+        x_b = yield (q_bs.log() + below(host[d])).softmax(1) @ p_dvs[d].T
+        e_ibs[host[d]] += lp_dvs[d][x_b]
+        for i in path[:-1]: m_ibs[i] = up(below(i), W_est[row_i[i]])
+    return up(below(parent.index(-1)), root_sk)
+
+# %% ../nbs/52_compress.ipynb #c009
 @patch
 def steps(self:GaussianBlock,
     logw_bk:Float[Tensor, "b k"], # log-weight of each component
@@ -71,7 +90,7 @@ def steps(self:GaussianBlock,
         lp_bk = lp_bk + log_cell(x_bk - m_bk, s_kd[:, d].expand_as(m_bk), x_bk <= 0, x_bk >= self.levels-1)
     return lp_bk
 
-# %% ../nbs/52_compress.ipynb #c009
+# %% ../nbs/52_compress.ipynb #c011
 def conditionals(
     joint:Joint, # in float64, on the CPU
     b:int,       # images side by side
@@ -97,7 +116,7 @@ def walk(
             p_bv = steps.send(value(p_bv))
     except StopIteration: return
 
-# %% ../nbs/52_compress.ipynb #c013
+# %% ../nbs/52_compress.ipynb #c015
 MAGIC = b'PCD1'
 _HEAD = struct.Struct('<4s16sII') # magic, hash of the circuit's file, check sum of the pixels, length of the description
 
@@ -121,7 +140,7 @@ def unpack(data:bytes) -> Coded:
     _, run, crc, n = _HEAD.unpack_from(data)
     return Coded(run, crc, json.loads(zlib.decompress(data[_HEAD.size:_HEAD.size+n])), data[_HEAD.size+n:-4])
 
-# %% ../nbs/52_compress.ipynb #c014
+# %% ../nbs/52_compress.ipynb #c016
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 @contextmanager
@@ -159,7 +178,7 @@ def encode(
     about = dict(n=len(x_bchw), names=names, batch=batch, threads=torch.get_num_threads(), torch=torch.__version__)
     return pack(Coded(run, _crc(x_bchw), about, coder.get_compressed().astype('<u4').tobytes()))
 
-# %% ../nbs/52_compress.ipynb #c015
+# %% ../nbs/52_compress.ipynb #c017
 def decode(
     data:bytes,          # of `encode`
     joint:Joint,         # the same circuit
@@ -185,7 +204,7 @@ def decode(
     require(_crc(torch.cat(parts))==c.crc, differ)
     return torch.cat(parts), c.about['names']
 
-# %% ../nbs/52_compress.ipynb #c023
+# %% ../nbs/52_compress.ipynb #c025
 def run_hash(
     path:Path, # file of a circuit: a run's student.safetensors
 ) -> bytes:
@@ -204,7 +223,7 @@ class Compressed(NamedTuple):
         return (f'{self.images:,} image{"s"*(self.images!=1)} in {self.payload+self.header:,} bytes: pixels {8*self.payload/self.dims:.4f} bits/dim '
                 f'(the circuit says {self.model_bits/self.dims:.4f}, {8*self.payload/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
 
-# %% ../nbs/52_compress.ipynb #c024
+# %% ../nbs/52_compress.ipynb #c026
 def compress_files(
     paths:list[Path],    # image files
     joint:Joint,         # the circuit
@@ -227,7 +246,7 @@ def compress_files(
     payload = len(unpack(data).payload)
     return Compressed(len(x_bchw), x_bchw.numel(), payload, len(data)-payload, bits)
 
-# %% ../nbs/52_compress.ipynb #c025
+# %% ../nbs/52_compress.ipynb #c027
 def decompress_file(
     path:Path,           # of `compress_files`
     joint:Joint,         # the same circuit
