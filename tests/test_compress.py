@@ -152,7 +152,7 @@ def test_another_process_reads_it(tmp_path):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_the_path_of_a_tree_gives_the_tables_of_whole_passes(seed):
-    gen = rng(seed); D, K = 9, 3; leaf = weights_(HCLTLeaf(random_tree(D, gen), Categorical(D, 7, 4, gen), K, gen), gen).double(); logw_bk = torch.randn(5, K, generator=gen).double()
+    gen = rng(seed); D, K = 9, 3; leaf = weights_(HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen)), Categorical(D, 7, 4, gen), K, gen), gen).double(); logw_bk = torch.randn(5, K, generator=gen).double()
     one, all_of_it = leaf.steps(logw_bk), together([leaf]).double().steps(logw_bk); p, q = next(one), next(all_of_it)
     for _ in range(D):
         assert (p-q).abs().max() < 1e-12
