@@ -32,24 +32,43 @@ from .joint import Joint
 Steps = Generator[Float[Tensor, "b v"], Tensor, Tensor]   # gives p(next variable | those before), is sent its values [b]
 
 @patch
-def steps(self:HCLTLeaf|Bodies,
+def steps(self:Bodies,
     logw_bk:Float[Tensor, "b k"], # log-weight of each head
 ) -> Steps:
     "The table of each variable of a patch given those before it; returns log p(patch | k)."
-    pc, live_k = (self.pc, self.live_k) if isinstance(self, Bodies) else (self, slice(None))
-    variable_u, row_u = pc.units()
+    pc, (variable_u, row_u) = self.pc, self.pc.units()
     lp_uvs = pc.inputs.log_pmf(row_u).detach(); p_uvs = lp_uvs.exp()
     lp_ubs = logw_bk.new_zeros(len(row_u), len(logw_bk), pc.n_states)
     for d in range(pc.graph.n_vars):
         u = (variable_u==d).nonzero().flatten()
         with torch.enable_grad():
             near_ubs = lp_ubs.clone().requires_grad_()
-            flow_ubs, = torch.autograd.grad((pc.root_value(near_ubs)[:, live_k] + logw_bk).logsumexp(1).sum(), near_ubs)
+            flow_ubs, = torch.autograd.grad((pc.root_value(near_ubs)[:, self.live_k] + logw_bk).logsumexp(1).sum(), near_ubs)
         x_b = yield einsum(flow_ubs[u], p_uvs[u], 'u b s, u v s -> b v')
         lp_ubs[u] = lp_uvs[u][:, x_b]
-    with torch.no_grad(): return pc.root_value(lp_ubs)[:, live_k]
+    with torch.no_grad(): return pc.root_value(lp_ubs)[:, self.live_k]
 
 # %% ../nbs/52_compress.ipynb #c007
+@patch
+def steps(self:HCLTLeaf, logw_bk:Float[Tensor, "b k"]) -> Steps:
+    "As above, along the path between the variable and the root."
+    parent, host, (variable_u, row_u) = *self.tree, self.units()
+    lp_dvs = self.inputs.log_pmf(row_u).detach()[variable_u.argsort()]; p_dvs = lp_dvs.exp()
+    row_i, W_est, root_sk = (self.plan().nodes.argsort()-1).tolist(), self.edges_est.detach().exp(), self.root_1sk[0].detach().exp()
+    e_ibs = logw_bk.new_zeros(len(parent), len(logw_bk), self.n_states); m_ibs = e_ibs.clone()   # evidence at a latent; message to its parent
+    below = lambda i, but=None: e_ibs[i] + m_ibs[[c for c, p in enumerate(parent) if p==i and c!=but]].sum(0)
+    def up(a_bs, W_st): top_b1 = a_bs.amax(1, keepdim=True); return ((a_bs - top_b1).exp() @ W_st).log() + top_b1
+    for d in range(len(host)):
+        path = [host[d]]
+        while parent[path[-1]] >= 0: path.append(parent[path[-1]])
+        q_bs = logw_bk.softmax(1) @ root_sk.T
+        for p, c in zip(path[:0:-1], path[-2::-1]): q_bs = (q_bs.log() + below(p, c)).softmax(1) @ W_est[row_i[c]].T
+        x_b = yield (q_bs.log() + below(host[d])).softmax(1) @ p_dvs[d].T
+        e_ibs[host[d]] += lp_dvs[d][x_b]
+        for i in path[:-1]: m_ibs[i] = up(below(i), W_est[row_i[i]])
+    return up(below(parent.index(-1)), root_sk)
+
+# %% ../nbs/52_compress.ipynb #c009
 @patch
 def steps(self:GaussianBlock,
     logw_bk:Float[Tensor, "b k"], # log-weight of each component
@@ -72,7 +91,7 @@ def steps(self:GaussianBlock,
         lp_bk = lp_bk + log_cell(x_bk - m_bk, s_kd[:, d].expand_as(m_bk), x_bk <= 0, x_bk >= self.levels-1)
     return lp_bk
 
-# %% ../nbs/52_compress.ipynb #c009
+# %% ../nbs/52_compress.ipynb #c011
 def _send(steps:Steps, x_b:Tensor) -> tuple: # the next table, or what is returned at the end
     try: return steps.send(x_b), None
     except StopIteration as end: return None, end.value

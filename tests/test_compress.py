@@ -149,3 +149,16 @@ def test_another_process_reads_it(tmp_path):
             "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_joint(s), run_hash(s))[0], torch.load(d/'x.pt')); print('the same')")
     p = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
     assert p.stdout.strip()=='the same', p.stderr
+
+@pytest.mark.parametrize('seed', range(4))
+def test_the_path_of_a_tree_gives_the_tables_of_whole_passes(seed):
+    gen = rng(seed); D, K = 9, 3; leaf = weights_(HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen)), Categorical(D, 7, 4, gen), K, gen), gen).double(); logw_bk = torch.randn(5, K, generator=gen).double()
+    one, all_of_it = leaf.steps(logw_bk), together([leaf]).double().steps(logw_bk); p, q = next(one), next(all_of_it)
+    for _ in range(D):
+        assert (p-q).abs().max() < 1e-7                                       # tables in float32 add up to one only so far
+        x_b = torch.multinomial(p, 1, generator=gen)[:, 0]; ends = []
+        for steps in (one, all_of_it):
+            try: ends.append(steps.send(x_b))
+            except StopIteration as e: ends.append(e.value)
+        p, q = ends
+    assert p.shape==(5, K) and (p-q).abs().max() < 1e-7

@@ -79,6 +79,7 @@ def test_masks_arrive(make):
     first = r.samples; send(box.pad, mask=as_mask(torch.ones(4, 8).bool())); assert box.result().seen.all() and (box.result().samples==X3[0]).all()
     send(box.pad, mask=as_mask(seen)); assert torch.equal(box.result().samples, first)         # the same mask, the same samples
     send(box.pad, mask=as_mask(torch.zeros(4, 8).bool())); assert not box.result().seen.any()
+    send(box.few, value=3); assert box.few.names[2]=='mean' and box.few.names[3].startswith('likely') and (picture(box.big.png)[:, :8]==box.result().likely[0].permute(1, 2, 0).numpy()).all()
     send(box.few, value=2); send(box.pad, blend=.5); assert torch.allclose(completion(box.result(), 2, .5), box.result().mean/255)
 
 def test_images_of_the_pad():
