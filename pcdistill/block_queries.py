@@ -121,6 +121,7 @@ def marginals(self:GaussianBlock,
                 P_xdv[row, hidden[h]] = (p_k[u]/2 @ t_huv.mul_(rearrange(r_hu[h], 'h u -> h u 1')).erf_()).diff(dim=1)
     return P_xdv
 
+# %% ../nbs/37_block_queries.ipynb #c014
 @torch.no_grad()
 def moments(self:nn.Module,       # a leaf that has `marginals`
     x_xd:Shaped[Tensor, "x d"],   # values; where hidden, whatever

@@ -150,6 +150,7 @@ def mode(self:Quad, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:In
     "The same, of the block or of the likeliest quarters."
     return self.either(x_xd, seen_xd, z_x, None, lambda leaf, *row: leaf.mode(*row))
 
+# %% ../nbs/51_inpaint.ipynb #c016
 @torch.no_grad()
 def likely(
     joint:Joint,                        # the circuit
@@ -171,7 +172,7 @@ def likely(
         best, best_b = torch.where(rearrange(won_b, 'b -> b 1 1 1'), new, best), torch.where(won_b, new_b, best_b)
     return best, best_b
 
-# %% ../nbs/51_inpaint.ipynb #c016
+# %% ../nbs/51_inpaint.ipynb #c017
 @torch.no_grad()
 def inpaint(
     joint:Joint,                     # the circuit
@@ -198,7 +199,7 @@ def inpaint(
     mean, entropy, samples, log_seen_b, log_hidden_b, best, log_best_b = (torch.cat(t, int(i==2)) for i, t in enumerate(zip(*parts)))
     return Inpainted(x_bchw, seen_bhw, mean, entropy, samples, log_seen_b, log_hidden_b, exact, best, log_best_b)
 
-# %% ../nbs/51_inpaint.ipynb #c020
+# %% ../nbs/51_inpaint.ipynb #c021
 def figure(
     result:Inpainted, # of `inpaint`
     images:int=8,     # show at most so many

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool, Shaped
-from einops import rearrange, repeat
+from einops import rearrange
 from fastcore.basics import patch
 from .core import require
 from .inputs import Evidence
@@ -32,6 +32,7 @@ def quarters(
     require(side%2==0 and side > 0, f'wanted squares of an even side to be quartered, got {side}')
     return rearrange(torch.arange(side*side*c), '(u i v j c) -> (u v) (i j c)', u=2, v=2, i=side//2, c=c)
 
+# %% ../nbs/42_quad.ipynb #c007
 class Quad(nn.Module):
     "Squares that are one block or four quarters; latent values count the heads of the block, then those of the split."
     def __init__(self,
@@ -70,7 +71,7 @@ class Quad(nn.Module):
         t = rearrange(t_xd, '(x q) d ... -> x (q d) ...', q=4)
         return torch.empty_like(t).index_copy_(1, self.at_qd.flatten(), t)
 
-# %% ../nbs/42_quad.ipynb #c009
+# %% ../nbs/42_quad.ipynb #c010
 @patch
 def evidence(self:Quad,
     x_xd:Shaped[Tensor, "x d"],            # values; where hidden, whatever
@@ -97,7 +98,7 @@ def log_own(self:Quad, x_xd:Shaped[Tensor, "x d"], view:str|None=None) -> Float[
     "log p(x) of squares as a mixture of all heads."
     return (self(x_xd, None, view) + self.prior_k).logsumexp(1)
 
-# %% ../nbs/42_quad.ipynb #c013
+# %% ../nbs/42_quad.ipynb #c014
 @patch
 def _states(self:Quad, x_xd, seen_xd, head_x, gen): # latents of the quarters, given the head: drawn, or without a generator the best
     lp_uxz = self.split.evidence(self.evidence(x_xd, seen_xd))
@@ -143,7 +144,7 @@ def marginals(self:Quad,
 
 Quad.moments = moments
 
-# %% ../nbs/42_quad.ipynb #c017
+# %% ../nbs/42_quad.ipynb #c018
 def start_split(z_xq:Int[Tensor, "x 4"], K:int, heads:int, gen:torch.Generator) -> Circuit:
     "A tree over the latents of the quarters, counted from labels; heads that differ by noise."
     counted = fit_top(z_xq, K, n_tree=50_000)
@@ -181,6 +182,7 @@ def fit_quad(
     history = fit(quad, lambda rows: quad.log_own(y_xd[keep[rows.to(keep.device)]], 'density'), len(keep), gen, config.epochs, 2*config.batch, 2048, lambda done: (1 + done*(steps-1))**-.6, 1., ckpt, progress, 'quarters')
     return quad, history
 
+# %% ../nbs/42_quad.ipynb #c019
 def any_leaf(
     spec:dict, # of a leaf of any family
 ) -> nn.Module:
