@@ -96,7 +96,7 @@ def _paper(data, family, shape):
 
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
     gauss = family!='hclt'
-    size = dict(clusters=128, scales=32, passes=12, quarters=1024, epochs=2, n_tune=None, micro=256) if gauss and cuda else \
+    size = dict(clusters=128, scales=16, passes=8, quarters=1024, epochs=2, n_tune=None, micro=256) if gauss and cuda else \
            dict(clusters=64, scales=16, passes=5, quarters=512, epochs=2, n_tune=None, micro=256) if gauss else \
            dict(clusters=1024, states=256, passes=12, epochs=10, n_tune=None, micro=256) if cuda else \
            dict(clusters=128, states=64, passes=4, epochs=5, n_tune=20_000, micro=64)
