@@ -83,7 +83,7 @@ def _modest(data, preset, family, shape): # tiny and small
                 small=LeafConfig(family, states=64, epochs=3, batch=16384, n_fit=1_300_000))[preset]
     r = Recipe(data, preset, leaf_patch(family, h, w), 'ycocg_r' if c==3 and not gauss else 'rgb', 'vqvae', preset, 32, leaf)
     r = replace(r, epochs=5, batch=8000 if gauss else 2000, lr=(.5, .1), pseudocount=10. if gauss else 1.)
-    if gauss: r = replace(r, clusters=16 if preset=='tiny' else 32, leaf=replace(leaf, batch=80_000, scales=4 if preset=='tiny' else 16))
+    if gauss: r = replace(r, clusters=16 if preset=='tiny' else 32, leaf=replace(leaf, batch=80_000, scales=4 if preset=='tiny' else 16, quarters=(64 if preset=='tiny' else 256)*(family=='gaussian')))
     elif preset=='small': r = replace(r, clusters=128, batch=500, lr=(.5, .05), pseudocount=.1)
     if preset=='small': r = replace(r, n_train=20_000, n_test=3_000 if gauss else 10_000, **(dict(epochs=2, batch=5000, lr=(.2, .05), micro=256) if gauss else {}))
     return r
@@ -100,7 +100,7 @@ def _best(data, family, shape, cuda): # the one place where the device decides s
            dict(clusters=64, scales=16, passes=5, quarters=512, epochs=2, n_tune=None, micro=256) if gauss else \
            dict(clusters=1024, states=256, passes=12, epochs=10, n_tune=None, micro=256) if cuda else \
            dict(clusters=128, states=64, passes=4, epochs=5, n_tune=20_000, micro=64)
-    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1), quarters=size.get('quarters', 0)*(family=='gaussian' and leaf_patch(family, *shape[1:])%2==0))
+    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1), quarters=size.get('quarters', 0)*(family=='gaussian'))
     r = replace(_modest(data, 'small', family, shape), preset='best', clusters=size['clusters'], leaf=leaf, n_train=60_000, n_test=10_000)
     return replace(r, **{k: size[k] for k in ('epochs', 'n_tune', 'micro')}, **(dict(batch=10_000) if gauss else dict(batch=2000, lr=(.5, .02)) if cuda else {}))
 
@@ -126,7 +126,8 @@ def recipe(
     if r.grow is not None and family!='hclt': # one component a body: only those can be divided
         require(family=='gaussian', f"wanted growing for the leaf family hclt or gaussian, got '{family}'")
         r = replace(r, leaf=replace(r.leaf, scales=1, quarters=0))
-    require(r.leaf.quarters==0 or (family=='gaussian' and r.patch%2==0), f'wanted quarters in leaves of normals, on patches of an even side, got them in {family} leaves on patches of {r.patch}×{r.patch}')
+    require(r.leaf.quarters==0 or family=='gaussian', f'wanted quarters in leaves of normals, got them in leaves of the family {family}')
+    if r.patch%2: r = replace(r, leaf=replace(r.leaf, quarters=0)) # an odd square has none
     return r
 
 # %% ../nbs/60_recipe.ipynb #c012
