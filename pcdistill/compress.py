@@ -23,7 +23,8 @@ from .core import Refused, require
 from .runs import write_file
 from .data import stack_images
 from .patches import from_patches
-from .blocks import GaussianBlock, log_cell
+from .cells import log_cell
+from .blocks import GaussianBlock
 from .leaf import HCLTLeaf, Bodies
 from .quad import Quad
 from .joint import Joint

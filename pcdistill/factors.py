@@ -16,7 +16,8 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, einsum
 from fastcore.basics import patch
 from .core import require
-from .blocks import em_epochs, em_pass_, first_labels, label, log_cell, _by_mask
+from .cells import log_cell
+from .blocks import em_epochs, em_pass_, first_labels, label, _by_mask
 
 # %% ../nbs/38_factors.ipynb #c004
 class FactorBlock(nn.Module):
