@@ -107,7 +107,7 @@ def _near(x_xd, block, plan, behind=40.): # log pmf of whole rows under the comp
     lp_xk = by(e_xgd.square()*inner1, torch.where(wide, half + half**2/6, 0)) + by(out_xgd*inner1, torch.where(wide, 0, half)) + by(out_xgd*(1-inner1), half)
     lp_xk += inner.float() @ torch.where(wide, flat, flat.clamp_max(0)).T
     def exact(x, k): return log_cell(e_xgd[x, block.body_k[k]], s_kd[k], low[x], high[x]).sum(-1)
-    best_x = (lp_xk + block.mass_k.clamp_min(1e-30).log()).argmax(1)
+    best_x = (lp_xk + block.mass_k.log()).argmax(1)
     x_p, k_p = (lp_xk > exact(torch.arange(len(x_xd), device=x_xd.device), best_x)[:, None] - behind).nonzero(as_tuple=True)
     lp_xk[x_p, k_p] = torch.cat([exact(*p) for p in zip(x_p.split(4096), k_p.split(4096))])
     return lp_xk

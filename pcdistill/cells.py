@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from jaxtyping import Float, Bool
 
-# %% ../nbs/13_cells.ipynb #c004
+# %% ../nbs/13_cells.ipynb #c005
 def _borders(e, s, low, high): # cell borders in units of s√2, seen from the nearer tail; and the sign of ∂A/∂e
     r, m, edge = 1/(s*math.sqrt(2)), e.abs(), low | high
     A = torch.where(low, -e, torch.where(high, e, m)).sub_(.5).mul_(r)
