@@ -142,7 +142,7 @@ class Cost(NamedTuple):
     seconds:float
     memory:float  # bytes at the peak
 
-BETA, BETA_LATTICE = 3, 18 # how often a float of a leaf's states is read or written, forward; of a component's cells
+BETA, BETA_LATTICE = 3, 3 # how often a float of a leaf's states is read or written, forward; of a component's cells
 
 def _timed(f, dev, least=.15): # seconds of a call, after one to warm up
     def wait(): torch.cuda.synchronize(dev) if torch.device(dev).type=='cuda' else None
