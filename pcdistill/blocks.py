@@ -260,7 +260,9 @@ def em_step_(self:GaussianBlock,
     rho = s.log().mean(-1).exp()
     if nu > 0:
         half = U/t[..., None]
-        T = einsum(rho**2, half @ _pooled(self, M, U, t, rho) @ half.mT, 'g j, g a b -> g j a b')
+        shape = half @ _pooled(self, M, U, t, rho) @ half.mT
+        shape = shape/(shape.diagonal(dim1=1, dim2=2)*t**2).clamp_min(self.s_min**2).log().mean(1).exp()[:, None, None]  # of scale one: a component nobody uses keeps its own
+        T = einsum(rho**2, shape, 'g j, g a b -> g j a b')
         T = nu*(T + self.s_min**2*rearrange(half @ half.mT, 'g a b -> g 1 a b'))
         one_m = M[..., 0, :]/M[..., 0, :1].clamp_min(1e-9); one_m[..., 0] = 1
         M = M + nu*einsum(one_m, one_m, 'g j a, g j b -> g j a b') + nn.functional.pad(T, (1, 0, 1, 0))
