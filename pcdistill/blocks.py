@@ -97,6 +97,7 @@ def _lattice(x_xd, block, plan, until_x=None): # log pmf of whole rows, or of th
         lp_xgj = lp_xgj + torch.stack([(log_cell(e_xgd, s_gd, low, high)*seen).sum(-1) for s_gd in s_gjd[..., a:b].unbind(1)], -1)
     return rearrange(lp_xgj, 'x g j -> x (g j)')
 
+# %% ../nbs/36_blocks.ipynb #c009
 def _near(x_xd, block, plan, behind=40.): # log pmf of whole rows under the components that matter; of the others, so many nats behind, a bound
     e_xgd, s_kd, low, high = torch.cat([e for *_, e in _residuals(x_xd, block, plan)], 2), block.logs_kd.exp(), x_xd <= 0, x_xd >= block.levels-1
     half, flat, wide = -.5/s_kd**2, -block.logs_kd - .5*math.log(2*math.pi), s_kd > .4
@@ -119,7 +120,7 @@ def _chunked(f, block, x_xd, *more, elements:int): # f over chunks of rows with 
     run = (lambda *p: checkpoint(one, *p, use_reentrant=False)) if torch.is_grad_enabled() and len(x_xd) > rows else one
     return torch.cat([run(*p) for p in zip(*(t.split(rows) for t in (x_xd, *more)))]) if len(x_xd) else x_xd.new_zeros(0, block.n_heads, dtype=torch.float32)
 
-# %% ../nbs/36_blocks.ipynb #c010
+# %% ../nbs/36_blocks.ipynb #c011
 @torch.no_grad()
 def _by_mask(seen_xd): # distinct masks and the rows that have each
     masks_md, of_x = seen_xd.unique(dim=0, return_inverse=True)
@@ -144,7 +145,7 @@ def _whole(self:GaussianBlock, x_xd, seen_xd) -> bool: # is everything seen? ref
     require(seen_xd.shape==x_xd.shape, f'wanted a mask of shape {tuple(x_xd.shape)}, got {tuple(seen_xd.shape)}')
     return bool(seen_xd.all())
 
-# %% ../nbs/36_blocks.ipynb #c011
+# %% ../nbs/36_blocks.ipynb #c012
 @patch
 def log_prob(self:GaussianBlock,
     x_xd:Shaped[Tensor, "x _"],        # values; where hidden, whatever
@@ -168,7 +169,7 @@ def log_prob(self:GaussianBlock,
             for mask_d, rows in _by_mask(seen_xd[rest]): out[rest[rows]] = self._marginal(x_xd[rest[rows]], mask_d)
     return out
 
-# %% ../nbs/36_blocks.ipynb #c016
+# %% ../nbs/36_blocks.ipynb #c017
 def _typical(block): # t_gd: geometric mean of the scales of a body's components
     return rearrange(block.logs_kd, '(g j) d -> g j d', g=block.bodies).mean(1).exp()
 
@@ -211,13 +212,13 @@ def forward(self:GaussianBlock,
     if not (self.em and torch.is_grad_enabled() and self.mu_gd.requires_grad and self._whole(x_xd, seen_xd)): return self.log_prob(x_xd, seen_xd, view)
     return _EStep.apply(self.mu_gd, self, x_xd, view or self.view)
 
-# %% ../nbs/36_blocks.ipynb #c017
+# %% ../nbs/36_blocks.ipynb #c018
 @patch
 def zero_stats(self:GaussianBlock):
     "Forget the counts."
     self.stats = None
 
-# %% ../nbs/36_blocks.ipynb #c019
+# %% ../nbs/36_blocks.ipynb #c020
 def _rows(
     M_gjab:Float[Tensor, "g j a b"], # Gram matrices of (1, ε), float64
     w_gjd:Float[Tensor, "g j d"],    # weights s^−2 of each component and variable
@@ -240,7 +241,7 @@ def _pooled(block, M_gjab, U, t_gd, rho_gj): # scatter of all components at unit
     A = torch.linalg.solve_triangular(U, torch.diag_embed(t_gd), upper=False, unitriangular=True)
     return (A @ C_gab @ A.mT).sum(0)/M_gjab[..., 0, 0].sum()
 
-# %% ../nbs/36_blocks.ipynb #c020
+# %% ../nbs/36_blocks.ipynb #c021
 @patch
 @torch.no_grad()
 def em_step_(self:GaussianBlock,
@@ -283,7 +284,7 @@ def _scales(self:GaussianBlock, r_gjd, N_gj, rho_gj, more, rounding): # s² of e
         r_gjd, N = r_gjd + more*profile*contrast, N + more
     return (r_gjd/N - rounding).clamp(self.s_min**2, self.levels**2)
 
-# %% ../nbs/36_blocks.ipynb #c021
+# %% ../nbs/36_blocks.ipynb #c022
 @patch
 def _put_(self:GaussianBlock, U, t_gd, V_gda, s2_gjd, alive_g): # U ← VU, μ ← μ − U⁻¹c, s
     V = V_gda[..., 1:]*t_gd[..., None]/t_gd[:, None]; c = V_gda[..., 0]*t_gd
@@ -293,7 +294,7 @@ def _put_(self:GaussianBlock, U, t_gd, V_gda, s2_gjd, alive_g): # U ← VU, μ �
     self.U_gde[a] = U[a].float(); self.mu_gd[a] = mu[a].float()
     self.logs_kd[k] = rearrange(s2_gjd.sqrt().log().float(), 'g j d -> (g j) d')[k]
 
-# %% ../nbs/36_blocks.ipynb #c027
+# %% ../nbs/36_blocks.ipynb #c028
 @torch.no_grad()
 def start_blocks_(
     block:GaussianBlock,         # changed in place
@@ -327,7 +328,7 @@ def em_pass_(self:nn.Module,  # a block
     self.em_step_(lr)
     return total
 
-# %% ../nbs/36_blocks.ipynb #c028
+# %% ../nbs/36_blocks.ipynb #c029
 def first_labels(
     x_xd:Shaped[Tensor, "x d"],  # rows
     z_x:Int[Tensor, "_"]|None,   # a label for each; None: k-means of the rows
@@ -354,7 +355,7 @@ def em_epochs(block:nn.Module, x_xd:Shaped[Tensor, "x d"], gen:torch.Generator, 
         history.append(total/len(x_xd))
     return history
 
-# %% ../nbs/36_blocks.ipynb #c029
+# %% ../nbs/36_blocks.ipynb #c030
 def fit_blocks(
     x_xd:Shaped[Tensor, "x d"],  # integer rows
     z_x:Int[Tensor, "_"]|None,   # a body for each row; None: k-means of the rows
