@@ -20,7 +20,7 @@ from .circuit import Circuit
 def fit_top(
     z_bn:Int[Tensor, "b n"], # latent value of every patch
     K:int,                   # latent values there are
-    alpha:float=1.,          # pseudocount α of a row
+    alpha:float|None=None,   # pseudocount α of a row; None: the one that predicts left-out images best (29)
     tree:Tree|None=None,     # which patches are neighbours; None: Chow-Liu tree of the latents
     n_tree:int=5_000,        # images used to find the tree
 ) -> Circuit:
