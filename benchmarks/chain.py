@@ -4,11 +4,11 @@ from pathlib import Path
 import torch
 from pcdistill.blocks import GaussianBlock
 from pcdistill.colour import COLOURS
+from pcdistill.cuts import fit_any, of_squares
 from pcdistill.evaluate import bits, score
 from pcdistill.joint import Joint, finetune
-from pcdistill.leaf import LeafConfig, fit_leaf, relabel
+from pcdistill.leaf import LeafConfig, relabel
 from pcdistill.patches import to_patches
-from pcdistill.quad import fit_quad
 from pcdistill.top import fit_top
 
 RESULTS = Path(__file__).parents[1]/'nbs/experiments/results'
@@ -40,10 +40,10 @@ def two_ways(leaf, top, mass_k, x, patch:int, colour) -> dict:
 def student(x, valid, test, z_bn, K:int, config:LeafConfig, patch:int, colour:str, gen, epochs:int=0) -> dict:
     "Leaf from labels, closed-form top, fine-tuning; exact bits/dim of validation and test images after each step. Nothing is chosen on test."
     seconds, space = {}, COLOURS[colour]
+    u = 2 if config.joined else 1; z_sq = of_squares(z_bn, x.shape[3]//(u*patch), u); patch *= u
     y_xd = to_patches(space.forward(x).long(), patch).flatten(0, 1)
-    if config.quarters: (leaf, _), seconds['leaf'] = timed(fit_quad, y_xd, z_bn.flatten(), K, config, patch, gen, progress=False)
-    else: (leaf, _), seconds['leaf'] = timed(fit_leaf, y_xd, z_bn.flatten(), values(colour), K, config, gen, progress=False)
-    z_bn = relabel(leaf, y_xd, z_bn.flatten().long()).view(z_bn.shape); K = leaf.n_heads
+    (leaf, _), seconds['leaf'] = timed(fit_any, y_xd, z_sq, values(colour), K, config, patch, gen, progress=False)
+    z_bn = relabel(leaf, y_xd, z_sq[:, 0].long()).view(len(x), -1); K = leaf.n_heads
     top, seconds['top'] = timed(fit_top, z_bn, K)
     mass_k = leaf.mass_k.clamp_min(1e-9) if hasattr(leaf, 'mass_k') else (torch.bincount(z_bn.flatten(), minlength=K) + 1/K)/(z_bn.numel() + 1)
     out = {name: two_ways(leaf, top, mass_k, part, patch, space) for name, part in (('valid', valid), ('test', test))}

@@ -12,7 +12,7 @@ from chain import timed
 from pcdistill.blocks import GaussianBlock, _chunked, _lattice, _near
 from pcdistill.chain import load_run
 from pcdistill.data import images
-from pcdistill.quad import Quad
+from pcdistill.cuts import Cut
 from pcdistill.show import table
 
 @torch.no_grad()
@@ -20,8 +20,10 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--run', type=Path, required=True, help='folder of a finished run with Gaussian leaves'); p.add_argument('--images', type=int, default=64); a = p.parse_args()
     torch.set_num_threads(1); joint, recipe = load_run(a.run, 'cpu'); y_xd, _ = joint.rows(images(recipe.data, 'test', a.images)); leaf, rows = joint.leaf, []
-    pairs = [('large', leaf.whole, y_xd[:, leaf.order]), ('quarters', leaf.quarter, leaf.cut(y_xd))] if isinstance(leaf, Quad) else [('block', leaf, y_xd)]
-    for name, block, x_xd in pairs:
+    def blocks(leaf, x_xd, name): # every block, and the rows it sees
+        if not isinstance(leaf, Cut): return [(name, leaf, x_xd)]
+        return sum((blocks(w.leaf, w.cut(x_xd), f'{name}, {how}') for how, w in leaf.ways.items()), [(name, leaf.whole, x_xd[:, leaf.order])])
+    for name, block, x_xd in blocks(leaf, y_xd, 'whole'):
         assert isinstance(block, GaussianBlock)
         runs = [(timed(_chunked, _lattice, block, x_xd, elements=1<<20), timed(_chunked, _near, block, x_xd, elements=1<<22)) for _ in range(3)]
         (full, _), (near, _) = runs[0]; log_k = block.mass_k.log(); gap = ((full + log_k).logsumexp(1) - (near + log_k).logsumexp(1)).abs().max().item()

@@ -1,4 +1,4 @@
-"""What limits a tractable image model: leaf family, block size, components, colour map, scales, quarters, shrinkage, top circuit, fine-tuning, each alone and together.
+"""What limits a tractable image model: leaf family, block size, components, colour map, scales, halves and quarters, shrinkage, top circuit, fine-tuning, each alone and together.
 
     PCDISTILL_DATA=… python benchmarks/limits.py            # one core, about 40 minutes when it is quiet
 
@@ -32,15 +32,17 @@ class Row(NamedTuple):
     rank:int=16
     tune:bool=False     # also fine-tuned
     quarters:int=0      # components of a quarter, where a patch may be four of them
+    halves:int=0        # components of a half, where it may be two of them
+    joined:int=0        # components of a half of four patches together
 
     @property
     def name(self):
-        more = [f'{self.scales} scales']*(self.scales > 1) + [f'shrink {self.shrink:g}']*(self.shrink!=200) + [f'rank {self.rank}']*(self.family=='factors') + [f'{self.quarters} quarters']*(self.quarters > 0)
+        more = [f'{self.scales} scales']*(self.scales > 1) + [f'shrink {self.shrink:g}']*(self.shrink!=200) + [f'rank {self.rank}']*(self.family=='factors') + [f'{n} {what}' for n, what in ((self.quarters, 'quarters'), (self.halves, 'halves'), (self.joined, 'joined')) if n]
         return ', '.join([self.family, f'{self.patch}×{self.patch}', f'K = {self.labels}', self.colour, *more])
 
 G, H, F = 'gaussian', 'hclt', 'factors'
 ROWS = [Row(H, 4, 32, 'ycocg_r', tune=True), Row(H, 4, 32, 'rgb'), Row(H, 4, 128, 'ycocg_r', tune=True), Row(G, 8, 32, tune=True), Row(G, 4, 32, tune=True), Row(F, 8, 32), Row(F, 16, 32),
-        Row(G, 8, 128, tune=True), Row(G, 8, 32, scales=4, tune=True), Row(G, 8, 32, quarters=128), Row(G, 8, 32, scales=4, quarters=128), Row(F, 8, 32, rank=64), Row(F, 16, 32, rank=64),
+        Row(G, 8, 128, tune=True), Row(G, 8, 32, scales=4, tune=True), Row(G, 8, 32, quarters=128), Row(G, 8, 32, scales=4, quarters=128), Row(G, 8, 32, halves=128), Row(G, 8, 32, scales=4, halves=128), Row(G, 8, 32, scales=4, halves=128, joined=128), Row(F, 8, 32, rank=64), Row(F, 16, 32, rank=64),
         Row(G, 8, 128, shrink=2000.), Row(H, 8, 32, 'ycocg_r'), Row(G, 4, 128), Row(G, 4, 32, scales=4), Row(F, 8, 128), Row(F, 4, 32),
         Row(G, 8, 128, shrink=20.), Row(G, 16, 8), Row(H, 4, 512, 'ycocg_r'), Row(G, 4, 512), Row(G, 8, 512), Row(F, 8, 512), Row(H, 8, 128, 'ycocg_r'),
         Row(G, 4, 128, scales=4), Row(G, 8, 128, scales=4)]
@@ -50,7 +52,7 @@ def train(row:Row, x, valid, test, epochs:int, tuning:int) -> dict:
     y_bnd, gen = to_patches(x, row.patch).float(), rng(0)
     mu_kf, s = timed(kmeans, y_bnd.flatten(0, 1), row.labels, gen, n_fit=60_000, steps=12)
     z_bn = assign(y_bnd, mu_kf); del y_bnd
-    config = LeafConfig(row.family, states=48, epochs=epochs, batch=8192 if row.family==H else 80_000, micro=4096, shrink=row.shrink, scales=row.scales, rank=row.rank, quarters=row.quarters)
+    config = LeafConfig(row.family, states=48, epochs=epochs, batch=8192 if row.family==H else 80_000, micro=4096, shrink=row.shrink, scales=row.scales, rank=row.rank, quarters=row.quarters, halves=row.halves, joined=row.joined)
     out = student(x, valid, test, z_bn, row.labels, config, row.patch, row.colour, gen, tuning if row.tune else 0)
     return dict(row._asdict(), name=row.name, **out | dict(seconds=dict(labels=s, **out['seconds'])))
 

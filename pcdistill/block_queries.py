@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
 from .core import cholesky
-from .blocks import GaussianBlock, _by_mask
+from .blocks import GaussianBlock, is_prefix, _by_mask
 
 # %% ../nbs/37_block_queries.ipynb #c007
 @patch
@@ -80,7 +80,7 @@ def fill(self:GaussianBlock,
 ) -> Shaped[Tensor, "x d"]:
     "The rows with hidden values drawn from p(hidden | seen, z)."
     out = x_xd.float().clone()
-    prefix_x = (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1)
+    prefix_x = is_prefix(seen_xd)
     if bool(prefix_x.any()): out[prefix_x] = self.sample(z_x[prefix_x], gen, x_xd[prefix_x], seen_xd[prefix_x].sum(1), integers)
     rest = (~prefix_x).nonzero().flatten()
     for mask_d, sub in _by_mask(seen_xd[rest]) if len(rest) else ():

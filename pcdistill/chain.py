@@ -28,10 +28,10 @@ from .clusters import kmeans, assign
 from .priors import Choice, choose, simple_priors
 from .latents import extract, features, teacher_from_state
 from .em import stages
-from .leaf import Bodies, fit_leaf, relabel
+from .leaf import Bodies, relabel
 from .grow import Grown, grow, grow_blocks, settle
 from .top import fit_top
-from .quad import fit_quad
+from .cuts import fit_any, of_squares
 from .joint import Joint, finetune, save_joint, load_joint, joint_state, joint_from_state
 from .evaluate import score, bits, measure, ledger_from, waterfall, gaussian_bits, webp_bits, png_bits, hclt_baseline
 from .inpaint import mask, inpaint, figure
@@ -135,8 +135,8 @@ def latents(self:Run, teacher) -> tuple[Tensor, Tensor]:
 # %% ../nbs/61_chain.ipynb #c011
 @patch
 def patches(self:Run, x_bchw) -> Int[Tensor, "x d"]:
-    "Patches in the circuit's colours, as rows."
-    y_bnd = torch.cat([to_patches(COLOURS[self.recipe.colour].forward(x), self.recipe.patch) for x in x_bchw.split(2048)])
+    "Patches in the circuit's colours, or the squares of four that its leaf joins, as rows."
+    y_bnd = torch.cat([to_patches(COLOURS[self.recipe.colour].forward(x), self.recipe.side) for x in x_bchw.split(2048)])
     return rearrange(y_bnd, 'b n d -> (b n) d')
 
 @patch
@@ -166,16 +166,16 @@ def start(self:Run, teacher, how, z_bn) -> Joint:
         x, g = self.images('train'), rng(r.seed + 4)
         n_values = max(COLOURS[r.colour].levels(x.shape[1]))
         y_xd, c_x, n_k, history = self.patches(x), z_bn.flatten(), None, []
+        c_xq = of_squares(z_bn, x.shape[3]//r.side, r.side//r.patch)
         if r.grow is not None and r.leaf.family=='hclt':
             made = self.grown(teacher, how, z_bn, y_xd, n_values, g, ckpt); leaf, history = made.leaf, made.history
             n_k = torch.bincount(made.z_x, minlength=leaf.n_heads).tolist()
-        elif r.leaf.quarters: leaf, _ = fit_quad(y_xd, c_x, int(c_x.max())+1, r.leaf, r.patch, g, ckpt, self.progress)
-        else: leaf, _ = fit_leaf(y_xd, c_x, n_values, int(c_x.max())+1, r.leaf, g, ckpt=ckpt, progress=self.progress)
+        else: leaf, _ = fit_any(y_xd, c_xq, n_values, int(c_x.max())+1, r.leaf, r.side, g, ckpt, self.progress)
         if r.grow is not None and r.leaf.family=='gaussian':
             some = torch.randperm(len(y_xd), generator=g)[:r.leaf.n_fit].to(self.device)
             leaf, history = grow_blocks(leaf, y_xd[some], self.patches(self.images('valid')), r.grow.rounds, sure=r.grow.sure, ckpt=ckpt.with_name(ckpt.name + '.grow'), progress=self.progress)
-        z = self.label(leaf, n_k, y_xd, c_x).view(z_bn.shape)
-        return Joint(leaf, fit_top(z, leaf.n_heads), COLOURS[r.colour], r.patch, tuple(x.shape[1:])), dict(n_k=n_k, history=history)
+        z = self.label(leaf, n_k, y_xd, c_x).view(len(x), -1)
+        return Joint(leaf, fit_top(z, leaf.n_heads), COLOURS[r.colour], r.side, tuple(x.shape[1:])), dict(n_k=n_k, history=history)
     def pack(made): tensors, meta = joint_state(made[0]); return tensors, meta | made[1]
     def unpack(tensors, meta): self.n_k, self.history = meta['n_k'], meta['history']; return joint_from_state(tensors, meta).to(self.device)
     return self.stage('start', self.k_start, fit, pack=pack, unpack=unpack)
@@ -185,7 +185,7 @@ def start(self:Run, teacher, how, z_bn) -> Joint:
 def labels(self:Run, teacher, how, leaf, x_bchw) -> Int[Tensor, "b n"]:
     "The hard latents of images among the heads of the leaf."
     c_bn = [self.hard(teacher, how, x) for x in x_bchw.split(512)]
-    return torch.cat([self.label(leaf, self.n_k, self.patches(x), c.flatten()).view(c.shape) for x, c in zip(x_bchw.split(512), c_bn)])
+    return torch.cat([self.label(leaf, self.n_k, self.patches(x), c.flatten()).view(len(x), -1) for x, c in zip(x_bchw.split(512), c_bn)])
 
 @patch
 def student(self:Run, joint:Joint) -> Joint:
@@ -253,7 +253,8 @@ def summary(run:Run, prior:Choice|None, m:dict, base:dict, made:dict, student:Jo
     return dict(
         data=dict(name=r.data, split='test', n_images=len(x), shape=list(x.shape[1:])), space='rgb',
         teacher=teacher_bits(r.teacher, m, prior, bit),
-        student=dict(family=r.leaf.family, bits=bit(s_b), stderr=round(bits(s_b, D).stderr, 5), bits_complete=bit(s_parts.sum(1)), n_params=n_params),
+        student=dict(family=r.leaf.family, bits=bit(s_b), stderr=round(bits(s_b, D).stderr, 5), bits_complete=bit(s_parts.sum(1)), n_params=n_params,
+                     side=student.patch, latent_values=student.leaf.n_heads),
         lvd_start=dict(bits=bit(l_b), bits_complete=bit(l_parts.sum(1))), **grown, ledger=saved,
         baselines=dict(gaussian=mean(base['gaussian']), webp_lossless=mean(base['webp_lossless']), png=mean(base['png']), hclt=mean(base['hclt']), lvd=bit(l_b)),
         hclt_made=made, seconds=run.seconds, device=str(run.device), threads=torch.get_num_threads(), config=asdict(r), seed=r.seed, version=pcdistill.__version__)

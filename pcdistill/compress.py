@@ -25,8 +25,9 @@ from .data import stack_images
 from .patches import from_patches
 from .cells import log_cell
 from .blocks import GaussianBlock
+from .queries import soft_posterior
 from .leaf import HCLTLeaf, Bodies
-from .quad import Quad
+from .cuts import Cut, back, order_of
 from .joint import Joint
 
 # %% ../nbs/52_compress.ipynb #c005
@@ -73,12 +74,16 @@ def steps(self:HCLTLeaf, logw_bk:Float[Tensor, "b k"]) -> Steps:
 @patch
 def steps(self:GaussianBlock,
     logw_bk:Float[Tensor, "b k"], # log-weight of each component
+    known_bd:Float[Tensor, "b _"]|None=None, # the first variables, if they are known already (and in the weights)
+    until:int|None=None,          # how far to go; None: to the last variable
 ) -> Steps:
-    "The table of each variable of a patch given those before it, on the integers; returns log p(patch | k)."
+    "The table of each variable of a patch given those before it, on the integers; returns log p(variables told | k)."
+    first, until = 0 if known_bd is None else known_bd.shape[1], until or self.n_vars
     U_gde, mu_gd, s_kd = (t.detach().double() for t in (self.tri(), self.mu_gd, self.logs_kd.exp()))
     edge_v = torch.arange(self.levels+1).double() - .5; edge_v[0], edge_v[-1] = -math.inf, math.inf
     x_bd, lp_bk = logw_bk.new_zeros(len(logw_bk), self.n_vars), torch.zeros_like(logw_bk)
-    for d in range(self.n_vars):
+    if first: x_bd[:, :first] = known_bd
+    for d in range(first, until):
         bias_g = mu_gd[:, d] + einsum(U_gde[:, d, :d], mu_gd[:, :d], 'g e, g e -> g')
         m_bk = (bias_g - x_bd[:, :d] @ U_gde[:, d, :d].T)[:, self.body_k]
         w_bk = (logw_bk + lp_bk).softmax(1)
@@ -97,29 +102,33 @@ def _send(steps:Steps, x_b:Tensor) -> tuple: # the next table, or what is return
     try: return steps.send(x_b), None
     except StopIteration as end: return None, end.value
 
+def _resume(way, lp_bpz, head_bm, x_bd, rank, start, stop): # steps of the piece that holds the variables start … stop; which it is; log p of the way so far
+    at_pd = rank[way.at_pd].sort(1).values; p = int((at_pd==start).any(1).nonzero())
+    first, until = (int((at_pd[p] < d).sum()) for d in (start, stop)); lp_bm = (way.split(lp_bpz) + head_bm).detach()
+    w_bz = soft_posterior(way.split, lp_bpz, lp_bm.softmax(1))[:, p].log()
+    return way.leaf.steps(w_bz, *((x_bd[:, at_pd[p, :first]], until) if until-first < at_pd.shape[1] else ())), p, lp_bm.logsumexp(1)
+
 @patch
-def steps(self:Quad,
+def steps(self:Cut,
     logw_bk:Float[Tensor, "b k"], # log-weight of each head
 ) -> Steps:
     "The table of each variable of a square, in coding order, given those before it; returns log p(square | k)."
-    own_bk, split_bm = logw_bk.clamp_min(-1e4).split([self.whole.n_heads, self.split.n_heads], 1)
-    whole, own_b, lp_bqz = self.whole.steps(own_bk), own_bk.logsumexp(1), own_bk.new_zeros(len(own_bk), 4, self.quarter.n_heads)
-    own_bv = next(whole)
+    own_bk, *head = logw_bk.clamp_min(-1e4).split(self.heads, 1); ways, n = list(self.ways.values()), self.n_vars//4
+    lps, x_bd, rank = [own_bk.new_zeros(len(own_bk), w.n_pieces, w.leaf.n_heads) for w in ways], own_bk.new_zeros(len(own_bk), self.n_vars), self.order.argsort()
+    whole, own_b = self.whole.steps(own_bk), own_bk.logsumexp(1); own_bv = next(whole)
     for q in range(4):
-        with torch.enable_grad():
-            near_bqz = lp_bqz.clone().requires_grad_(); part_b = (self.split(near_bqz) + split_bm).logsumexp(1)
-            w_bqz, = torch.autograd.grad(part_b.sum(), near_bqz)
-        part, part_b, lp_bz = self.quarter.steps(w_bqz[:, q].log()), part_b.detach(), None
-        part_bv = next(part)
-        while lp_bz is None:
-            share_b2 = torch.stack([own_b, part_b], 1).softmax(1)
-            x_b = yield share_b2[:, :1]*own_bv + share_b2[:, 1:]*part_bv
-            own_b, part_b = (b + v.gather(1, x_b[:, None])[:, 0].log() for b, v in ((own_b, own_bv), (part_b, part_bv)))
-            (own_bv, own), (part_bv, lp_bz) = _send(whole, x_b), _send(part, x_b)
-        lp_bqz[:, q] = lp_bz
-    with torch.no_grad(): return torch.cat([own, self.split(lp_bqz)], 1)
+        pieces, at, told = zip(*(_resume(w, lp, h, x_bd, rank, q*n, q*n + n) for w, lp, h in zip(ways, lps, head)))
+        told, tables = [own_b, *told], [own_bv, *map(next, pieces)]
+        for d in range(q*n, q*n + n):
+            share_bw = torch.stack(told, 1).softmax(1)
+            x_b = yield einsum(share_bw, torch.stack(tables), 'b w, w b v -> b v')
+            x_bd[:, d] = x_b; told = [b + t.gather(1, x_b[:, None])[:, 0].log() for b, t in zip(told, tables)]
+            tables, ends = zip(*(_send(s, x_b) for s in (whole, *pieces)))
+        own_b, own_bv = told[0], tables[0]
+        for lp, p, end in zip(lps, at, ends[1:]): lp[:, p] += end
+    return torch.cat([ends[0], *(w.split(lp).detach() for w, lp in zip(ways, lps))], 1)
 
-# %% ../nbs/52_compress.ipynb #c011
+# %% ../nbs/52_compress.ipynb #c013
 def conditionals(
     joint:Joint, # in float64, on the CPU
     b:int,       # images side by side
@@ -128,10 +137,7 @@ def conditionals(
     n, k = joint.top.inputs.n_vars, joint.top.inputs.n_states
     lp_bnk = torch.zeros(b, n, k, dtype=torch.float64)
     for i in range(n):
-        with torch.enable_grad():
-            near_bnk = lp_bnk.clone().requires_grad_()
-            w_bnk, = torch.autograd.grad(joint.top(near_bnk).sum(), near_bnk)
-        lp_bnk[:, i] = yield from joint.leaf.steps(w_bnk[:, i].log())
+        lp_bnk[:, i] = yield from joint.leaf.steps(soft_posterior(joint.top, lp_bnk)[:, i].log())
 
 def walk(
     steps:Steps,                      # a generator as above
@@ -145,7 +151,7 @@ def walk(
             p_bv = steps.send(value(p_bv))
     except StopIteration: return
 
-# %% ../nbs/52_compress.ipynb #c015
+# %% ../nbs/52_compress.ipynb #c017
 MAGIC = b'PCD1'
 _HEAD = struct.Struct('<4s16sII') # magic, hash of the circuit's file, check sum of the pixels, length of the description
 
@@ -169,7 +175,7 @@ def unpack(data:bytes) -> Coded:
     _, run, crc, n = _HEAD.unpack_from(data)
     return Coded(run, crc, json.loads(zlib.decompress(data[_HEAD.size:_HEAD.size+n])), data[_HEAD.size+n:-4])
 
-# %% ../nbs/52_compress.ipynb #c016
+# %% ../nbs/52_compress.ipynb #c018
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 @contextmanager
@@ -196,7 +202,7 @@ def encode(
     require(len(x_bchw) > 0, 'wanted at least one image, got none')
     require(names is None or len(names)==len(x_bchw), f'wanted a name for each of {len(x_bchw)} images, got {len(names or ())}')
     model, coder, D = _coder(joint), constriction.stream.queue.RangeEncoder(), math.prod(joint.shape)
-    order = getattr(model.leaf, 'order', slice(None))
+    order = order_of(model.leaf, D//model.top.inputs.n_vars)
     bar = tqdm(total=-(-len(x_bchw)//batch)*D, desc='compress', disable=None if progress else True)
     for x in x_bchw.split(batch):
         left = iter(rearrange(model.rows(x)[0][:, order], '(b n) d -> (n d) b', b=len(x)).contiguous())
@@ -208,7 +214,7 @@ def encode(
     about = dict(n=len(x_bchw), names=names, batch=batch, threads=torch.get_num_threads(), torch=torch.__version__)
     return pack(Coded(run, _crc(x_bchw), about, coder.get_compressed().astype('<u4').tobytes()))
 
-# %% ../nbs/52_compress.ipynb #c017
+# %% ../nbs/52_compress.ipynb #c019
 def decode(
     data:bytes,          # of `encode`
     joint:Joint,         # the same circuit
@@ -230,12 +236,12 @@ def decode(
             try: walk(conditionals(model, b), value)
             except (ValueError, AssertionError) as e: raise Refused(differ) from e
             y_bnd = rearrange(torch.stack(found), '(n d) b -> b n d', n=joint.top.inputs.n_vars)
-            if hasattr(model.leaf, 'order'): y_bnd = torch.empty_like(y_bnd).index_copy_(2, model.leaf.order, y_bnd)
+            y_bnd = back(y_bnd.flatten(0, 1), order_of(model.leaf, y_bnd.shape[2])).view(y_bnd.shape)
             parts.append(joint.colour.inverse(from_patches(y_bnd, joint.patch, *joint.shape)))
     require(_crc(torch.cat(parts))==c.crc, differ)
     return torch.cat(parts), c.about['names']
 
-# %% ../nbs/52_compress.ipynb #c025
+# %% ../nbs/52_compress.ipynb #c027
 def run_hash(
     path:Path, # file of a circuit: a run's student.safetensors
 ) -> bytes:
@@ -254,7 +260,7 @@ class Compressed(NamedTuple):
         return (f'{self.images:,} image{"s"*(self.images!=1)} in {self.payload+self.header:,} bytes: pixels {8*self.payload/self.dims:.4f} bits/dim '
                 f'(the circuit says {self.model_bits/self.dims:.4f}, {8*self.payload/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
 
-# %% ../nbs/52_compress.ipynb #c026
+# %% ../nbs/52_compress.ipynb #c028
 def compress_files(
     paths:list[Path],    # image files
     joint:Joint,         # the circuit
@@ -277,7 +283,7 @@ def compress_files(
     payload = len(unpack(data).payload)
     return Compressed(len(x_bchw), x_bchw.numel(), payload, len(data)-payload, bits)
 
-# %% ../nbs/52_compress.ipynb #c027
+# %% ../nbs/52_compress.ipynb #c029
 def decompress_file(
     path:Path,           # of `compress_files`
     joint:Joint,         # the same circuit

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from .core import Refused, require
 from .show import strip
 from .patches import from_patches
-from .queries import descend, new_values
-from .blocks import GaussianBlock, _by_mask
+from .queries import descend, new_values, soft_choice
+from .blocks import GaussianBlock, is_prefix, _by_mask
 from .leaf import HCLTLeaf, Bodies
-from .quad import Quad
+from .cuts import Cut, order_of
 from .joint import Joint, viewed
 
 # %% ../nbs/51_inpaint.ipynb #c005
@@ -103,9 +103,7 @@ class Inpainted(NamedTuple):
     likely:Tensor       # [b c h w] uint8: the most likely completion that was found, which need not be the most likely of all
     log_likely_b:Tensor # log p(its hidden part | seen), nats
 
-def _prefix(leaf, seen_xd): # rows of which a leaf of normals knows the probability
-    seen_xd = seen_xd[:, getattr(leaf, 'order', slice(None))]
-    return (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1)
+def _prefix(leaf, seen_xd): return is_prefix(seen_xd[:, order_of(leaf, seen_xd.shape[1])]) # rows of which a leaf of normals knows the probability
 
 def _exact(joint, x_bchw, seen_bhw) -> bool: # whether every patch of this mask has a probability
     return getattr(joint.leaf, 'view', None) is None or bool(_prefix(joint.leaf, joint.rows(x_bchw, seen_bhw)[1]).all())
@@ -146,8 +144,8 @@ def mode(self:GaussianBlock, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"
     return out
 
 @patch
-def mode(self:Quad, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
-    "The same, of the block or of the likeliest quarters."
+def mode(self:Cut, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
+    "The same, of the block or of the likeliest pieces."
     return self.either(x_xd, seen_xd, z_x, None, lambda leaf, *row: leaf.mode(*row))
 
 # %% ../nbs/51_inpaint.ipynb #c016
@@ -165,7 +163,7 @@ def likely(
     y_xd, seen_xd = joint.rows(x_bchw, seen_bhw); todo_x = (~seen_xd).any(1).nonzero().flatten()
     best = whole(mean_bchw.round().to(torch.uint8)); best_b = joint(best)
     for _ in range(steps):
-        z_x = rearrange(descend(joint.top, joint.top.evidence(lp_bnk), None)[1][joint.top.plan().units.argsort()], 'n b -> (b n)')
+        z_x = soft_choice(joint.top, lp_bnk, None).flatten()
         y_xd[todo_x] = joint.leaf.mode(y_xd[todo_x], seen_xd[todo_x], z_x[todo_x])
         new = whole(joint.colour.inverse(from_patches(rearrange(y_xd, '(b n) d -> b n d', b=len(best)), joint.patch, *joint.shape)))
         lp_bnk = joint.evidence(new); new_b = joint.top(lp_bnk)[:, 0]; won_b = new_b > best_b

@@ -23,9 +23,9 @@ from .colour import Colour, COLOURS
 from .patches import to_patches, from_patches, mask_patches
 from .inputs import known
 from .circuit import from_spec
-from .queries import sample as sample_given
+from .queries import soft_choice, soft_posterior
 from .em import fit
-from .quad import any_leaf
+from .cuts import any_leaf
 
 # %% ../nbs/43_joint.ipynb #c005
 class Parts(NamedTuple):
@@ -119,11 +119,9 @@ def linear_back(
 
 # %% ../nbs/43_joint.ipynb #c010
 @patch
-@torch.enable_grad()
 def posterior(self:Joint, x_bchw, seen_bhw=None, lp_bnk=None) -> Float[Tensor, "b n k"]:
     "p(z_n = k | what was seen) for every patch; `lp_bnk`: the evidence, if it is at hand (here and below)."
-    lp_bnk = (self.evidence(x_bchw, seen_bhw) if lp_bnk is None else lp_bnk).detach().requires_grad_()
-    return torch.autograd.grad(self.top(lp_bnk).sum(), lp_bnk)[0]
+    return soft_posterior(self.top, self.evidence(x_bchw, seen_bhw) if lp_bnk is None else lp_bnk)
 
 @patch
 def moments(self:Joint, x_bchw, seen_bhw, lp_bnk=None) -> Moments:
@@ -141,7 +139,7 @@ def fill(self:Joint, x_bchw, seen_bhw, gen, lp_bnk=None) -> UInt8[Tensor, "b c h
     "Images with the hidden pixels drawn from p(hidden | seen)."
     y_xd, seen_xd = self.rows(x_bchw, seen_bhw)
     lp_bnk = self.evidence(x_bchw, seen_bhw) if lp_bnk is None else lp_bnk
-    z_bn = sample_given(self.top, lp_bnk, torch.ones(lp_bnk.shape[:2], dtype=torch.bool, device=self.device), gen)
+    z_bn = soft_choice(self.top, lp_bnk, gen)
     y_xd = self.leaf.fill(y_xd, seen_xd, rearrange(z_bn, 'b n -> (b n)'), gen)
     new = self.colour.inverse(from_patches(rearrange(y_xd, '(b n) d -> b n d', b=len(x_bchw)), self.patch, *self.shape))
     return torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device), new)

@@ -40,8 +40,13 @@ class LeafConfig:
     scales:int=1            # components a label (gaussian)
     shrink:float=200.       # pseudo-patches of the pooled shape (gaussian) or of the pooled noise (factors)
     rank:int=16             # factors of a component (factors)
-    quarters:int=0          # components of a quarter, where a patch may be four of them instead (gaussian; see 42_quad)
-    splits:int=16           # ways to be four quarters (heads of 42_quad)
+    halves:int=0            # components of a half, where a patch may be two of them instead (gaussian; here and below see 42_cuts)
+    quarters:int=0          # components of a quarter, where a patch may be four of them instead
+    joined:int=0            # components of a half of four patches together, if the leaf is over as many
+    splits:int=16           # heads of the circuits over the latents of pieces
+
+    @property
+    def cut(self) -> bool: return self.halves > 0 or self.quarters > 0
 
 # %% ../nbs/40_leaf.ipynb #c006
 @torch.enable_grad()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['conditional', 'responsibilities', 'largest', 'state_posterior', 'posterior', 'Moments', 'expectation', 'entropy',
-           'descend', 'which_root', 'new_values', 'sample', 'Completion', 'deterministic', 'most_likely', 'information',
-           'cross_entropy', 'kl', 'overlap']
+           'descend', 'which_root', 'new_values', 'sample', 'soft_posterior', 'soft_choice', 'Completion',
+           'deterministic', 'most_likely', 'information', 'cross_entropy', 'kl', 'overlap']
 
 # %% ../nbs/35_queries.ipynb #c002
 from collections.abc import Callable
@@ -179,6 +179,27 @@ def sample(
     return new_values(pc, x, seen_bd, t_ub, lambda t, row: pc.inputs.sample(t, gen, row))
 
 # %% ../nbs/35_queries.ipynb #c023
+@torch.enable_grad()
+def soft_posterior(
+    pc:Circuit,                     # over latents, with Evidence inputs
+    lp_bnk:Float[Tensor, "b n k"],  # log-likelihood of each value of each latent
+    p_bm:Float[Tensor, "b m"]|None=None, # weight of each head; None: one head of weight 1
+) -> Float[Tensor, "b n k"]:
+    "p(z_n = k | evidence), times the weight of all heads."
+    lp_bnk = lp_bnk.detach().requires_grad_(); lp_bm = pc(lp_bnk)
+    return torch.autograd.grad((lp_bm if p_bm is None else lp_bm*p_bm).sum(), lp_bnk)[0]
+
+@torch.no_grad()
+def soft_choice(
+    pc:Circuit,                     # over latents, with Evidence inputs
+    lp_bnk:Float[Tensor, "b n k"],  # log-likelihood of each value of each latent
+    gen:torch.Generator|None,       # randomness; None: the most likely values together
+    head_b:Int[Tensor, "b"]|None=None, # head of each row; None: head 0
+) -> Int[Tensor, "b n"]:
+    "A value of every latent, all together drawn from their posterior."
+    return descend(pc, pc.evidence(lp_bnk), gen, head_b)[1][pc.plan().units.argsort()].T
+
+# %% ../nbs/35_queries.ipynb #c026
 class Completion(NamedTuple):
     x:Tensor     # [b d]: the values
     log_p:Tensor # [b]: exact log p(x) of the completed row
@@ -201,7 +222,7 @@ def deterministic(pc:Circuit) -> bool:
         if g.regions.start >= p.n_roots: apart_rss[shifted(g.regions, p.n_roots)] = (both_gtt==0).float()
     return True
 
-# %% ../nbs/35_queries.ipynb #c024
+# %% ../nbs/35_queries.ipynb #c027
 @torch.no_grad()
 def most_likely(
     pc:Circuit,                        # the circuit
@@ -230,7 +251,7 @@ def most_likely(
     exact_b = (bound_b - lp_b <= 1e-5*(1 + lp_b.abs())) if not deterministic(pc) else torch.ones_like(lp_b, dtype=torch.bool)
     return Completion(y, lp_b, bound_b, exact_b)
 
-# %% ../nbs/35_queries.ipynb #c030
+# %% ../nbs/35_queries.ipynb #c033
 @torch.no_grad()
 def information(
     pc:Circuit,                        # the circuit
@@ -251,7 +272,7 @@ def information(
     out_bd[:, d] = torch.special.entr(p_bdv[:, d]).sum(-1)
     return torch.where(seen_bd, 0, out_bd.clamp_min(0))
 
-# %% ../nbs/35_queries.ipynb #c033
+# %% ../nbs/35_queries.ipynb #c036
 def _alike(p, q):
     require(p.graph==q.graph and p.n_states==q.n_states and p.n_heads==q.n_heads and p.sums==q.sums, 'wanted two circuits of the same structure, states, heads and sums, got different ones')
     require(hasattr(p.inputs, 'log_pmf') and hasattr(q.inputs, 'log_pmf'), 'wanted circuits with discrete inputs, got others')
@@ -289,7 +310,7 @@ def kl(
     "KL(p ‖ q) of (x, z), in nats, for each head: no less than that of x alone."
     return cross_entropy(p, q) - cross_entropy(p, p)
 
-# %% ../nbs/35_queries.ipynb #c034
+# %% ../nbs/35_queries.ipynb #c037
 @torch.no_grad()
 def overlap(
     p:Circuit, # a tree of latents

@@ -62,6 +62,9 @@ class Recipe:
     pseudocount:float=.1      # α per sum node while fine-tuning
     seed:int=0                # of every random step
 
+    @property
+    def side(self) -> int: return self.patch*(2 if self.leaf.joined else 1) # of the squares the leaf is over
+
 def recipe_from(
     d:dict, # as JSON has it
 ) -> Recipe:
@@ -83,9 +86,9 @@ def _modest(data, preset, family, shape): # tiny and small
                 small=LeafConfig(family, states=64, epochs=3, batch=16384, n_fit=1_300_000))[preset]
     r = Recipe(data, preset, leaf_patch(family, h, w), 'ycocg_r' if c==3 and not gauss else 'rgb', 'vqvae', preset, 32, leaf)
     r = replace(r, epochs=5, batch=8000 if gauss else 2000, lr=(.5, .1), pseudocount=10. if gauss else 1.)
-    if gauss: r = replace(r, clusters=16 if preset=='tiny' else 32, leaf=replace(leaf, batch=80_000, scales=4 if preset=='tiny' else 16, quarters=(64 if preset=='tiny' else 256)*(family=='gaussian')))
+    if gauss: r = replace(r, clusters=16 if preset=='tiny' else 32, leaf=replace(leaf, batch=80_000, scales=4 if preset=='tiny' else 16, **({} if family!='gaussian' else dict(halves=64) if preset=='tiny' else dict(halves=256, joined=128))))
     elif preset=='small': r = replace(r, clusters=128, batch=500, lr=(.5, .05), pseudocount=.1)
-    if preset=='small': r = replace(r, n_train=20_000, n_test=3_000 if gauss else 10_000, **(dict(epochs=2, batch=5000, lr=(.2, .05), micro=256) if gauss else {}))
+    if preset=='small': r = replace(r, n_train=20_000, n_test=3_000 if gauss else 10_000, **(dict(epochs=1, batch=5000, lr=(.05, .02), micro=256) if gauss else {}))
     return r
 
 def _paper(data, family, shape):
@@ -96,11 +99,11 @@ def _paper(data, family, shape):
 
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
     gauss = family!='hclt'
-    size = dict(clusters=128, scales=16, passes=8, quarters=1024, epochs=2, n_tune=None, micro=256) if gauss and cuda else \
-           dict(clusters=64, scales=16, passes=5, quarters=512, epochs=2, n_tune=None, micro=256) if gauss else \
+    size = dict(clusters=128, scales=16, passes=10, halves=1024, joined=512, epochs=1, n_tune=20_000, micro=256) if gauss and cuda else \
+           dict(clusters=64, scales=16, passes=8, halves=512, joined=256, epochs=1, n_tune=20_000, micro=256) if gauss else \
            dict(clusters=1024, states=256, passes=12, epochs=10, n_tune=None, micro=256) if cuda else \
            dict(clusters=128, states=64, passes=4, epochs=5, n_tune=20_000, micro=64)
-    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1), quarters=size.get('quarters', 0)*(family=='gaussian'))
+    leaf = LeafConfig(family, states=size.get('states', 64), epochs=size['passes'], batch=80_000 if gauss else 65_536 if cuda else 16_384, n_fit=10_000_000, scales=size.get('scales', 1), **{k: size.get(k, 0)*(family=='gaussian') for k in ('halves', 'joined')})
     r = replace(_modest(data, 'small', family, shape), preset='best', clusters=size['clusters'], leaf=leaf, n_train=60_000, n_test=10_000)
     return replace(r, **{k: size[k] for k in ('epochs', 'n_tune', 'micro')}, **(dict(batch=10_000) if gauss else dict(batch=2000, lr=(.5, .02)) if cuda else {}))
 
@@ -125,9 +128,10 @@ def recipe(
     require(r.colour in COLOURS, f"wanted a colour map of {', '.join(COLOURS)}, got '{r.colour}'")
     if r.grow is not None and family!='hclt': # one component a body: only those can be divided
         require(family=='gaussian', f"wanted growing for the leaf family hclt or gaussian, got '{family}'")
-        r = replace(r, leaf=replace(r.leaf, scales=1, quarters=0))
-    require(r.leaf.quarters==0 or family=='gaussian', f'wanted quarters in leaves of normals, got them in leaves of the family {family}')
-    if r.patch%2: r = replace(r, leaf=replace(r.leaf, quarters=0)) # an odd square has none
+        r = replace(r, leaf=replace(r.leaf, scales=1, halves=0, quarters=0, joined=0))
+    require(not (r.leaf.cut or r.leaf.joined) or family=='gaussian', f'wanted halves and quarters in leaves of normals, got them in leaves of the family {family}')
+    if r.patch%2: r = replace(r, leaf=replace(r.leaf, halves=0, quarters=0, joined=0)) # an odd square has none
+    if not r.leaf.cut or any(n%(2*r.patch) for n in shape[1:]) or shape[1]*shape[2] < 8*r.patch**2: r = replace(r, leaf=replace(r.leaf, joined=0))
     return r
 
 # %% ../nbs/60_recipe.ipynb #c012
@@ -180,12 +184,24 @@ def _networks(r, shape, n, dev): # seconds of all training steps of teacher and 
 # %% ../nbs/60_recipe.ipynb #c015
 def _work(flops, floats=0., calls=0.): return np.array([flops, 4*floats, calls])
 
+def _blocks(r, D): # of a leaf of normals: variables, bodies, components, and how many of it a patch has
+    f, n = r.leaf, r.clusters; of = lambda d, k, many, scales=16: (d, max(1, k//scales), k, many)
+    return [(D, n, n*f.scales + (r.grow.rounds if r.grow else 0), 1), *[of(D//2, f.halves, 2)]*2*(f.halves > 0), *[of(D//4, f.quarters, 4)]*(f.quarters > 0),
+            *([of(2*D, f.joined, .5, 32)]*2 + [of(4*D, f.joined//4, .25, 32)])*(f.joined > 0)]
+
+def _heads(r): # latent values of a patch, or with `joined` of a square of four; and of the patches in it
+    f = r.leaf
+    if f.family!='hclt': inner = _blocks(r, 4)[0][2] + f.splits*(2*(f.halves > 0) + (f.quarters > 0))
+    else: inner = r.clusters*(r.grow.heads if r.grow else 1)
+    return (f.joined//4 + 3*f.splits if f.joined else inner), inner
+
 def _leaf_work(r, D, K): # of one patch: in one pass of making the leaf; forward under every latent value, as in the joint circuit
     S, G, m = r.grow.states if r.grow else r.leaf.states, r.clusters, r.micro
     if r.leaf.family!='hclt':
         of = lambda D, G, K: np.array([_work(1.25*D*D*G + 2*D*K + 24*D*D, 12*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20)])
-        q = r.leaf.quarters; make, forward = of(D, G, K) + (4*of(D//4, max(1, q//8), q) + _work(12*q*q, 40*q) if q else 0)
-        return (1 + (q > 0))*make, forward
+        f, edge = r.leaf, lambda n, many: many*np.array([_work(12*n*n, 40*n), _work(2*n*n, 12*n)])
+        make, forward = sum(many*of(*block) for *block, many in _blocks(r, D)) + edge(f.halves, 2) + edge(f.quarters, 3) + (edge(f.joined, .5) + edge(_heads(r)[1], .75) if f.joined else 0)
+        return (1 + .5*f.cut)*make, forward
     if r.grow: return 3*_work(2*D*S*S, BETA*D*S, 400/r.grow.micro/G), G*_work(2*D*S*S, BETA*D*S) + _work(0, K)
     one = _work(2*((D-1)*S*S + S*K), BETA*D*S + 2*K)
     return 3*one + _work(0, 0, 400/r.leaf.micro), one
@@ -217,21 +233,21 @@ def estimate(
     c, h, w = shape; n_all, n, n_test, gauss = min(n, 200_000), min(n, r.n_train or n), min(n_test, r.n_test or n_test), r.leaf.family!='hclt'
     p, N = r.patch, (h//r.patch)*(w//r.patch); D, X, V, f = p*p*c, c*h*w, max(COLOURS[r.colour].levels(c)), 64
     G, S = r.clusters, r.grow.states if r.grow else r.leaf.states
-    q = r.leaf.quarters; K = G*(r.leaf.scales if gauss else r.grow.heads if r.grow else 1) + (r.grow.rounds if gauss and r.grow else 0) + (r.leaf.splits if q else 0)
+    (K, inner), blocks = _heads(r), _blocks(r, D); M = N//4 if r.leaf.joined else N   # latents of the top
     rate = rate or rates(dev); per = np.array([1/rate.product, 1/rate.copy, rate.call])
     def took(work): return float(work @ per)
-    make, leaf = _leaf_work(r, D, K); a_batch = _work(0, 0, (300 if gauss else 700)/r.micro); top = _work(2*(N-1)*K*K, 12*N*K)
-    n_params = (N-1)*K*K + (G*D*(D+1) + K*D + q*D*D//128 + 3*q*q if gauss else (G if r.grow else 1)*(D*V*S + (D-1)*S*S) + S*K)
+    make, leaf = _leaf_work(r, D, K); a_batch = _work(0, 0, (300 if gauss else 700)/r.micro); top = _work(2*(M-1)*K*K, 12*M*K)
+    n_params = (M-1)*K*K + (sum(g*d*(d+1) + k*d for d, g, k, _ in blocks) + 2*r.leaf.halves**2 + 3*r.leaf.quarters**2 + (2*r.leaf.joined**2 + 3*inner**2)*(r.leaf.joined > 0) if gauss else (G if r.grow else 1)*(D*V*S + (D-1)*S*S) + S*K)
     S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 6)
     points = min(1e5, n*N, 4000*N); clusters = _work(15*4*points*f*G + 2*n*N*f*G, 15*4*points*G + 3*n*N*(f + G))
-    tree, m_step, rows, tune = _work(min(n, 5000)*(N*K)**2, 6*(N*K)**2), _work(24*K*D**3*gauss), _leaf_rows(r, n, N), min(n, r.n_tune or n)
+    tree, m_step, rows, tune = _work(min(n, 5000)*(M*K)**2, 6*(M*K)**2), _work(24*sum(k*d**3 for d, _, k, _ in blocks)*gauss), _leaf_rows(r, n, N), min(n, r.n_tune or n)
     image = N*leaf + top + a_batch/3; tuned = N*(make if gauss else 3*leaf) + 3*top + a_batch
     files = min(n_test, 1000)*h*w*3e-5                                     # WebP and PNG: 30 µs a pixel
     teacher, prior = _networks(r, shape, n, dev)
     held, params = n*X + 1000*X, 4*n_params
-    counts = 28*K*(1+D)**2 if gauss else params                            # normals keep their counts in float64 while they step
-    piece = 4*(5*2**23 + 3*8192*K) if gauss else 16*(r.grow.micro*G if r.grow else r.leaf.micro)*D*S
-    active = r.micro*N*4*(4*K if gauss else 4*D*S*(G if r.grow else 1) + 4*K) + 4*10*2**20*gauss
+    counts = 28*sum(k*(1+d)**2 for d, _, k, _ in blocks) if gauss else params                            # normals keep their counts in float64 while they step
+    piece = 4*(5*2**23 + 3*8192*sum(b[2] for b in blocks)) if gauss else 16*(r.grow.micro*G if r.grow else r.leaf.micro)*D*S
+    active = r.micro*N*4*(4*sum(b[2] for b in blocks) if gauss else 4*D*S*(G if r.grow else 1) + 4*K) + 4*10*2**20*gauss
     seconds = dict(teacher=teacher + _teacher_seconds(r, shape, n, took), prior=prior, latents=took(clusters) + teacher/20, start=took(rows*make + tree + max(r.leaf.epochs, rows/r.leaf.batch)*m_step),
                    student=took(r.epochs*(tune*tuned + max(1, tune/r.batch)*m_step) + (r.epochs+1)*1000*image), measured=took(2*n_test*(image + 6*top)),
                    baselines=took(3*10*min(n_all, 20_000)*plain + (n_test + 11*1000)*plain + _work(9*8*X**3/3 + 2*n_all*X*X + 9*4000*X*X + 8000*64*X*X*(X <= 1024))) + files)

@@ -242,3 +242,14 @@ def test_components_far_behind_get_a_bound_and_the_others_are_exact(seed):
     assert (near - best)[~exact].max() < 1e-3 and .05 < exact.double().mean() < .95
     both = [(t + b.mass_k.log()).logsumexp(1) for t in (near, full)]
     assert ((both[0] - both[1])/(1 + both[1].abs())).abs().max() < 1e-5
+
+def test_some_bodies_at_a_time_are_all_bodies_at_once(monkeypatch):
+    "The pooled shape is of all of them."
+    import pcdistill.blocks as B
+    def made(at_once):
+        monkeypatch.setattr(B, 'AT_ONCE', at_once); g = rng(0)
+        b, x = GaussianBlock(24, 10, bodies=6), 128 + 30*torch.randn(300, 10, generator=g)
+        for lr in (1., .4): b.accumulate(x, torch.rand(300, 24, generator=g).softmax(1)); b.em_step_(lr, 1.)
+        return b
+    whole, parts = made(1<<30), made(1)
+    assert all(torch.allclose(p, q, rtol=1e-4, atol=1e-5) for p, q in zip(whole.parameters(), parts.parameters())) and torch.allclose(whole.mass_k, parts.mass_k)
