@@ -210,8 +210,9 @@ def start_split(z_xp:Int[Tensor, "x p"], K:int, heads:int, gen:torch.Generator) 
 
 def _bodies(n, scales=16): return next(b for b in (n//scales, n//16, n//8, n//4, n//2, n) if b and n%b==0)
 
-def _pieces_of(y_xd, side, how, n, config, gen, ckpt, progress, quarter=None, scales=16): # leaf and circuit of one way to cut
-    c = y_xd.shape[1]//side**2; at_pd = places(how, side, c, coding(side, c, quarter), quarter).to(y_xd.device)
+def _pieces_of(y_xd, side, how, n, config, gen, ckpt, progress, inner=None, scales=16): # leaf and circuit of one way to cut; `inner`: the leaf of the quarters, if it is there already
+    c, quarter = y_xd.shape[1]//side**2, inner if how=='quarters' else None
+    at_pd = places(how, side, c, coding(side, c, inner), quarter).to(y_xd.device)
     some = torch.randperm(len(y_xd), generator=gen)[:max(20_000, 100*n)].to(y_xd.device)
     small_xd = rearrange(y_xd[some][:, at_pd], 'x p d -> (x p) d')
     leaf = quarter or fit_blocks(small_xd, None, n, gen, _bodies(n, scales), 4, config.batch, ckpt and ckpt.with_name(f'{ckpt.name}.{side}-{how}'), progress, view='auto', shrink=config.shrink/len(at_pd))[0]
@@ -244,7 +245,7 @@ def fit_cut(
     block, _ = fit_leaf(inner[:, coding(s, c).to(y_xd.device)], z_xq.flatten(), 256, n_heads, replace(config, epochs=(config.epochs+1)//2), gen, beside('block'), progress)
     leaf = _start(block, ways, s, c)
     if n:
-        ways = {how: _pieces_of(y_xd, side, how, n, config, gen, ckpt, progress, leaf if how=='quarters' else None, 32) for how in CUTS}
+        ways = {how: _pieces_of(y_xd, side, how, n, config, gen, ckpt, progress, leaf, 32) for how in CUTS}
         few = max(1, n//4); rows = y_xd[torch.randperm(len(y_xd), generator=gen)[:max(20_000, 200*n)].to(y_xd.device)][:, coding(side, c, leaf).to(y_xd.device)]
         whole, _ = fit_blocks(rows, None, few, gen, _bodies(few, 32), 3, config.batch//4, beside('whole'), progress, view='auto', shrink=config.shrink)
         leaf = _start(whole, ways, side, c)

@@ -199,9 +199,9 @@ def _leaf_work(r, D, K): # of one patch: in one pass of making the leaf; forward
     S, G, m = r.grow.states if r.grow else r.leaf.states, r.clusters, r.micro
     if r.leaf.family!='hclt':
         of = lambda D, G, K: np.array([_work(1.25*D*D*G + 2*D*K + 24*D*D, 12*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20)])
-        f, edge = r.leaf, lambda n, many: many*np.array([_work(12*n*n, 40*n), _work(2*n*n, 12*n)])
+        f, edge = r.leaf, lambda n, many: many*np.array([_work(6*n*n, 40*n), _work(2*n*n, 12*n)])
         make, forward = sum(many*of(*block) for *block, many in _blocks(r, D)) + edge(f.halves, 2) + edge(f.quarters, 3) + (edge(f.joined, .5) + edge(_heads(r)[1], .75) if f.joined else 0)
-        return (1 + .5*f.cut)*make, forward
+        return (1 + .35*f.cut)*make, forward
     if r.grow: return 3*_work(2*D*S*S, BETA*D*S, 400/r.grow.micro/G), G*_work(2*D*S*S, BETA*D*S) + _work(0, K)
     one = _work(2*((D-1)*S*S + S*K), BETA*D*S + 2*K)
     return 3*one + _work(0, 0, 400/r.leaf.micro), one
@@ -248,7 +248,7 @@ def estimate(
     counts = 28*sum(k*(1+d)**2 for d, _, k, _ in blocks) if gauss else params                            # normals keep their counts in float64 while they step
     piece = 4*(5*2**23 + 3*8192*sum(b[2] for b in blocks)) if gauss else 16*(r.grow.micro*G if r.grow else r.leaf.micro)*D*S
     active = r.micro*N*4*(4*sum(b[2] for b in blocks) if gauss else 4*D*S*(G if r.grow else 1) + 4*K) + 4*10*2**20*gauss
-    seconds = dict(teacher=teacher + _teacher_seconds(r, shape, n, took), prior=prior, latents=took(clusters) + teacher/20, start=took(rows*make + tree + max(r.leaf.epochs, rows/r.leaf.batch)*m_step),
+    seconds = dict(teacher=teacher + _teacher_seconds(r, shape, n, took), prior=prior, latents=took(clusters) + teacher/20, start=took(rows*make + tree + max(r.leaf.epochs, rows/r.leaf.batch/(1 + r.leaf.cut))*m_step),
                    student=took(r.epochs*(tune*tuned + max(1, tune/r.batch)*m_step) + (r.epochs+1)*1000*image), measured=took(2*n_test*(image + 6*top)),
                    baselines=took(3*10*min(n_all, 20_000)*plain + (n_test + 11*1000)*plain + _work(9*8*X**3/3 + 2*n_all*X*X + 9*4000*X*X + 8000*64*X*X*(X <= 1024))) + files)
     memory = dict(teacher=2e8, prior=2e8, latents=1e5*f*8, start=2*n*N*D + piece + counts + 3*params + (4*n*N*f if r.grow else 0), student=active + counts + 5*params,

@@ -107,3 +107,17 @@ def test_fit_is_the_same_again_and_refuses_what_it_cannot(joined):
     with pytest.raises(Refused, match='quarters'): fit_cut(y, z, 3, LeafConfig(), 4, rng(0))
     with pytest.raises(Refused, match='even side'): pieces(3, 1)
     with pytest.raises(Refused, match='wanted a cut of'): pieces(4, 1, 'thirds')
+
+def test_every_block_is_fitted_to_rows_in_the_order_in_which_it_scores_them(monkeypatch):
+    "A block that learnt its variables in another order than it is asked for them never recovers."
+    import pcdistill.cuts as C
+    fitted, real = {}, C.fit_blocks
+    def fit_blocks(x_xd, z_x, n, *more, **named): fitted.setdefault(tuple(x_xd.shape[1:]), []).append(x_xd); return real(x_xd, z_x, n, *more, **named)
+    monkeypatch.setattr(C, 'fit_blocks', fit_blocks); g = rng(4)
+    y = torch.stack([torch.randperm(256, generator=g)[:64] for _ in range(60)])           # values that tell where they come from
+    leaf, _ = fit_cut(y, torch.randint(2, (60, 4), generator=g), 2, LeafConfig('gaussian', epochs=1, batch=50, halves=2, quarters=2, joined=4, splits=2), 8, rng(0), progress=False)
+    rows = lambda t: sorted(map(tuple, t.int().tolist())); inner = leaf.ways['quarters']; small = inner.cut(y)
+    assert [rows(t) for t in fitted[(32,)]]==[rows(leaf.ways[how].cut(y)) for how in ('tall', 'wide')]
+    assert [rows(t) for t in fitted[(64,)]]==[rows(y[:, leaf.order])]
+    assert [rows(t) for t in fitted[(8,)]]==[rows(inner.leaf.ways[how].cut(small)) for how in ('tall', 'wide')]
+    assert [rows(t) for t in fitted[(4,)]]==[rows(inner.leaf.ways['quarters'].cut(small))]
