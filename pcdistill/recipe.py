@@ -85,8 +85,8 @@ def _modest(data, preset, family, shape): # tiny and small
     leaf = dict(tiny=LeafConfig(family, states=24, epochs=2, batch=8192, n_fit=200_000),
                 small=LeafConfig(family, states=64, epochs=3, batch=16384, n_fit=1_300_000))[preset]
     r = Recipe(data, preset, leaf_patch(family, h, w), 'ycocg_r' if c==3 and not gauss else 'rgb', 'vqvae', preset, 32, leaf)
-    r = replace(r, epochs=5, batch=8000 if gauss else 2000, lr=(.5, .1), pseudocount=10. if gauss else 1.)
-    if gauss: r = replace(r, clusters=16 if preset=='tiny' else 32, leaf=replace(leaf, batch=80_000, scales=4 if preset=='tiny' else 16, **({} if family!='gaussian' else dict(halves=64) if preset=='tiny' else dict(halves=256, joined=128))))
+    r = replace(r, epochs=3, batch=8000, lr=(.1, .05), pseudocount=10.) if gauss else replace(r, epochs=5, batch=2000, lr=(.5, .1), pseudocount=1.)
+    if gauss: r = replace(r, clusters=16 if preset=='tiny' else 32, leaf=replace(leaf, **(dict(epochs=4, batch=10_000, scales=4) if preset=='tiny' else dict(epochs=6, batch=80_000, scales=16)), **({} if family!='gaussian' else dict(halves=64, joined=64) if preset=='tiny' else dict(halves=256, joined=128))))
     elif preset=='small': r = replace(r, clusters=128, batch=500, lr=(.5, .05), pseudocount=.1)
     if preset=='small': r = replace(r, n_train=20_000, n_test=3_000 if gauss else 10_000, **(dict(epochs=1, batch=5000, lr=(.05, .02), micro=256) if gauss else {}))
     return r
