@@ -196,7 +196,7 @@ def test_measuring_goes_on_where_it_was(done, copy):
 
 def test_seconds_outlive_a_kill(done, tmp_path, monkeypatch):
     class Killed(Exception): pass
-    monkeypatch.setattr(R, 'fit_leaf', lambda *a, **k: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr(R, 'fit_any', lambda *a, **k: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed): R.distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     (file := tmp_path/'run'/'seconds.json').write_text(json.dumps(json.loads(file.read_text()) | {'teacher': 1000., 'start': 2000.}))
