@@ -40,7 +40,7 @@ def two_ways(leaf, top, mass_k, x, patch:int, colour) -> dict:
 def student(x, valid, test, z_bn, K:int, config:LeafConfig, patch:int, colour:str, gen, epochs:int=0) -> dict:
     "Leaf from labels, closed-form top, fine-tuning; exact bits/dim of validation and test images after each step. Nothing is chosen on test."
     seconds, space = {}, COLOURS[colour]
-    u = 2 if config.joined else 1; z_sq = of_squares(z_bn, x.shape[3]//(u*patch), u); patch *= u
+    u = config.across; z_sq = of_squares(z_bn, x.shape[3]//(u*patch), u); patch *= u
     y_xd = to_patches(space.forward(x).long(), patch).flatten(0, 1)
     (leaf, _), seconds['leaf'] = timed(fit_any, y_xd, z_sq, values(colour), K, config, patch, gen, progress=False)
     z_bn = relabel(leaf, y_xd, z_sq[:, 0].long()).view(len(x), -1); K = leaf.n_heads

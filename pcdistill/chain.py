@@ -166,7 +166,7 @@ def start(self:Run, teacher, how, z_bn) -> Joint:
         x, g = self.images('train'), rng(r.seed + 4)
         n_values = max(COLOURS[r.colour].levels(x.shape[1]))
         y_xd, c_x, n_k, history = self.patches(x), z_bn.flatten(), None, []
-        c_xq = of_squares(z_bn, x.shape[3]//r.side, r.side//r.patch)
+        c_xq = of_squares(z_bn, x.shape[3]//r.side, r.leaf.across)
         if r.grow is not None and r.leaf.family=='hclt':
             made = self.grown(teacher, how, z_bn, y_xd, n_values, g, ckpt); leaf, history = made.leaf, made.history
             n_k = torch.bincount(made.z_x, minlength=leaf.n_heads).tolist()

@@ -25,6 +25,7 @@ from .data import stack_images
 from .patches import from_patches
 from .cells import log_cell
 from .blocks import GaussianBlock
+from .factors import FactorBlock, _stages
 from .queries import soft_posterior
 from .leaf import HCLTLeaf, Bodies
 from .cuts import Cut, back, order_of
@@ -71,6 +72,17 @@ def steps(self:HCLTLeaf, logw_bk:Float[Tensor, "b k"]) -> Steps:
     return up(below(parent.index(-1)), root_sk)
 
 # %% ../nbs/52_compress.ipynb #c009
+def _edges(levels): # of the integers, in float64
+    edge_v = torch.arange(levels+1).double() - .5; edge_v[0], edge_v[-1] = -math.inf, math.inf
+    return edge_v
+
+def _table(w_bk, m_bk, s_k, edge_v): # of a mixture of normals on the integers; what has no weight is not looked at
+    p_bv = w_bk.new_zeros(len(w_bk), len(edge_v)-1)
+    for at in (w_bk > 2**-26).nonzero().split(4096):
+        b, k = at.unbind(1)
+        p_bv.index_add_(0, b, w_bk[b, k, None]*torch.special.ndtr((edge_v - m_bk[b, k, None])/s_k[k, None]).diff(dim=1))
+    return p_bv
+
 @patch
 def steps(self:GaussianBlock,
     logw_bk:Float[Tensor, "b k"], # log-weight of each component
@@ -80,21 +92,26 @@ def steps(self:GaussianBlock,
     "The table of each variable of a patch given those before it, on the integers; returns log p(variables told | k)."
     first, until = 0 if known_bd is None else known_bd.shape[1], until or self.n_vars
     U_gde, mu_gd, s_kd = (t.detach().double() for t in (self.tri(), self.mu_gd, self.logs_kd.exp()))
-    edge_v = torch.arange(self.levels+1).double() - .5; edge_v[0], edge_v[-1] = -math.inf, math.inf
-    x_bd, lp_bk = logw_bk.new_zeros(len(logw_bk), self.n_vars), torch.zeros_like(logw_bk)
+    x_bd, lp_bk, edge_v = logw_bk.new_zeros(len(logw_bk), self.n_vars), torch.zeros_like(logw_bk), _edges(self.levels)
     if first: x_bd[:, :first] = known_bd
     for d in range(first, until):
         bias_g = mu_gd[:, d] + einsum(U_gde[:, d, :d], mu_gd[:, :d], 'g e, g e -> g')
         m_bk = (bias_g - x_bd[:, :d] @ U_gde[:, d, :d].T)[:, self.body_k]
-        w_bk = (logw_bk + lp_bk).softmax(1)
-        p_bv = w_bk.new_zeros(len(w_bk), self.levels)
-        for at in (w_bk > 2**-26).nonzero().split(4096):
-            b, k = at.unbind(1)
-            cdf = torch.special.ndtr((edge_v - m_bk[b, k, None])/s_kd[k, d, None])
-            p_bv.index_add_(0, b, w_bk[b, k, None]*cdf.diff(dim=1))
-        x_b = yield p_bv
+        x_b = yield _table((logw_bk + lp_bk).softmax(1), m_bk, s_kd[:, d], edge_v)
         x_bd[:, d] = x_b; x_bk = repeat(x_b, 'b -> b k', k=self.n_heads)
         lp_bk = lp_bk + log_cell(x_bk - m_bk, s_kd[:, d].expand_as(m_bk), x_bk <= 0, x_bk >= self.levels-1)
+    return lp_bk
+
+@patch
+def steps(self:FactorBlock, logw_bk:Float[Tensor, "b k"]) -> Steps:
+    "The same for factor analysers, whose factors a filter follows (38)."
+    lp_bk, m_bkr, edge_v = torch.zeros_like(logw_bk), logw_bk.new_zeros(*logw_bk.shape, self.rank), _edges(self.levels)
+    for mu_k1, W_k1r, s_k1, gain_k1r in [[stage[i].detach() for i in (2, 3, 5, 6)] for stage in _stages(self, 1)]:
+        m_bk = mu_k1[:, 0] + (m_bkr*W_k1r[:, 0]).sum(2)
+        x_b = yield _table((logw_bk + lp_bk).softmax(1), m_bk, s_k1[:, 0], edge_v)
+        e_bk = x_b[:, None] - m_bk; edge_bk = x_b[:, None].expand_as(e_bk)
+        lp_bk = lp_bk + log_cell(e_bk, s_k1[:, 0].expand_as(e_bk), edge_bk <= 0, edge_bk >= self.levels-1)
+        m_bkr = m_bkr + e_bk[..., None]*gain_k1r[:, 0]
     return lp_bk
 
 # %% ../nbs/52_compress.ipynb #c011

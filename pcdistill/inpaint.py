@@ -21,6 +21,7 @@ from .show import strip
 from .patches import from_patches
 from .queries import descend, new_values, soft_choice
 from .blocks import GaussianBlock, is_prefix, _by_mask
+from .factors import FactorBlock
 from .leaf import HCLTLeaf, Bodies
 from .cuts import Cut, order_of
 from .joint import Joint, viewed
@@ -134,7 +135,7 @@ def mode(self:HCLTLeaf|Bodies, y_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x 
 
 @patch
 @torch.no_grad()
-def mode(self:GaussianBlock, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
+def mode(self:GaussianBlock|FactorBlock, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
     "Patches with the hidden values at their mean given what is seen and z, rounded."
     out = x_xd.clone()
     for mask_d, rows in _by_mask(seen_xd):

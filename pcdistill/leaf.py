@@ -47,6 +47,8 @@ class LeafConfig:
 
     @property
     def cut(self) -> bool: return self.halves > 0 or self.quarters > 0
+    @property
+    def across(self) -> int: return 2 if self.joined else 1 # patches a side of the square a leaf is over
 
 # %% ../nbs/40_leaf.ipynb #c006
 @torch.enable_grad()

@@ -188,14 +188,14 @@ def count_pairs(
 # %% ../nbs/29_stream.ipynb #c035
 def left_out(
     counts:Pairs, # of latent values and pairs
-    alpha:float,  # pseudocount α of a row
-) -> float:
-    "Mean log p of an image's labels given their parents', predicted from all other images."
+    alphas:Sequence[float], # pseudocounts α of a row
+) -> list[float]:
+    "Mean log p of an image's labels given their parents', predicted from all other images, for each α."
     pair_nst, n = counts.pair_nst, counts.own_nk[0].sum()
     i, s, t = pair_nst.nonzero(as_tuple=True)
     c, up, own = (v.double() for v in (pair_nst[i, s, t], pair_nst.sum(1)[i, t], counts.own_nk[i, s]))
     marginal = (own - 1 + 1/pair_nst.shape[1])/n
-    return float((c*((c - 1 + alpha*marginal)/(up - 1 + alpha)).log()).sum()/n)
+    return [float((c*((c - 1 + a*marginal)/(up - 1 + a)).log()).sum()/n) for a in alphas]
 
 ALPHAS = tuple(10**(i/2) for i in range(11)) # 1 … 100,000
 
@@ -207,7 +207,7 @@ def recount_(
 ) -> nn.Module:
     "The tables of a top, counted over all parts."
     counts = count_pairs(labels, top.n_states, top.tree.parent)
-    if alpha is None: alpha = max(ALPHAS, key=lambda a: left_out(counts, a))
+    if alpha is None: scores = dict(zip(ALPHAS, left_out(counts, ALPHAS))); alpha = max(scores, key=scores.get)
     own_nk, pair_nst = (t.to(top.root_1sk.device).float() for t in counts)
     place = top.plan().nodes.argsort()
     for i, above in enumerate(top.tree.parent):
