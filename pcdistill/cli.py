@@ -8,6 +8,7 @@ __all__ = ['chosen', 'write_figure', 'parser', 'main']
 # %% ../nbs/62_cli.ipynb #c002
 import argparse, sys
 from pathlib import Path
+import torch
 import pcdistill
 from .core import Refused, require, rng, device as pick_device
 from .show import grid
@@ -55,7 +56,9 @@ def _sample(a):
 def _inpaint(a):
     student, r = load_run(a.run, a.device)
     x, g = images(r.data, a.split, a.n), rng(a.seed, student.device)
-    write_figure(figure(inpaint(student, x, mask(a.mask, len(x), *x.shape[2:], rng(a.seed)), a.samples, g)), a.out)
+    seen = mask(a.mask, len(x), *x.shape[2:], rng(a.seed))
+    if not torch.equal(student.askable(seen), seen): print(f'leaves over residuals are asked about whole patches: those of {student.patch}×{student.patch} pixels that the mask {a.mask} cuts are hidden whole')
+    write_figure(figure(inpaint(student, x, seen, a.samples, g)), a.out)
 
 # %% ../nbs/62_cli.ipynb #c006
 def _compress(a):

@@ -26,6 +26,7 @@ from .patches import from_patches
 from .cells import log_cell
 from .blocks import GaussianBlock
 from .factors import FactorBlock, _stages
+from .residual import Residual, fold
 from .queries import soft_posterior
 from .leaf import HCLTLeaf, Bodies
 from .cuts import Cut, back, order_of
@@ -114,11 +115,22 @@ def steps(self:FactorBlock, logw_bk:Float[Tensor, "b k"]) -> Steps:
         m_bkr = m_bkr + e_bk[..., None]*gain_k1r[:, 0]
     return lp_bk
 
-# %% ../nbs/52_compress.ipynb #c011
 def _send(steps:Steps, x_b:Tensor) -> tuple: # the next table, or what is returned at the end
     try: return steps.send(x_b), None
     except StopIteration as end: return None, end.value
 
+@patch
+def steps(self:Residual, logw_bk:Float[Tensor, "b k"]) -> Steps:
+    "The tables of the residuals, read in the order of the values."
+    inner, x_bd = self.inner.steps(logw_bk), torch.zeros(len(logw_bk), self.n_vars, dtype=torch.long)
+    p_be, end = next(inner), None
+    for d in range(self.n_vars):
+        e_bv = fold(torch.arange(self.linear.n_values), self.linear.predict(x_bd, slice(d, d+1)), self.linear.n_values)
+        x_bd[:, d] = x_b = yield p_be.gather(1, e_bv)
+        p_be, end = _send(inner, e_bv.gather(1, x_b.long()[:, None])[:, 0])
+    return end
+
+# %% ../nbs/52_compress.ipynb #c011
 def _resume(way, lp_bpz, head_bm, x_bd, rank, start, stop): # steps of the piece that holds the variables start … stop; which it is; log p of the way so far
     at_pd = rank[way.at_pd].sort(1).values; p = int((at_pd==start).any(1).nonzero())
     first, until = (int((at_pd[p] < d).sum()) for d in (start, stop)); lp_bm = (way.split(lp_bpz) + head_bm).detach()

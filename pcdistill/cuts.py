@@ -23,6 +23,7 @@ from .em import fit
 from .blocks import fit_blocks, is_prefix, label
 from .block_queries import moments
 from .leaf import LeafConfig, fit_leaf, leaf_from_spec
+from .residual import fit_residual, residual_from_spec
 from .top import fit_top
 
 # %% ../nbs/42_cuts.ipynb #c006
@@ -265,6 +266,7 @@ def any_leaf(
     spec:dict, # of a leaf of any family
 ) -> nn.Module:
     "An untrained leaf of a given make, to load parameters into."
+    if spec.get('family')=='residual': return residual_from_spec(spec)
     if spec.get('family')!='cut': return leaf_from_spec(spec)
     return Cut(any_leaf(spec['whole']), {how: (any_leaf(leaf), from_spec(split)) for how, (leaf, split) in spec['ways'].items()}, spec['side'], spec['c'])
 
@@ -287,6 +289,7 @@ def fit_any(
     ckpt:Path|None=None,         # where to keep the state between epochs
     progress:bool=True,          # show a bar
 ) -> tuple[nn.Module, list[float]]:
-    "A leaf as configured, cut or not, and the mean log p of each epoch."
+    "A leaf as configured, cut or not, over residuals or not, and the mean log p of each epoch."
+    if config.family=='residual': return fit_residual(y_xd, z_xq.flatten(), n_values, n_heads, config, gen, ckpt, progress)
     if config.cut: return fit_cut(y_xd, z_xq, n_heads, config, side, gen, ckpt, progress)
     return fit_leaf(y_xd, z_xq.flatten(), n_values, n_heads, config, gen, ckpt, progress)

@@ -23,6 +23,7 @@ from .queries import descend, new_values, soft_choice
 from .blocks import GaussianBlock, is_prefix, _by_mask
 from .factors import FactorBlock
 from .leaf import HCLTLeaf, Bodies
+from .residual import Residual
 from .cuts import Cut, order_of
 from .joint import Joint, viewed
 
@@ -145,6 +146,11 @@ def mode(self:GaussianBlock|FactorBlock, x_xd:Int[Tensor, "x d"], seen_xd:Bool[T
     return out
 
 @patch
+def mode(self:Residual, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
+    "The same: the likeliest residuals are those of the likeliest patch."
+    return self.linear.back(self.inner.mode(self.seen_residual(x_xd, seen_xd), seen_xd, z_x)).to(x_xd.dtype)
+
+@patch
 def mode(self:Cut, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
     "The same, of the block or of the likeliest pieces."
     return self.either(x_xd, seen_xd, z_x, None, lambda leaf, *row: leaf.mode(*row))
@@ -183,7 +189,7 @@ def inpaint(
 ) -> Inpainted:
     "Posterior mean, entropy and samples of hidden pixels, a likely completion, and the log-probability of the true one."
     require(x_bchw.dtype==torch.uint8 and tuple(x_bchw.shape[1:])==joint.shape, f'wanted uint8 images of {joint.shape}, got {x_bchw.dtype} of {tuple(x_bchw.shape[1:])}; fit_image makes any picture fit')
-    x_bchw, seen_bhw = x_bchw.to(joint.device), check_mask(seen_bhw, len(x_bchw), *joint.shape[1:]).to(joint.device)
+    x_bchw, seen_bhw = x_bchw.to(joint.device), joint.askable(check_mask(seen_bhw, len(x_bchw), *joint.shape[1:]).to(joint.device))
     exact, parts = _exact(joint, x_bchw, seen_bhw), []
     for x, seen in zip(x_bchw.split(batch), seen_bhw.split(batch)):
         with viewed(joint.leaf, 'auto'):

@@ -25,6 +25,7 @@ from .inputs import known
 from .circuit import from_spec
 from .queries import soft_choice, soft_posterior
 from .em import fit
+from .blocks import is_prefix
 from .cuts import any_leaf
 
 # %% ../nbs/43_joint.ipynb #c005
@@ -78,6 +79,13 @@ class Joint(nn.Module):
 def evidence(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b n k"]:
     "log p(what was seen of patch n | z_n = k)."
     return rearrange(self.leaf(*self.rows(x_bchw, seen_bhw)), '(b n) k -> b n k', b=len(x_bchw))
+
+@patch
+def askable(self:Joint, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
+    "The mask, or the part of it this circuit can be asked about: leaves over residuals (41) know a patch whole, not at all, or up to some pixel; other patches count as hidden."
+    if not getattr(self.leaf, 'prefixes_only', False): return seen_bhw
+    seen_bnd = mask_patches(seen_bhw, self.patch, 1); seen_bnd = seen_bnd & is_prefix(seen_bnd.flatten(0, 1)).view(*seen_bnd.shape[:2], 1)
+    return from_patches(seen_bnd, self.patch, 1, *self.shape[1:])[:, 0]
 
 @patch
 def hidden(self:Joint, x_bchw, seen_bhw=None) -> Float[Tensor, "b"]|float:

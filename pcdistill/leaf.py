@@ -29,8 +29,8 @@ import pcdistill.block_queries # gives the block its fill and moments
 @dataclass(frozen=True)
 class LeafConfig:
     "How the circuit of a patch is made and trained."
-    family:str='hclt'       # 'hclt', 'gaussian' or 'factors'
-    states:int=32           # states of a body's latents (hclt)
+    family:str='hclt'       # 'hclt', 'residual' (41_residual), 'gaussian' or 'factors'
+    states:int=32           # states of a body's latents (hclt, residual)
     epochs:int=4            # passes over the labelled patches
     batch:int=8192          # patches an EM step
     micro:int=4096          # patches at a time in memory
@@ -45,6 +45,8 @@ class LeafConfig:
     joined:int=0            # components of a half of four patches together, if the leaf is over as many
     splits:int=16           # heads of the circuits over the latents of pieces
 
+    @property
+    def tree(self) -> bool: return self.family in ('hclt', 'residual') # hidden Chow-Liu trees of categoricals
     @property
     def cut(self) -> bool: return self.halves > 0 or self.quarters > 0
     @property

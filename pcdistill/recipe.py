@@ -34,7 +34,7 @@ TEACHERS = {'vqvae': _sized(fit_vqvae, VQConfig), 'vqconv': _sized(fit_conv_vqva
             'noise': lambda x, r, g, ckpt, progress: fit_noise(x, r.patch, r.clusters, g)}
 NETWORKS = {'vqvae': (VQConfig, VQVAE2, vq_loss), 'vqconv': (VQConfig, ConvVQVAE2, vq_loss), 'mae': (MAEConfig, MAE, mae_loss)}   # config, model and loss of a batch, for the estimate
 NO_LIKELIHOOD = ('mae',)                      # these teach latents, but bound nothing
-FAMILIES = ('hclt', 'gaussian', 'factors')    # of leaves, see 40_leaf
+FAMILIES = ('hclt', 'residual', 'gaussian', 'factors')    # of leaves, see 40_leaf and 41_residual
 
 # %% ../nbs/60_recipe.ipynb #c006
 @dataclass(frozen=True)
@@ -81,16 +81,17 @@ def leaf_patch(family:str, h:int, w:int) -> int:
 
 # %% ../nbs/60_recipe.ipynb #c008
 LEAF = {('tiny', 'hclt'): dict(states=24, epochs=2, batch=8192), ('small', 'hclt'): dict(states=64, epochs=3, batch=16384), # passes over labelled patches, patches an EM step
+        ('tiny', 'residual'): dict(states=16, epochs=6, batch=2048), ('small', 'residual'): dict(states=64, epochs=6, batch=8192),
         ('tiny', 'gaussian'): dict(epochs=4, batch=10_000, scales=4, halves=64, joined=64), ('small', 'gaussian'): dict(epochs=6, batch=80_000, scales=16, halves=256, joined=128),
         ('tiny', 'factors'): dict(epochs=4, batch=10_000), ('small', 'factors'): dict(epochs=6, batch=80_000)}
-TUNING = {('tiny', True): dict(clusters=32, epochs=5, batch=2000, lr=(.5, .1), pseudocount=1.), ('small', True): dict(clusters=128, epochs=5, batch=500, lr=(.5, .05), pseudocount=.1), # hclt or not
+TUNING = {('tiny', True): dict(clusters=32, epochs=5, batch=2000, lr=(.5, .1), pseudocount=1.), ('small', True): dict(clusters=128, epochs=5, batch=500, lr=(.5, .05), pseudocount=.1), # trees or not
           ('tiny', False): dict(clusters=16, epochs=3, batch=8000, lr=(.1, .05), pseudocount=10.), ('small', False): dict(clusters=32, epochs=1, batch=5000, lr=(.05, .02), pseudocount=10., micro=256)}
 
 def _modest(data, preset, family, shape): # tiny and small
-    c, h, w = shape; hclt = family=='hclt'
+    c, h, w = shape
     leaf = LeafConfig(family, n_fit=dict(tiny=200_000, small=1_300_000)[preset], **LEAF[preset, family])
-    some = dict(n_train=20_000, n_test=10_000 if hclt else 3_000) if preset=='small' else {}
-    return Recipe(data, preset, leaf_patch(family, h, w), 'ycocg_r' if c==3 and hclt else 'rgb', 'vqvae', preset, leaf=leaf, **TUNING[preset, hclt], **some)
+    some = dict(n_train=20_000, n_test=10_000 if leaf.tree else 3_000) if preset=='small' else {}
+    return Recipe(data, preset, leaf_patch(family, h, w), 'ycocg_r' if c==3 and family=='hclt' else 'rgb', 'vqvae', preset, leaf=leaf, **TUNING[preset, leaf.tree], **some)
 
 def _paper(data, family, shape):
     require(family=='hclt', f"wanted the leaf family hclt for the preset paper, got '{family}'")
@@ -99,8 +100,9 @@ def _paper(data, family, shape):
                   n_train=200_000, epochs=20, batch=256, micro=64 if shape[1] <= 32 else 16, lr=(.1, .01, .001), pseudocount=.1)
 
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
-    hclt = family=='hclt'
-    if hclt: clusters, leaf, tuning = (1024, dict(states=256, epochs=12, batch=65_536), dict(epochs=10, micro=256, batch=2000, lr=(.5, .02))) if cuda else \
+    if family=='residual': clusters, leaf, tuning = (512, dict(states=256, epochs=12, batch=16_384), dict(epochs=5, micro=256, batch=2000, lr=(.5, .02))) if cuda else \
+                                                     (64, dict(states=96, epochs=6, batch=8192), dict(epochs=2, n_tune=20_000, batch=2000, lr=(.3, .05)))
+    elif family=='hclt': clusters, leaf, tuning = (1024, dict(states=256, epochs=12, batch=65_536), dict(epochs=10, micro=256, batch=2000, lr=(.5, .02))) if cuda else \
                                       (128, dict(states=64, epochs=4, batch=16_384), dict(epochs=5, n_tune=20_000))
     else:
         clusters, leaf = (128, dict(epochs=10, halves=1024, joined=512)) if cuda else (64, dict(epochs=8, halves=512, joined=256))
@@ -126,6 +128,7 @@ def recipe(
     require(r.teacher in TEACHERS, f"wanted a teacher of {', '.join(TEACHERS)}, got '{r.teacher}'")
     require(r.latents in ('features', 'codes'), f"wanted the latents features or codes, got '{r.latents}'")
     require(r.colour in COLOURS, f"wanted a colour map of {', '.join(COLOURS)}, got '{r.colour}'")
+    require(family=='hclt' or max(COLOURS[r.colour].levels(shape[0]))==256, f'wanted a colour map of 256 levels a channel (rgb) for leaves of the family {family}, got {r.colour}')
     if r.grow is not None and family!='hclt': # one component a body: only those can be divided
         require(family=='gaussian', f"wanted growing for the leaf family hclt or gaussian, got '{family}'")
         r = replace(r, leaf=replace(r.leaf, scales=1, halves=0, quarters=0, joined=0))
@@ -191,13 +194,13 @@ def _blocks(r, D): # of a leaf of normals: variables, bodies, components, and ho
 
 def _heads(r): # latent values of a patch, or with `joined` of a square of four; and of the patches in it
     f = r.leaf
-    if f.family!='hclt': inner = _blocks(r, 4)[0][2] + f.splits*(2*(f.halves > 0) + (f.quarters > 0))
+    if not f.tree: inner = _blocks(r, 4)[0][2] + f.splits*(2*(f.halves > 0) + (f.quarters > 0))
     else: inner = r.clusters*(r.grow.heads if r.grow else 1)
     return (f.joined//4 + 3*f.splits if f.joined else inner), inner
 
 def _leaf_work(r, D, K): # of one patch: in one pass of making the leaf; forward under every latent value, as in the joint circuit
     S, G, m = r.grow.states if r.grow else r.leaf.states, r.clusters, r.micro
-    if r.leaf.family!='hclt':
+    if not r.leaf.tree:
         of = lambda D, G, K: np.array([_work(1.25*D*D*G + 2*D*K + 24*D*D, 12*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20)])
         f, edge = r.leaf, lambda n, many: many*np.array([_work(6*n*n, 40*n), _work(2*n*n, 12*n)])
         make, forward = sum(many*of(*block) for *block, many in _blocks(r, D)) + edge(f.halves, 2) + edge(f.quarters, 3) + (edge(f.joined, .5) + edge(_heads(r)[1], .75) if f.joined else 0)
@@ -209,7 +212,7 @@ def _leaf_work(r, D, K): # of one patch: in one pass of making the leaf; forward
 def _leaf_rows(r, n, N): # how often a patch passes through the leaf while it is made
     m = min(n*N, r.leaf.n_fit)
     if r.grow is None: return m*r.leaf.epochs
-    if r.leaf.family!='hclt': return m*(r.leaf.epochs + r.grow.rounds*2*3)
+    if not r.leaf.tree: return m*(r.leaf.epochs + r.grow.rounds*2*3)
     m = min(m, r.clusters*r.grow.most)
     return m*(r.grow.epochs*(1 + r.grow.rounds*(1 + r.judged)) + r.grow.rounds) + n*N/3
 
@@ -230,7 +233,7 @@ def estimate(
     rate:Rates|None=None,          # of the device; None: measured now
 ) -> dict[str, Cost]:
     "Seconds and peak memory of every stage."
-    c, h, w = shape; n_all, n, n_test, gauss = min(n, 200_000), min(n, r.n_train or n), min(n_test, r.n_test or n_test), r.leaf.family!='hclt'
+    c, h, w = shape; n_all, n, n_test, gauss = min(n, 200_000), min(n, r.n_train or n), min(n_test, r.n_test or n_test), not r.leaf.tree
     p, N = r.patch, (h//r.patch)*(w//r.patch); D, X, V, f = p*p*c, c*h*w, max(COLOURS[r.colour].levels(c)), 64
     G, S = r.clusters, r.grow.states if r.grow else r.leaf.states
     (K, inner), blocks = _heads(r), _blocks(r, D); M = N//4 if r.leaf.joined else N   # latents of the top

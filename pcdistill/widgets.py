@@ -145,8 +145,9 @@ def pixel_text(
     text = lambda v, f: ', '.join(format(a, f) for a in v.tolist()); here = f'row {row}, column {col}: '
     true = f'value {text(result.image[0, :, row, col], "d")}'
     if result.seen[0, row, col]: return here + f'seen\n{true}'
-    lp, exact = log_true(joint, result.image[0], result.seen[0], row, col)
-    return here + f'hidden\n{true} has {"p" if exact else "density"} = {math.exp(lp):.2g}\nmean {text(result.mean[0, :, row, col], ".1f")}\nentropy {float(result.entropy[0, row, col]):.2f} bits'
+    also_hw = result.seen[0].clone(); also_hw[row, col] = True
+    if torch.equal(joint.askable(also_hw[None])[0], also_hw): lp, exact = log_true(joint, result.image[0], result.seen[0], row, col); true += f' has {"p" if exact else "density"} = {math.exp(lp):.2g}'
+    return here + f'hidden\n{true}\nmean {text(result.mean[0, :, row, col], ".1f")}\nentropy {float(result.entropy[0, row, col]):.2f} bits'
 
 def hidden_text(result:Inpainted) -> str:
     "How much the hidden pixels say, in a line or two."

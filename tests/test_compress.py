@@ -5,6 +5,7 @@ from einops import rearrange
 from PIL import Image
 from pcdistill.blocks import GaussianBlock
 from pcdistill.factors import FactorBlock
+from pcdistill.residual import Prediction, Residual
 from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.compress import Coded, compress_files, conditionals, decode, decompress_file, encode, pack, run_hash, unpack, walk
@@ -28,8 +29,10 @@ def joint_of(family:str, seed:int) -> Joint:
     "A random small joint: some family, shape, colour map and number of latent values."
     gen = rng(seed); integer = lambda lo, hi: int(torch.randint(lo, hi+1, (), generator=gen))
     c = (1, 3)[integer(0, 1)]; p, nh, nw, K = 2 if family=='bodies' else integer(1, 2), integer(1, 2), integer(1, 3), integer(1, 5); D = p*p*c
-    colour = COLOURS['ycocg_r' if c==3 and family not in ('gaussian', 'factors') else 'rgb']; V = max(colour.levels(c))
-    if family=='hclt': leaf = weights_(HCLTLeaf(random_tree(D, gen), Categorical(D, V, integer(1, 4), gen), K, gen), gen)
+    colour = COLOURS['ycocg_r' if c==3 and family not in ('gaussian', 'factors', 'residual') else 'rgb']; V = max(colour.levels(c))
+    if family in ('hclt', 'residual'):
+        leaf = weights_(HCLTLeaf(random_tree(D, gen), Categorical(D, V, integer(1, 4), gen), K, gen), gen)
+        if family=='residual': leaf = Residual(leaf, Prediction(D, V).fit_((torch.randn(300, D, generator=gen).cumsum(1)*20 + 128).clamp(0, 255).long()))
     elif family=='bodies':
         parts = [weights_(HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen)), Categorical(D, V, integer(1, 3), gen), h, gen), gen) for h in [integer(1, 3) for _ in range(integer(1, 3))]]
         leaf, K = together(parts), sum(q.n_heads for q in parts)
@@ -49,7 +52,7 @@ def joint_of(family:str, seed:int) -> Joint:
 def bits(joint, x) -> float:
     with torch.no_grad(): return -joint(x).double().sum().item()/math.log(2)
 
-@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors'])
+@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual'])
 @pytest.mark.parametrize('seed', range(6))
 def test_tables_multiply_to_the_joint_probability(family, seed):
     joint = joint_of(family, seed); x = joint.sample(40, rng(seed))
@@ -60,7 +63,7 @@ def test_tables_multiply_to_the_joint_probability(family, seed):
     walk(conditionals(copy.deepcopy(joint).double(), 40), value)
     with torch.no_grad(): assert len(lp)==y_bnd[0].numel() and (sum(lp)-joint(x).double()).abs().max() < 2e-3
 
-@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors'])
+@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual'])
 @pytest.mark.parametrize('seed', range(6))
 def test_round_trip(family, seed):
     joint = joint_of(family, 100+seed); x = joint.sample(60, rng(seed)); size = bits(joint, x)
