@@ -182,7 +182,7 @@ def likely(
 def inpaint(
     joint:Joint,                     # the circuit
     x_bchw:Shaped[Tensor, "b c h w"],# whole images, uint8; hidden pixels are used for log_hidden_b only
-    seen_bhw:Shaped[Tensor, "*mask"],# [b h w] bool, True where seen
+    seen_bhw:Shaped[Tensor, "*mask"],# [b h w] bool, True where seen; patches that a leaf over residuals cannot be asked about count as hidden
     n:int,                           # samples of each image
     gen:torch.Generator,             # randomness, on the device of the model
     batch:int=64,                    # images at a time

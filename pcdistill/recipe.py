@@ -74,7 +74,7 @@ def recipe_from(
     return Recipe(**{k: make.get(k, lambda v: v)(v) for k, v in d.items()})
 
 def leaf_patch(family:str, h:int, w:int) -> int:
-    "Default side of a patch: small for categorical leaves, larger for Gaussian ones."
+    "Default side of a patch: small for trees over colours, larger for the other leaves."
     wish = (8, 7, 4, 2) if family!='hclt' and h >= 28 else (4, 7, 2, 3, 5) if h > 8 else (4, 2)
     fits = [p for p in wish if h%p==0 and w%p==0 and p < h]
     return fits[0] if fits else 1
