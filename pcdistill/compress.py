@@ -103,6 +103,7 @@ def steps(self:GaussianBlock,
         lp_bk = lp_bk + log_cell(x_bk - m_bk, s_kd[:, d].expand_as(m_bk), x_bk <= 0, x_bk >= self.levels-1)
     return lp_bk
 
+# %% ../nbs/52_compress.ipynb #c011
 @patch
 def steps(self:FactorBlock, logw_bk:Float[Tensor, "b k"]) -> Steps:
     "The same for factor analysers, whose factors a filter follows (38)."
@@ -130,7 +131,7 @@ def steps(self:Residual, logw_bk:Float[Tensor, "b k"]) -> Steps:
         p_be, end = _send(inner, e_bv.gather(1, x_b.long()[:, None])[:, 0])
     return end
 
-# %% ../nbs/52_compress.ipynb #c011
+# %% ../nbs/52_compress.ipynb #c013
 def _resume(way, lp_bpz, head_bm, x_bd, rank, start, stop): # steps of the piece that holds the variables start … stop; which it is; log p of the way so far
     at_pd = rank[way.at_pd].sort(1).values; p = int((at_pd==start).any(1).nonzero())
     first, until = (int((at_pd[p] < d).sum()) for d in (start, stop)); lp_bm = (way.split(lp_bpz) + head_bm).detach()
@@ -157,7 +158,7 @@ def steps(self:Cut,
         for lp, p, end in zip(lps, at, ends[1:]): lp[:, p] += end
     return torch.cat([ends[0], *(w.split(lp).detach() for w, lp in zip(ways, lps))], 1)
 
-# %% ../nbs/52_compress.ipynb #c013
+# %% ../nbs/52_compress.ipynb #c015
 def conditionals(
     joint:Joint, # in float64, on the CPU
     b:int,       # images side by side
@@ -180,7 +181,7 @@ def walk(
             p_bv = steps.send(value(p_bv))
     except StopIteration: return
 
-# %% ../nbs/52_compress.ipynb #c017
+# %% ../nbs/52_compress.ipynb #c019
 MAGIC = b'PCD1'
 _HEAD = struct.Struct('<4s16sII') # magic, hash of the circuit's file, check sum of the pixels, length of the description
 
@@ -204,7 +205,7 @@ def unpack(data:bytes) -> Coded:
     _, run, crc, n = _HEAD.unpack_from(data)
     return Coded(run, crc, json.loads(zlib.decompress(data[_HEAD.size:_HEAD.size+n])), data[_HEAD.size+n:-4])
 
-# %% ../nbs/52_compress.ipynb #c018
+# %% ../nbs/52_compress.ipynb #c020
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 @contextmanager
@@ -243,7 +244,7 @@ def encode(
     about = dict(n=len(x_bchw), names=names, batch=batch, threads=torch.get_num_threads(), torch=torch.__version__)
     return pack(Coded(run, _crc(x_bchw), about, coder.get_compressed().astype('<u4').tobytes()))
 
-# %% ../nbs/52_compress.ipynb #c019
+# %% ../nbs/52_compress.ipynb #c021
 def decode(
     data:bytes,          # of `encode`
     joint:Joint,         # the same circuit
@@ -270,7 +271,7 @@ def decode(
     require(_crc(torch.cat(parts))==c.crc, differ)
     return torch.cat(parts), c.about['names']
 
-# %% ../nbs/52_compress.ipynb #c027
+# %% ../nbs/52_compress.ipynb #c029
 def run_hash(
     path:Path, # file of a circuit: a run's student.safetensors
 ) -> bytes:
@@ -289,7 +290,7 @@ class Compressed(NamedTuple):
         return (f'{self.images:,} image{"s"*(self.images!=1)} in {self.payload+self.header:,} bytes: pixels {8*self.payload/self.dims:.4f} bits/dim '
                 f'(the circuit says {self.model_bits/self.dims:.4f}, {8*self.payload/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
 
-# %% ../nbs/52_compress.ipynb #c028
+# %% ../nbs/52_compress.ipynb #c030
 def compress_files(
     paths:list[Path],    # image files
     joint:Joint,         # the circuit
@@ -312,7 +313,7 @@ def compress_files(
     payload = len(unpack(data).payload)
     return Compressed(len(x_bchw), x_bchw.numel(), payload, len(data)-payload, bits)
 
-# %% ../nbs/52_compress.ipynb #c029
+# %% ../nbs/52_compress.ipynb #c031
 def decompress_file(
     path:Path,           # of `compress_files`
     joint:Joint,         # the same circuit
