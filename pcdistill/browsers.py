@@ -13,7 +13,7 @@ from typing import NamedTuple
 import ipywidgets as ui
 import torch
 from torch import Tensor
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from einops import rearrange, reduce, repeat
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -24,7 +24,7 @@ from .inputs import known
 from .queries import sample as sample_given
 from .em import tables
 from .joint import Joint, linear_back
-from .evaluate import Ledger, waterfall, waterfall_bits
+from .evaluate import Ledger, waterfall
 from .widgets import Gallery, drawing, gallery, panel, put, viridis
 
 # %% ../nbs/55_browsers.ipynb #c006

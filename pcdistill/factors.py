@@ -17,7 +17,7 @@ from einops import rearrange, einsum
 from fastcore.basics import patch
 from .core import require
 from .cells import log_cell
-from .blocks import em_epochs, em_pass_, first_labels, label, _by_mask
+from .blocks import em_epochs, em_pass_, first_labels, is_prefix, label, _by_mask
 
 # %% ../nbs/38_factors.ipynb #c004
 class FactorBlock(nn.Module):
@@ -128,7 +128,7 @@ def log_prob(self:FactorBlock,
     require(view in ('lattice', 'density', 'auto'), f"wanted the view lattice, density or auto, got '{view}'")
     groups, x_xd = self._groups(x_xd, seen_xd), x_xd.to(self.mu_kd.dtype)
     n_x = torch.full((len(x_xd),), self.n_vars, device=x_xd.device) if seen_xd is None else seen_xd.sum(1)
-    prefix_x = torch.ones_like(n_x, dtype=torch.bool) if seen_xd is None else (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1)
+    prefix_x = torch.ones_like(n_x, dtype=torch.bool) if seen_xd is None else is_prefix(seen_xd)
     require(view!='lattice' or bool(prefix_x.all()), 'wanted for the lattice view masks that are a prefix of the variables, got another mask; use view auto or density')
     if view=='density': prefix_x = torch.zeros_like(prefix_x)
     rows, out = [prefix_x.nonzero().flatten()], []
@@ -324,7 +324,7 @@ def fill(self:FactorBlock,
 ) -> Shaped[Tensor, "x d"]:
     "The rows with hidden values drawn from p(hidden | seen, z): prefixes through the lattice, other masks through the factors."
     out = x_xd.to(self.mu_kd.dtype).clone()
-    prefix_x = (seen_xd[:, 1:] <= seen_xd[:, :-1]).all(1)
+    prefix_x = is_prefix(seen_xd)
     if bool(prefix_x.any()): out[prefix_x] = self.sample(z_x[prefix_x], gen, out[prefix_x], seen_xd[prefix_x].sum(1), integers)
     rest = (~prefix_x).nonzero().flatten()
     for v, sub in self._groups(x_xd[rest], seen_xd[rest]):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from einops import rearrange, reduce, repeat
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Integer, UInt8
 from .core import Refused, require
 from .runs import resumable

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Bool
 from einops import rearrange, reduce, einsum
 from .core import require
 from .layers import only
-from .circuit import Circuit, Plan, SUMS, collect, shifted, tables_of
+from .circuit import Circuit, SUMS, collect, shifted, tables_of
 
 # %% ../nbs/35_queries.ipynb #c007
 @torch.no_grad()

@@ -19,7 +19,7 @@ from jaxtyping import Float, Integer, UInt8
 from .core import require
 from .runs import resumable
 from .patches import from_patches, to_patches
-from .teacher import Bound, bound, check_images, check_patch, log_logistic, nearest, uniform_prior
+from .teacher import bound, check_images, check_patch, log_logistic, nearest, uniform_prior
 
 # %% ../nbs/21_vqvae.ipynb #c005
 @dataclass(frozen=True)

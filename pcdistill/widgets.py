@@ -130,9 +130,10 @@ def log_true(
     x_chw:UInt8[Tensor, "c h w"],      # the image
     seen_hw:Bool[Tensor, "h w"],       # True where seen
     row:int, col:int,                  # a hidden pixel
-) -> tuple[float, bool]:
-    "log p(true value of the pixel | seen), nats, and whether it is a probability (else a density)."
+) -> tuple[float, bool]|None:
+    "log p(true value of the pixel | seen), nats, and whether it is a probability (else a density); None of a mask that the circuit cannot be asked about (`Joint.askable`)."
     also_hw = seen_hw.clone(); also_hw[row, col] = True
+    if not torch.equal(joint.askable(also_hw[None])[0], also_hw): return None
     with torch.no_grad(): lp_b, exact = log_seen(joint, repeat(x_chw, 'c h w -> 2 c h w'), torch.stack([seen_hw, also_hw]))
     return float(lp_b[1] - lp_b[0]), exact
 
@@ -145,8 +146,7 @@ def pixel_text(
     text = lambda v, f: ', '.join(format(a, f) for a in v.tolist()); here = f'row {row}, column {col}: '
     true = f'value {text(result.image[0, :, row, col], "d")}'
     if result.seen[0, row, col]: return here + f'seen\n{true}'
-    also_hw = result.seen[0].clone(); also_hw[row, col] = True
-    if torch.equal(joint.askable(also_hw[None])[0], also_hw): lp, exact = log_true(joint, result.image[0], result.seen[0], row, col); true += f' has {"p" if exact else "density"} = {math.exp(lp):.2g}'
+    if found := log_true(joint, result.image[0], result.seen[0], row, col): true += f' has {"p" if found[1] else "density"} = {math.exp(found[0]):.2g}'
     return here + f'hidden\n{true}\nmean {text(result.mean[0, :, row, col], ".1f")}\nentropy {float(result.entropy[0, row, col]):.2f} bits'
 
 def hidden_text(result:Inpainted) -> str:
