@@ -28,7 +28,7 @@ from .clusters import kmeans, assign
 from .priors import Choice, choose, simple_priors
 from .latents import extract, features, teacher_from_state
 from .em import stages
-from .leaf import Bodies, relabel
+from .leaf import relabel
 from .grow import Grown, grow, grow_blocks, settle
 from .top import fit_top
 from .cuts import fit_any, of_squares
@@ -152,7 +152,7 @@ def grown(self:Run, teacher, how, z_bn, y_xd, n_values:int, gen, ckpt) -> Grown:
 @patch
 def label(self:Run, leaf, n_k:list|None, y_xd, c_x) -> Int[Tensor, "x"]:
     "The head of each patch of some cluster; `n_k`: how many training patches each grown head had."
-    if not isinstance(leaf, Bodies): return relabel(leaf, y_xd, c_x)
+    if n_k is None: return relabel(leaf, y_xd, c_x)
     z_x = torch.arange(leaf.n_heads).repeat_interleave(torch.tensor(n_k)).to(self.device)
     return settle(Grown(leaf, z_x, []), y_xd, c_x.long(), self.recipe.grow.price)
 

@@ -24,7 +24,7 @@ from .clusters import kmeans, assign
 from .em import fit
 from .blocks import GaussianBlock
 from .resize import prune_, thin_, clone
-from .leaf import Bodies, HCLTLeaf, start_from_states_, together, apart, leaf_from_spec
+from .leaf import Bodies, HCLTLeaf, start_from_states_, together, apart, kept, unkept, leaf_from_spec
 
 # %% ../nbs/44_grow.ipynb #c006
 @dataclass(frozen=True)
@@ -220,11 +220,8 @@ class Grown(NamedTuple):
 
 class _Growth: # the state of the loop; kept between rounds
     def __init__(self, parts, h_x): self.parts, self.h_x, self.open, self.history, self.dev = parts, h_x, [True]*len(parts), [], h_x.device
-    def state_dict(self): return dict(parts=[dict(spec=p.spec(), tensors=dict(p.state_dict())) for p in self.parts], h_x=self.h_x, open=self.open, history=self.history)
-    def load_state_dict(self, d):
-        self.h_x, self.open, self.history, self.parts = d['h_x'].to(self.dev), d['open'], d['history'], []
-        for p in d['parts']:
-            part = leaf_from_spec(p['spec']).to(self.dev); part.load_state_dict(p['tensors']); self.parts.append(part)
+    def state_dict(self): return dict(parts=kept(self.parts), h_x=self.h_x, open=self.open, history=self.history)
+    def load_state_dict(self, d): self.h_x, self.open, self.history, self.parts = d['h_x'].to(self.dev), d['open'], d['history'], unkept(d['parts'], self.dev)
 
 def _body(y_xd, f_xf, n_values, config, gen): # a body before training, and the heads of its patches
     n = min(config.start, config.heads, len(f_xf.unique(dim=0)))

@@ -102,8 +102,8 @@ def _paper(data, family, shape):
 def _best(data, family, shape, cuda): # the one place where the device decides sizes
     if family=='residual': clusters, leaf, tuning = (512, dict(states=256, epochs=12, batch=16_384), dict(epochs=5, micro=256, batch=2000, lr=(.5, .02))) if cuda else \
                                                      (64, dict(states=96, epochs=6, batch=8192), dict(epochs=2, n_tune=20_000, batch=2000, lr=(.3, .05)))
-    elif family=='hclt': clusters, leaf, tuning = (1024, dict(states=256, epochs=12, batch=65_536), dict(epochs=10, micro=256, batch=2000, lr=(.5, .02))) if cuda else \
-                                      (128, dict(states=64, epochs=4, batch=16_384), dict(epochs=5, n_tune=20_000))
+    elif family=='hclt': clusters, leaf, tuning = (128, dict(states=128, epochs=10, batch=16_384, own=True), dict(epochs=4, micro=64, batch=2000, lr=(.3, .05))) if cuda else \
+                                      (32, dict(states=96, epochs=5, batch=8192, own=True), dict(epochs=2, n_tune=10_000, batch=5000, micro=32, lr=(.2, .1)))
     else:
         clusters, leaf = (128, dict(epochs=10, halves=1024, joined=512)) if cuda else (64, dict(epochs=8, halves=512, joined=256))
         leaf, tuning = dict(leaf, scales=16, batch=80_000) if family=='gaussian' else dict(epochs=leaf['epochs'], batch=80_000), dict(batch=10_000, n_tune=20_000)
@@ -129,6 +129,8 @@ def recipe(
     require(r.latents in ('features', 'codes'), f"wanted the latents features or codes, got '{r.latents}'")
     require(r.colour in COLOURS, f"wanted a colour map of {', '.join(COLOURS)}, got '{r.colour}'")
     require(family=='hclt' or max(COLOURS[r.colour].levels(shape[0]))==256, f'wanted a colour map of 256 levels a channel (rgb) for leaves of the family {family}, got {r.colour}')
+    require(not r.leaf.own or family=='hclt', f'wanted bodies of their own for labels in leaves of the family hclt, got them in leaves of the family {family}')
+    if r.grow is not None: r = replace(r, leaf=replace(r.leaf, own=False)) # growing makes bodies itself
     if r.grow is not None and family!='hclt': # one component a body: only those can be divided
         require(family=='gaussian', f"wanted growing for the leaf family hclt or gaussian, got '{family}'")
         r = replace(r, leaf=replace(r.leaf, scales=1, halves=0, quarters=0, joined=0))
@@ -192,6 +194,8 @@ def _blocks(r, D): # of a leaf of normals: variables, bodies, components, and ho
     return [(D, n, n*f.scales + (r.grow.rounds if r.grow else 0), 1), *[of(D//2, f.halves, 2)]*2*(f.halves > 0), *[of(D//4, f.quarters, 4)]*(f.quarters > 0),
             *([of(2*D, f.joined, .5, 32)]*2 + [of(4*D, f.joined//4, .25, 32)])*(f.joined > 0)]
 
+def _bodies(r): return r.clusters if r.grow or r.leaf.own else 1 # trees of a leaf
+
 def _heads(r): # latent values of a patch, or with `joined` of a square of four; and of the patches in it
     f = r.leaf
     if not f.tree: inner = _blocks(r, 4)[0][2] + f.splits*(2*(f.halves > 0) + (f.quarters > 0))
@@ -199,15 +203,15 @@ def _heads(r): # latent values of a patch, or with `joined` of a square of four;
     return (f.joined//4 + 3*f.splits if f.joined else inner), inner
 
 def _leaf_work(r, D, K): # of one patch: in one pass of making the leaf; forward under every latent value, as in the joint circuit
-    S, G, m = r.grow.states if r.grow else r.leaf.states, r.clusters, r.micro
+    S, G, m = r.grow.states if r.grow else r.leaf.states, _bodies(r), r.micro
     if not r.leaf.tree:
         of = lambda D, G, K: np.array([_work(1.25*D*D*G + 2*D*K + 24*D*D, 12*(G*D + 4*D + K), (3*G + 8*K)/8192), _work(1.25*D*D*G, BETA_LATTICE*D*K, 100*D*K/2**20)])
         f, edge = r.leaf, lambda n, many: many*np.array([_work(6*n*n, 40*n), _work(2*n*n, 12*n)])
         make, forward = sum(many*of(*block) for *block, many in _blocks(r, D)) + edge(f.halves, 2) + edge(f.quarters, 3) + (edge(f.joined, .5) + edge(_heads(r)[1], .75) if f.joined else 0)
         return (1 + .35*f.cut)*make, forward
     if r.grow: return 3*_work(2*D*S*S, BETA*D*S, 400/r.grow.micro/G), G*_work(2*D*S*S, BETA*D*S) + _work(0, K)
-    one = _work(2*((D-1)*S*S + S*K), BETA*D*S + 2*K)
-    return 3*one + _work(0, 0, 400/r.leaf.micro), one
+    one = _work(2*((D-1)*S*S + S*K/G), BETA*D*S + 2*K/G)
+    return 3*one + _work(0, 0, 400/r.leaf.micro), G*one
 
 def _leaf_rows(r, n, N): # how often a patch passes through the leaf while it is made
     m = min(n*N, r.leaf.n_fit)
@@ -240,7 +244,7 @@ def estimate(
     rate = rate or rates(dev); per = np.array([1/rate.product, 1/rate.copy, rate.call])
     def took(work): return float(work @ per)
     make, leaf = _leaf_work(r, D, K); a_batch = _work(0, 0, (300 if gauss else 700)/r.micro); top = _work(2*(M-1)*K*K, 12*M*K)
-    n_params = (M-1)*K*K + (sum(g*d*(d+1) + k*d for d, g, k, _ in blocks) + 2*r.leaf.halves**2 + 3*r.leaf.quarters**2 + (2*r.leaf.joined**2 + 3*inner**2)*(r.leaf.joined > 0) if gauss else (G if r.grow else 1)*(D*V*S + (D-1)*S*S) + S*K)
+    n_params = (M-1)*K*K + (sum(g*d*(d+1) + k*d for d, g, k, _ in blocks) + 2*r.leaf.halves**2 + 3*r.leaf.quarters**2 + (2*r.leaf.joined**2 + 3*inner**2)*(r.leaf.joined > 0) if gauss else _bodies(r)*(D*V*S + (D-1)*S*S) + S*K)
     S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 6)
     points = min(1e5, n*N, 4000*N); clusters = _work(15*4*points*f*G + 2*n*N*f*G, 15*4*points*G + 3*n*N*(f + G))
     tree, m_step, rows, tune = _work(min(n, 5000)*(M*K)**2, 6*(M*K)**2), _work(24*sum(k*d**3 for d, _, k, _ in blocks)*gauss), _leaf_rows(r, n, N), min(n, r.n_tune or n)
@@ -250,7 +254,7 @@ def estimate(
     held, params = n*X + 1000*X, 4*n_params
     counts = 28*sum(k*(1+d)**2 for d, _, k, _ in blocks) if gauss else params                            # normals keep their counts in float64 while they step
     piece = 4*(5*2**23 + 3*8192*sum(b[2] for b in blocks)) if gauss else 16*(r.grow.micro*G if r.grow else r.leaf.micro)*D*S
-    active = r.micro*N*4*(4*sum(b[2] for b in blocks) if gauss else 4*D*S*(G if r.grow else 1) + 4*K) + 4*10*2**20*gauss
+    active = r.micro*N*4*(4*sum(b[2] for b in blocks) if gauss else 4*D*S*_bodies(r) + 4*K) + 4*10*2**20*gauss
     seconds = dict(teacher=teacher + _teacher_seconds(r, shape, n, took), prior=prior, latents=took(clusters) + teacher/20, start=took(rows*make + tree + max(r.leaf.epochs, rows/r.leaf.batch/(1 + r.leaf.cut))*m_step),
                    student=took(r.epochs*(tune*tuned + max(1, tune/r.batch)*m_step) + (r.epochs+1)*1000*image), measured=took(2*n_test*(image + 6*top)),
                    baselines=took(3*10*min(n_all, 20_000)*plain + (n_test + 11*1000)*plain + _work(9*8*X**3/3 + 2*n_all*X*X + 9*4000*X*X + 8000*64*X*X*(X <= 1024))) + files)

@@ -3,7 +3,7 @@ import json, os, re, shutil, subprocess, sys
 from dataclasses import replace
 import numpy as np, pytest, torch
 from PIL import Image
-from pcdistill import chain as R, cli, runs
+from pcdistill import chain as R, cli, leaf, runs
 from pcdistill.core import Refused
 from pcdistill.data import images
 from pcdistill.grow import GrowConfig
@@ -138,6 +138,27 @@ def test_heads_that_grow_and_a_kill_between_rounds(tmp_path, monkeypatch):
     assert numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole) and not list((tmp_path/'run').glob('.*.ckpt*'))
     joint, again = R.load_run(tmp_path/'run', 'cpu')
     assert again==r and joint.leaf.n_heads==whole['grown']['heads'] and R.measured_of(tmp_path/'run')['z_bn'].max() < joint.leaf.n_heads
+
+def test_a_body_for_each_label_and_a_kill_between_bodies(tmp_path, monkeypatch):
+    "The same numbers; and the coder and inpainting know such leaves."
+    r = small(); r = replace(r, leaf=replace(r.leaf, own=True)); whole = R.distill(r, tmp_path/'whole', 'cpu', progress=False)
+    class Killed(Exception): pass
+    write, count = runs.write_file, [0]
+    def dies(path, data):
+        if '.start-' in str(path): count[0] += 1
+        if count[0]==3: raise Killed
+        return write(path, data)
+    monkeypatch.setattr(runs, 'write_file', dies); monkeypatch.setattr(leaf, 'resumable', lambda *a, every_s, **k: runs.resumable(*a, **k))
+    with pytest.raises(Killed): R.distill(r, tmp_path/'run', 'cpu', progress=False)
+    monkeypatch.undo()
+    assert list((tmp_path/'run').glob('.start-*.ckpt')) and numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole)
+    joint, again = R.load_run(tmp_path/'run', 'cpu')
+    assert again==r and len(joint.leaf.trees)==joint.leaf.n_heads==8 and set(joint.leaf.heads)=={1} and whole['student']['bits_complete'] >= whole['student']['bits']
+    Image.fromarray(images('digits', 'test')[0, 0].numpy()).save(tmp_path/'x.png')
+    assert cli.main(['inpaint', str(tmp_path/'run'), '-n', '2', '--out', str(tmp_path/'i.png')])==0
+    assert cli.main(['compress', str(tmp_path/'x.png'), '--run', str(tmp_path/'run'), '-o', str(tmp_path/'x.pcd')])==0
+    assert cli.main(['decompress', str(tmp_path/'x.pcd'), '--run', str(tmp_path/'run'), '-o', str(tmp_path/'out')])==0
+    assert np.array_equal(np.array(Image.open(tmp_path/'out'/'x.png')), images('digits', 'test')[0, 0].numpy())
 
 def test_one_wide_body_and_judged_divisions(tmp_path):
     r = small(grow=GrowConfig(start=6, heads=8, rounds=1, states=6, epochs=2, batch=256)); r = replace(r, clusters=1, teacher='pca', n_train=400)
