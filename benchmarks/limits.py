@@ -34,17 +34,19 @@ class Row(NamedTuple):
     quarters:int=0      # components of a quarter, where a patch may be four of them
     halves:int=0        # components of a half, where it may be two of them
     joined:int=0        # components of a half of four patches together
+    own:bool=False      # a body for each label
+    bells:bool=False    # discretised logistics for inputs
 
     @property
     def name(self):
-        more = [f'{self.scales} scales']*(self.scales > 1) + [f'shrink {self.shrink:g}']*(self.shrink!=200) + [f'rank {self.rank}']*(self.family=='factors') + [f'{n} {what}' for n, what in ((self.quarters, 'quarters'), (self.halves, 'halves'), (self.joined, 'joined')) if n]
+        more = [f'{self.scales} scales']*(self.scales > 1) + [f'shrink {self.shrink:g}']*(self.shrink!=200) + [f'rank {self.rank}']*(self.family=='factors') + [f'{n} {what}' for n, what in ((self.quarters, 'quarters'), (self.halves, 'halves'), (self.joined, 'joined')) if n] + ['a body each']*self.own + ['bells']*self.bells
         return ', '.join([self.family, f'{self.patch}×{self.patch}', f'K = {self.labels}', self.colour, *more])
 
 G, H, F, R = 'gaussian', 'hclt', 'factors', 'residual'
 ROWS = [Row(H, 4, 32, 'ycocg_r', tune=True), Row(H, 4, 32, 'rgb'), Row(H, 4, 128, 'ycocg_r', tune=True), Row(G, 8, 32, tune=True), Row(G, 4, 32, tune=True), Row(F, 8, 32), Row(F, 16, 32),
         Row(G, 8, 128, tune=True), Row(G, 8, 32, scales=4, tune=True), Row(G, 8, 32, quarters=128), Row(G, 8, 32, scales=4, quarters=128), Row(G, 8, 32, halves=128), Row(G, 8, 32, scales=4, halves=128), Row(G, 8, 32, scales=4, halves=128, joined=128), Row(F, 8, 32, rank=64), Row(F, 16, 32, rank=64),
         Row(G, 8, 128, shrink=2000.), Row(H, 8, 32, 'ycocg_r'), Row(G, 4, 128), Row(G, 4, 32, scales=4), Row(F, 8, 128), Row(F, 4, 32),
-        Row(G, 8, 128, shrink=20.), Row(G, 16, 8), Row(H, 4, 512, 'ycocg_r'), Row(G, 4, 512), Row(G, 8, 512), Row(F, 8, 512), Row(H, 8, 128, 'ycocg_r'), Row(R, 4, 32), Row(R, 8, 32), Row(R, 8, 128), Row(R, 16, 32),
+        Row(G, 8, 128, shrink=20.), Row(G, 16, 8), Row(H, 4, 512, 'ycocg_r'), Row(G, 4, 512), Row(G, 8, 512), Row(F, 8, 512), Row(H, 8, 128, 'ycocg_r'), Row(R, 4, 32), Row(R, 8, 32), Row(R, 8, 128), Row(R, 16, 32), Row(H, 4, 32, 'ycocg_r', own=True, tune=True), Row(H, 4, 32, 'ycocg_r', own=True, bells=True), Row(R, 8, 32, bells=True), Row(R, 8, 32, own=True, bells=True),
         Row(G, 4, 128, scales=4), Row(G, 8, 128, scales=4)]
 
 def train(row:Row, x, valid, test, epochs:int, tuning:int) -> dict:
@@ -52,7 +54,7 @@ def train(row:Row, x, valid, test, epochs:int, tuning:int) -> dict:
     y_bnd, gen = to_patches(x, row.patch).float(), rng(0)
     mu_kf, s = timed(kmeans, y_bnd.flatten(0, 1), row.labels, gen, n_fit=60_000, steps=12)
     z_bn = assign(y_bnd, mu_kf); del y_bnd
-    config = LeafConfig(row.family, states=48, epochs=epochs, batch={H: 8192, R: 2048}.get(row.family, 80_000), micro=4096, shrink=row.shrink, scales=row.scales, rank=row.rank, quarters=row.quarters, halves=row.halves, joined=row.joined)
+    config = LeafConfig(row.family, states=48, epochs=epochs, batch={H: 8192, R: 2048}.get(row.family, 80_000), micro=4096, shrink=row.shrink, scales=row.scales, rank=row.rank, quarters=row.quarters, halves=row.halves, joined=row.joined, own=row.own, inputs='logistic' if row.bells else 'categorical')
     out = student(x, valid, test, z_bn, row.labels, config, row.patch, row.colour, gen, tuning if row.tune else 0)
     return dict(row._asdict(), name=row.name, **out | dict(seconds=dict(labels=s, **out['seconds'])))
 

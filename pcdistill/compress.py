@@ -35,22 +35,34 @@ from .joint import Joint
 # %% ../nbs/52_compress.ipynb #c005
 Steps = Generator[Float[Tensor, "b v"], Tensor, Tensor]   # gives p(next variable | those before), is sent its values [b]
 
+def _of_bodies(leaf, logw_bk): # the table of each variable in every body [c b v], which add up to one; is sent the value in each [c b]
+    pc, (variable_u, row_u) = leaf.pc, leaf.pc.units()
+    lp_uvs = pc.inputs.log_pmf(row_u).detach(); p_uvs = lp_uvs.exp()
+    lp_ubs = logw_bk.new_zeros(len(row_u), len(logw_bk), pc.n_states)
+    for d in range(pc.graph.n_vars):
+        u = (variable_u==d).nonzero().flatten(); u = u[row_u[u].argsort()]               # body after body
+        with torch.enable_grad():
+            near_ubs = lp_ubs.clone().requires_grad_()
+            flow_ubs, = torch.autograd.grad((pc.root_value(near_ubs)[:, leaf.live_k] + logw_bk).logsumexp(1).sum(), near_ubs)
+        x_cb = yield einsum(flow_ubs[u], p_uvs[u], 'c b s, c v s -> c b v')
+        lp_ubs[u] = lp_uvs[u].take_along_dim(x_cb[:, :, None], 1)
+    with torch.no_grad(): return pc.root_value(lp_ubs)[:, leaf.live_k]
+
+def _send(steps:Generator, x:Tensor) -> tuple: # the next table, or what is returned at the end
+    try: return steps.send(x), None
+    except StopIteration as end: return None, end.value
+
 @patch
 def steps(self:Bodies,
     logw_bk:Float[Tensor, "b k"], # log-weight of each head
 ) -> Steps:
     "The table of each variable of a patch given those before it; returns log p(patch | k)."
-    pc, (variable_u, row_u) = self.pc, self.pc.units()
-    lp_uvs = pc.inputs.log_pmf(row_u).detach(); p_uvs = lp_uvs.exp()
-    lp_ubs = logw_bk.new_zeros(len(row_u), len(logw_bk), pc.n_states)
-    for d in range(pc.graph.n_vars):
-        u = (variable_u==d).nonzero().flatten()
-        with torch.enable_grad():
-            near_ubs = lp_ubs.clone().requires_grad_()
-            flow_ubs, = torch.autograd.grad((pc.root_value(near_ubs)[:, self.live_k] + logw_bk).logsumexp(1).sum(), near_ubs)
-        x_b = yield einsum(flow_ubs[u], p_uvs[u], 'u b s, u v s -> b v')
-        lp_ubs[u] = lp_uvs[u][:, x_b]
-    with torch.no_grad(): return pc.root_value(lp_ubs)[:, self.live_k]
+    inner, end = _of_bodies(self, logw_bk), None
+    p_cbv = next(inner)
+    while p_cbv is not None:
+        x_b = yield p_cbv.sum(0)
+        p_cbv, end = _send(inner, x_b.long().expand(len(p_cbv), -1))
+    return end
 
 # %% ../nbs/52_compress.ipynb #c007
 @patch
@@ -116,19 +128,18 @@ def steps(self:FactorBlock, logw_bk:Float[Tensor, "b k"]) -> Steps:
         m_bkr = m_bkr + e_bk[..., None]*gain_k1r[:, 0]
     return lp_bk
 
-def _send(steps:Steps, x_b:Tensor) -> tuple: # the next table, or what is returned at the end
-    try: return steps.send(x_b), None
-    except StopIteration as end: return None, end.value
-
 @patch
 def steps(self:Residual, logw_bk:Float[Tensor, "b k"]) -> Steps:
     "The tables of the residuals, read in the order of the values."
-    inner, x_bd = self.inner.steps(logw_bk), torch.zeros(len(logw_bk), self.n_vars, dtype=torch.long)
-    p_be, end = next(inner), None
+    many, x_bd = len(self.linears) > 1, torch.zeros(len(logw_bk), self.n_vars, dtype=torch.long)
+    inner, end = _of_bodies(self.inner, logw_bk) if many else self.inner.steps(logw_bk), None
+    table = next(inner); p_cbe = table if many else table[None]
     for d in range(self.n_vars):
-        e_bv = fold(torch.arange(self.linear.n_values), self.linear.predict(x_bd, slice(d, d+1)), self.linear.n_values)
-        x_bd[:, d] = x_b = yield p_be.gather(1, e_bv)
-        p_be, end = _send(inner, e_bv.gather(1, x_b.long()[:, None])[:, 0])
+        e_cbv = torch.stack([fold(torch.arange(self.n_values), l.predict(x_bd, slice(d, d+1)), self.n_values) for l in self.linears])
+        x_bd[:, d] = x_b = yield p_cbe.gather(2, e_cbv).sum(0)
+        e_cb = e_cbv.take_along_dim(x_b.long()[None, :, None], 2)[..., 0]
+        table, end = _send(inner, e_cb if many else e_cb[0])
+        if table is not None: p_cbe = table if many else table[None]
     return end
 
 # %% ../nbs/52_compress.ipynb #c013

@@ -129,10 +129,9 @@ def _densities(joint, x_bchw, seen_bhw, lp_bnk): # evidence with densities where
 @torch.no_grad()
 def mode(self:HCLTLeaf|Bodies, y_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
     "Patches with the hidden values that, with the leaf's own latents, are most likely given what is seen and z."
-    pc, head_x = (self.pc, self.live_k[z_x]) if isinstance(self, Bodies) else (self, z_x)
-    variable_u, row_u = pc.units()
+    pc = self.pc; variable_u, row_u = pc.units()
     best_uxs = torch.where(rearrange(seen_xd.T[variable_u], 'u x -> u x 1'), pc.evidence(y_xd, seen_xd), rearrange(pc.inputs.best(row_u), 'u s -> u 1 s'))
-    return new_values(pc, y_xd, seen_xd, descend(pc, best_uxs, None, head_x)[1], lambda t, row: pc.inputs.mode(t, row))
+    return new_values(pc, y_xd, seen_xd, descend(pc, best_uxs, None, self.live_k[z_x])[1], lambda t, row: pc.inputs.mode(t, row))
 
 @patch
 @torch.no_grad()
@@ -148,7 +147,7 @@ def mode(self:GaussianBlock|FactorBlock, x_xd:Int[Tensor, "x d"], seen_xd:Bool[T
 @patch
 def mode(self:Residual, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:
     "The same: the likeliest residuals are those of the likeliest patch."
-    return self.linear.back(self.inner.mode(self.seen_residual(x_xd, seen_xd), seen_xd, z_x)).to(x_xd.dtype)
+    return self.through(self.inner.mode, x_xd, seen_xd, z_x)
 
 @patch
 def mode(self:Cut, x_xd:Int[Tensor, "x d"], seen_xd:Bool[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x d"]:

@@ -147,6 +147,12 @@ class Categorical(Discrete):
 
     def log_pmf(self, row_d=None) -> Float[Tensor, "d v s"]: return _rows(self.logp_dvs, row_d)
 
+@patch
+@torch.no_grad()
+def match_(self:Categorical, p_dvs:Float[Tensor, "d v s"]):
+    "Take these distributions over, in place."
+    self.logp_dvs.copy_(p_dvs.log().log_softmax(1))
+
 # %% ../nbs/30_inputs.ipynb #c028
 class Bernoulli(Categorical):
     "Values 0 and 1."
@@ -201,7 +207,7 @@ def log_logistic(
 # %% ../nbs/30_inputs.ipynb #c036
 class DiscretisedLogistic(Discrete):
     "A logistic bell, or a mixture of several, cut at the half-integers; for each variable and state."
-    normalised, kind, count = {'logw_dcs': 1}, 'logistic', None
+    normalised, kind, count, kept = {'logw_dcs': 1}, 'logistic', None, None
 
     def __init__(self, n_vars:int, n_values:int, n_states:int, gen:torch.Generator,
         n_components:int=1, # bells of a state
@@ -214,7 +220,14 @@ class DiscretisedLogistic(Discrete):
         self.logw_dcs = nn.Parameter(random_log_weights(shape, 1, gen, .1))
 
     def spec(self): return dict(super().spec(), n_components=self.n_components)
-    def forward(self, x_bd, seen_bd=None, row_d=None): return look_up(_tally(self, self.log_pmf()), x_bd, seen_bd, row_d)
+    def forward(self, x_bd, seen_bd=None, row_d=None): return look_up(_tally(self, self.log_pmf()) if torch.is_grad_enabled() else self.table(), x_bd, seen_bd, row_d)
+
+    @torch.no_grad()
+    def table(self) -> Float[Tensor, "d v s"]:
+        "`log_pmf`, kept as long as the parameters stay as they are."
+        if self.kept is None or not all(torch.equal(p, old) for p, old in zip(self.parameters(), self.kept[0])):
+            self.kept = [p.clone() for p in self.parameters()], self.log_pmf()
+        return self.kept[1]
 
 # %% ../nbs/30_inputs.ipynb #c037
 @patch
@@ -230,7 +243,16 @@ def log_pmf(self:DiscretisedLogistic, row_d=None) -> Float[Tensor, "d v s"]:
     lp_dvcs = self.components(row_d)
     return lp_dvcs[:, :, 0] if self.n_components==1 else lp_dvcs.logsumexp(2)
 
-# %% ../nbs/30_inputs.ipynb #c039
+@patch
+@torch.no_grad()
+def match_(self:DiscretisedLogistic, p_dvs:Float[Tensor, "d v s"]):
+    "Take mean and deviation of these distributions over, in place; several bells get scales from half to twice that of one."
+    v_v1 = torch.arange(self.n_values).to(p_dvs)[:, None]; mean_ds = (p_dvs*v_v1).sum(1)
+    log_s_ds = (((v_v1 - mean_ds[:, None]).square_()*p_dvs).sum(1).sqrt()*math.sqrt(3)/math.pi).clamp_min(.1).log() # a logistic of scale s has the deviation πs/√3
+    wide_c = torch.linspace(-1, 1, self.n_components).to(p_dvs)*math.log(2) if self.n_components > 1 else p_dvs.new_zeros(1)
+    self.mu_dcs.copy_(mean_ds[:, None].expand_as(self.mu_dcs)); self.log_s_dcs.copy_(log_s_ds[:, None] + wide_c[:, None]); self.logw_dcs.zero_().sub_(math.log(self.n_components))
+
+# %% ../nbs/30_inputs.ipynb #c040
 def _scores(mu_ds, log_s_ds, n_values):
     "Derivatives of log_logistic in μ, in units of the scale, and in log σ."
     inv_d1s = (-log_s_ds)[:, None].exp()
@@ -261,7 +283,7 @@ def _climb(mu_ds, log_s_ds, q_dvs, steps):
         t_ds = torch.where(better, (2*t_ds).clamp_max(1), t_ds/4)
     return mu_ds, log_s_ds
 
-# %% ../nbs/30_inputs.ipynb #c042
+# %% ../nbs/30_inputs.ipynb #c043
 @patch
 @torch.no_grad()
 def em_step_(self:DiscretisedLogistic,
@@ -282,7 +304,7 @@ def em_step_(self:DiscretisedLogistic,
     for p, new_ds in zip((self.mu_dcs, self.log_s_dcs), _climb(fold(self.mu_dcs), fold(self.log_s_dcs), fold(q_dvcs), steps)):
         if p.requires_grad: p.copy_(rearrange(new_ds, 'd (c s) -> d c s', c=self.n_components))
 
-# %% ../nbs/30_inputs.ipynb #c048
+# %% ../nbs/30_inputs.ipynb #c049
 class Gaussian(nn.Module):
     "A normal density for each variable and state; real numbers, or integers taken as such."
     normalised, kind, count = {}, 'gaussian', None
@@ -325,7 +347,7 @@ class Gaussian(nn.Module):
         "Log-density at the mean."
         return -.5*(2*math.pi*self.moments(row_d)[1]).log()
 
-# %% ../nbs/30_inputs.ipynb #c049
+# %% ../nbs/30_inputs.ipynb #c050
 @patch
 def forward(self:Gaussian, x_bd:Shaped[Tensor, "b d"], seen_bd:Bool[Tensor, "b d"]|None=None, row_d=None) -> Float[Tensor, "d b s"]:
     "Log-density of each value under each state; 0 where missing."
@@ -342,7 +364,7 @@ def forward(self:Gaussian, x_bd:Shaped[Tensor, "b d"], seen_bd:Bool[Tensor, "b d
     lp_dbs = a + z_dbs*(b + z_dbs*c)
     return lp_dbs if seen_bd is None else lp_dbs.masked_fill(~seen_bd.T[..., None], 0)
 
-# %% ../nbs/30_inputs.ipynb #c051
+# %% ../nbs/30_inputs.ipynb #c052
 @patch
 @torch.no_grad()
 def em_step_(self:Gaussian, lr:float=1., pseudocount:float=0.):
@@ -361,7 +383,7 @@ def em_step_(self:Gaussian, lr:float=1., pseudocount:float=0.):
     self.mu_ds.copy_(torch.where(used_ds, mu + sd*m1, mu))
     if self.log_s_ds.requires_grad: self.log_s_ds.copy_(torch.where(used_ds, new_sd.clamp_min(self.floor).log(), self.log_s_ds))
 
-# %% ../nbs/30_inputs.ipynb #c057
+# %% ../nbs/30_inputs.ipynb #c058
 class Evidence(Discrete):
     "Ready-made log-evidence for every state of every variable."
     kind = 'evidence'
@@ -388,7 +410,7 @@ class Evidence(Discrete):
     def expect(self, p_dbs, row_d=None): return rearrange(p_dbs, 'd b s -> b d s')     # their distribution
     def spec(self): return dict(kind=self.kind, n_vars=self.n_vars, n_states=self.n_states)
 
-# %% ../nbs/30_inputs.ipynb #c058
+# %% ../nbs/30_inputs.ipynb #c059
 def known(
     z_bd:Int[Tensor, "b d"], # states
     n_states:int,            # how many there are
@@ -396,7 +418,7 @@ def known(
     "Certainty as evidence: log 1 at the state, log 0 elsewhere."
     return F.one_hot(z_bd.long(), n_states).float().log()
 
-# %% ../nbs/30_inputs.ipynb #c061
+# %% ../nbs/30_inputs.ipynb #c062
 def from_spec(spec:dict) -> nn.Module:
     "An untrained input of a given make, to load parameters into."
     kinds = {c.kind: c for c in (Categorical, Bernoulli, Binomial, DiscretisedLogistic, Gaussian, Evidence)}

@@ -103,7 +103,7 @@ def _best(data, family, shape, cuda): # the one place where the device decides s
     if family=='residual': clusters, leaf, tuning = (512, dict(states=256, epochs=12, batch=16_384), dict(epochs=5, micro=256, batch=2000, lr=(.5, .02))) if cuda else \
                                                      (64, dict(states=96, epochs=6, batch=8192), dict(epochs=2, n_tune=20_000, batch=2000, lr=(.3, .05)))
     elif family=='hclt': clusters, leaf, tuning = (128, dict(states=128, epochs=10, batch=16_384, own=True), dict(epochs=4, micro=64, batch=2000, lr=(.3, .05))) if cuda else \
-                                      (32, dict(states=96, epochs=5, batch=8192, own=True), dict(epochs=2, n_tune=10_000, batch=5000, micro=32, lr=(.2, .1)))
+                                      (32, dict(states=96, epochs=5, batch=8192, own=True), dict(epochs=2, n_tune=5_000, batch=5000, micro=32, lr=(.2, .1)))
     else:
         clusters, leaf = (128, dict(epochs=10, halves=1024, joined=512)) if cuda else (64, dict(epochs=8, halves=512, joined=256))
         leaf, tuning = dict(leaf, scales=16, batch=80_000) if family=='gaussian' else dict(epochs=leaf['epochs'], batch=80_000), dict(batch=10_000, n_tune=20_000)
@@ -129,7 +129,7 @@ def recipe(
     require(r.latents in ('features', 'codes'), f"wanted the latents features or codes, got '{r.latents}'")
     require(r.colour in COLOURS, f"wanted a colour map of {', '.join(COLOURS)}, got '{r.colour}'")
     require(family=='hclt' or max(COLOURS[r.colour].levels(shape[0]))==256, f'wanted a colour map of 256 levels a channel (rgb) for leaves of the family {family}, got {r.colour}')
-    require(not r.leaf.own or family=='hclt', f'wanted bodies of their own for labels in leaves of the family hclt, got them in leaves of the family {family}')
+    require(not r.leaf.own or r.leaf.tree, f'wanted bodies of their own for labels in leaves of trees (hclt, residual), got them in leaves of the family {family}')
     if r.grow is not None: r = replace(r, leaf=replace(r.leaf, own=False)) # growing makes bodies itself
     if r.grow is not None and family!='hclt': # one component a body: only those can be divided
         require(family=='gaussian', f"wanted growing for the leaf family hclt or gaussian, got '{family}'")
@@ -244,7 +244,7 @@ def estimate(
     rate = rate or rates(dev); per = np.array([1/rate.product, 1/rate.copy, rate.call])
     def took(work): return float(work @ per)
     make, leaf = _leaf_work(r, D, K); a_batch = _work(0, 0, (300 if gauss else 700)/r.micro); top = _work(2*(M-1)*K*K, 12*M*K)
-    n_params = (M-1)*K*K + (sum(g*d*(d+1) + k*d for d, g, k, _ in blocks) + 2*r.leaf.halves**2 + 3*r.leaf.quarters**2 + (2*r.leaf.joined**2 + 3*inner**2)*(r.leaf.joined > 0) if gauss else _bodies(r)*(D*V*S + (D-1)*S*S) + S*K)
+    n_params = (M-1)*K*K + (sum(g*d*(d+1) + k*d for d, g, k, _ in blocks) + 2*r.leaf.halves**2 + 3*r.leaf.quarters**2 + (2*r.leaf.joined**2 + 3*inner**2)*(r.leaf.joined > 0) if gauss else _bodies(r)*(D*(3 if r.leaf.inputs=='logistic' else V)*S + (D-1)*S*S) + S*K)
     S_plain = hclt_states(X, V if c==3 else 256, n_params); plain = _work(2*X*S_plain**2, BETA*X*S_plain, 6)
     points = min(1e5, n*N, 4000*N); clusters = _work(15*4*points*f*G + 2*n*N*f*G, 15*4*points*G + 3*n*N*(f + G))
     tree, m_step, rows, tune = _work(min(n, 5000)*(M*K)**2, 6*(M*K)**2), _work(24*sum(k*d**3 for d, _, k, _ in blocks)*gauss), _leaf_rows(r, n, N), min(n, r.n_tune or n)

@@ -6,6 +6,7 @@
 __all__ = ['UNIT', 'fold', 'unfold', 'Prediction', 'Residual', 'residual_from_spec', 'fit_residual']
 
 # %% ../nbs/41_residual.ipynb #c002
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -17,7 +18,7 @@ from .core import require, rng, cholesky
 from .queries import descend, new_values
 from .blocks import is_prefix
 from .block_queries import moments
-from .leaf import HCLTLeaf, LeafConfig, fit_leaf, leaf_from_spec
+from .leaf import Bodies, HCLTLeaf, LeafConfig, fit_leaf, leaf_from_spec
 
 # %% ../nbs/41_residual.ipynb #c006
 def fold(x:Int[Tensor, "*#b"], p:Int[Tensor, "*#b"], M:int) -> Int[Tensor, "*b"]:
@@ -60,40 +61,54 @@ class Prediction(nn.Module):
 @patch
 @torch.no_grad()
 def fit_(self:Prediction,
-    x_xd:Int[Tensor, "x d"], # patches
-) -> Prediction:
-    "Set it to the least-squares prediction on some patches, in place."
+    x_xd:Int[Tensor, "x d"],              # patches
+    prior_dd:Float[Tensor, "d d"]|None=None, # a covariance to lean on …
+    weight:float=0.,                      # … as if seen in so many patches, scaled to their variance
+) -> Float[Tensor, "d d"]:
+    "Set it to the least-squares prediction on some patches, in place; returns their covariance."
     mu_d = x_xd.sum(0).double()/len(x_xd); eye = torch.eye(self.n_vars, device=x_xd.device, dtype=torch.float64)
-    L = cholesky(sum(y.T @ y for y in (part - mu_d for part in x_xd.split(65536)))/len(x_xd) + eye/12) # 1/12: the variance of rounding
-    W_dc = eye - torch.linalg.solve_triangular(L/L.diagonal(), eye, upper=False)
+    cov_dd = sum(y.T @ y for y in (part - mu_d for part in x_xd.split(65536)))/len(x_xd) + eye/12 # 1/12: the variance of rounding
+    if prior_dd is not None: cov_dd = (len(x_xd)*cov_dd + weight*cov_dd.trace()/prior_dd.trace()*prior_dd)/(len(x_xd) + weight)
+    L = cholesky(cov_dd); W_dc = eye - torch.linalg.solve_triangular(L/L.diagonal(), eye, upper=False)
     self.W_dc.copy_((W_dc*UNIT).round().tril(-1))
     self.b_d.copy_((mu_d*UNIT - self.W_dc.double() @ mu_d).round())
-    return self
+    return cov_dd
 
 # %% ../nbs/41_residual.ipynb #c015
 class Residual(nn.Module):
-    "A leaf over residuals: a hidden Chow-Liu tree behind a prediction."
+    "A leaf over residuals: a hidden Chow-Liu tree behind a prediction, or several, each behind its own."
     prefixes_only = True # what can be seen of a row
     def __init__(self,
-        inner:HCLTLeaf,    # over the residuals
-        linear:Prediction, # of the variables
+        inner:HCLTLeaf|Bodies,          # over the residuals
+        linears:Sequence[Prediction],   # of the variables: one for each body, or one for all
     ):
         super().__init__()
-        require(inner.graph.n_vars==linear.n_vars and inner.inputs.n_values==linear.n_values, f'wanted a tree over {linear.n_vars} variables of {linear.n_values} values, got {inner.graph.n_vars} of {inner.inputs.n_values}')
-        self.inner, self.linear, self.n_heads, self.n_vars = inner, linear, inner.n_heads, linear.n_vars
+        bodies, pc = inner.body_k if len(linears) > 1 else torch.zeros(inner.n_heads, dtype=torch.long), inner.pc
+        require(len(linears)==int(bodies.max())+1, f'wanted a prediction, or one for each of {int(bodies.max())+1} bodies, got {len(linears)}')
+        require(all((pc.graph.n_vars, pc.inputs.n_values)==(l.n_vars, l.n_values) for l in linears), f'wanted trees over {linears[0].n_vars} variables of {linears[0].n_values} values, got {pc.graph.n_vars} of {pc.inputs.n_values}')
+        self.inner, self.linears, self.n_heads, self.n_vars, self.n_values = inner, nn.ModuleList(linears), inner.n_heads, pc.graph.n_vars, pc.inputs.n_values
+        self.register_buffer('linear_k', bodies, persistent=False) # the prediction of each head
     def spec(self) -> dict:
         "What is needed to build one like it (JSON)."
-        return dict(family='residual', inner=self.inner.spec())
+        return dict(family='residual', inner=self.inner.spec(), predictions=len(self.linears))
 
 def residual_from_spec(spec:dict) -> Residual:
     "An untrained leaf of a given make, to load parameters into."
-    inner = leaf_from_spec(spec['inner'])
-    return Residual(inner, Prediction(inner.graph.n_vars, inner.inputs.n_values))
+    inner = leaf_from_spec(spec['inner']); pc = inner.pc
+    return Residual(inner, [Prediction(pc.graph.n_vars, pc.inputs.n_values) for _ in range(spec['predictions'])])
+
+# %% ../nbs/41_residual.ipynb #c016
+@patch
+def known(self:Residual, x_xd, seen_xd): # the values, what is hidden set to 0; refuses masks
+    require(seen_xd is None or bool(is_prefix(seen_xd).all()), 'wanted patches that are seen whole, not at all, or up to some variable, got a mask that hides parts of patches: leaves over residuals cannot sum over these')
+    return x_xd if seen_xd is None else torch.where(seen_xd, x_xd, 0)
 
 @patch
-def seen_residual(self:Residual, x_xd, seen_xd): # residuals of rows of which a prefix is seen; what is hidden is set to 0 first
-    require(seen_xd is None or bool(is_prefix(seen_xd).all()), 'wanted patches that are seen whole, not at all, or up to some variable, got a mask that hides parts of patches: leaves over residuals cannot sum over these')
-    return self.linear.residual(x_xd if seen_xd is None else torch.where(seen_xd, x_xd, 0))
+def each(self:Residual, z_x, f:Callable, x_xd): # f(prediction, rows) of all rows, each with the prediction of its head
+    if len(self.linears)==1: return f(self.linears[0], x_xd)
+    out_xd, of_x = torch.empty_like(x_xd), self.linear_k[z_x]
+    for c in of_x.unique().tolist(): out_xd[of_x==c] = f(self.linears[c], x_xd[of_x==c])
+    return out_xd
 
 @patch
 def forward(self:Residual,
@@ -101,10 +116,17 @@ def forward(self:Residual,
     seen_xd:Bool[Tensor, "x d"]|None=None, # False where hidden: of each row all but a prefix
 ) -> Float[Tensor, "x k"]:
     "log p(seen | k) of every head; backward collects EM's counts."
-    return self.inner(self.seen_residual(x_xd, seen_xd), seen_xd)
+    x_xd = self.known(x_xd, seen_xd)
+    if len(self.linears)==1: return self.inner(self.linears[0].residual(x_xd), seen_xd)
+    return self.inner.own(torch.stack([l.residual(x_xd) for l in self.linears], 1), seen_xd)[:, self.inner.alive_ch]
 
 @patch
 @torch.no_grad()
+def through(self:Residual, f:Callable, x_xd, seen_xd, z_x): # rows whose hidden residuals are f(residuals, seen, heads)
+    e_xd = self.each(z_x, Prediction.residual, self.known(x_xd, seen_xd).long())
+    return self.each(z_x, Prediction.back, f(e_xd, seen_xd, z_x)).to(x_xd.dtype)
+
+@patch
 def fill(self:Residual,
     x_xd:Int[Tensor, "x d"],     # values; where hidden, whatever
     seen_xd:Bool[Tensor, "x d"], # False where hidden
@@ -112,9 +134,9 @@ def fill(self:Residual,
     gen:torch.Generator,         # on the device of the leaf
 ) -> Int[Tensor, "x d"]:
     "The rows with hidden values drawn from p(hidden | seen, z)."
-    return self.linear.back(self.inner.fill(self.seen_residual(x_xd, seen_xd), seen_xd, z_x, gen)).to(x_xd.dtype)
+    return self.through(lambda *row: self.inner.fill(*row, gen), x_xd, seen_xd, z_x)
 
-# %% ../nbs/41_residual.ipynb #c017
+# %% ../nbs/41_residual.ipynb #c018
 @patch
 @torch.no_grad()
 def marginals(self:Residual,
@@ -124,34 +146,42 @@ def marginals(self:Residual,
     n:int=64,                    # draws of each row
 ) -> Float[Tensor, "x d v"]:
     "Each variable's distribution given the seen, times the row's whole weight: an estimate, the same at every call; where seen, all of it on the value."
-    gen, M, p_dsv = rng(0, x_xd.device), self.linear.n_values, rearrange(self.inner.inputs.log_pmf().detach().exp(), 'd v s -> d s v')
+    gen, M, pc = rng(0, x_xd.device), self.n_values, self.inner.pc
+    (variable_u, row_u), p_rsv = pc.units(), rearrange(pc.inputs.log_pmf().detach().exp(), 'r v s -> r s v')
     out_xdv = nn.functional.one_hot(x_xd.long(), M)*p_xk.sum(1)[:, None, None]
     for i in (~seen_xd).any(1).nonzero().flatten().tolist():
         seen, z = seen_xd[i:i+1].expand(n, -1), torch.multinomial(p_xk[i], n, True, generator=gen)
-        e = self.seen_residual(x_xd[i:i+1], seen[:1]).expand(n, -1)
-        t_db = descend(self.inner, self.inner.evidence(e, seen), gen, z)[1]
-        x_nd = self.linear.back(new_values(self.inner, e, seen, t_db, lambda t, row: self.inner.inputs.sample(t, gen, row)))
-        state_dn = t_db[self.inner.plan().units.argsort()]; hidden = (~seen_xd[i]).nonzero().flatten()
-        at_ndv = fold(torch.arange(M, device=x_xd.device), self.linear.predict(x_nd)[:, hidden, None], M)
-        out_xdv[i, hidden] = p_xk[i].sum()*p_dsv[hidden, state_dn[hidden].T].gather(2, at_ndv).mean(0)
+        e = self.each(z, Prediction.residual, self.known(x_xd[i:i+1], seen[:1]).expand(n, -1).long())
+        state_un = descend(pc, pc.evidence(e, seen), gen, self.inner.live_k[z])[1]
+        x_nd = self.each(z, Prediction.back, new_values(pc, e, seen, state_un, lambda t, row: pc.inputs.sample(t, gen, row)))
+        for d in (~seen_xd[i]).nonzero().flatten().tolist():
+            at = ((state_un >= 0) & (variable_u==d)[:, None]).T.nonzero()[:, 1]               # of each draw one unit, that of its body
+            p_ne = p_rsv[row_u[at], state_un[at, torch.arange(n, device=at.device)]]
+            code_nv = fold(torch.arange(M, device=x_xd.device), self.each(z, lambda l, t: l.predict(t), x_nd)[:, d, None], M)
+            out_xdv[i, d] = p_xk[i].sum()*p_ne.gather(1, code_nv).mean(0)
     return out_xdv
 
 Residual.moments = moments
 
-# %% ../nbs/41_residual.ipynb #c021
+# %% ../nbs/41_residual.ipynb #c024
 def fit_residual(
     x_xd:Int[Tensor, "x d"],  # patches
     z_x:Int[Tensor, "x"],     # latent value of each
     n_values:int,             # values a variable can take
     n_heads:int,              # K, labels
-    config:LeafConfig,        # as for the family hclt
+    config:LeafConfig,        # as for the family hclt; `shrink`: how many patches the prediction of all counts in that of a label
     gen:torch.Generator,      # randomness
     ckpt:Path|None=None,      # where to keep the state between epochs
     progress:bool=True,       # show a bar
 ) -> tuple[Residual, list[float]]:
     "A leaf over residuals, and the mean log p(patch | label) of each epoch."
     require(n_values==256, f'wanted 256 levels a channel for leaves over residuals (colour map RGB), got {n_values}')
-    linear = Prediction(x_xd.shape[1], n_values).to(x_xd.device).fit_(x_xd)
-    e_xd = torch.cat([linear.residual(part).to(torch.int16) for part in x_xd.split(65536)])
+    make = lambda: Prediction(x_xd.shape[1], n_values).to(x_xd.device)
+    linears = [make()]; cov_dd = linears[0].fit_(x_xd); e_xd = torch.empty(x_xd.shape, dtype=torch.int16, device=x_xd.device)
+    if config.own: linears = [make() for _ in range(n_heads)]
+    for k, linear in enumerate(linears):
+        mine = (z_x==k).nonzero().flatten() if config.own else torch.arange(len(x_xd), device=x_xd.device)
+        if config.own: linear.fit_(x_xd[mine] if len(mine) else x_xd[:1000], cov_dd, config.shrink)
+        for rows in mine.split(65536): e_xd[rows] = linear.residual(x_xd[rows]).to(torch.int16)
     inner, history = fit_leaf(e_xd, z_x, n_values, n_heads, replace(config, family='hclt'), gen, ckpt, progress)
-    return Residual(inner, linear), history
+    return Residual(inner, linears), history

@@ -25,17 +25,22 @@ def weights_(pc, gen, spread=1.5):
             for name, axis in m.normalised.items(): p = getattr(m, name); p.copy_((spread*torch.randn(p.shape, generator=gen)).log_softmax(axis))
     return pc
 
+def predicting(D, V, gen):
+    linear = Prediction(D, V); linear.fit_((torch.randn(300, D, generator=gen).cumsum(1)*20 + 128).clamp(0, 255).long())
+    return linear
+
 def joint_of(family:str, seed:int) -> Joint:
     "A random small joint: some family, shape, colour map and number of latent values."
     gen = rng(seed); integer = lambda lo, hi: int(torch.randint(lo, hi+1, (), generator=gen))
-    c = (1, 3)[integer(0, 1)]; p, nh, nw, K = 2 if family=='bodies' else integer(1, 2), integer(1, 2), integer(1, 3), integer(1, 5); D = p*p*c
-    colour = COLOURS['ycocg_r' if c==3 and family not in ('gaussian', 'factors', 'residual') else 'rgb']; V = max(colour.levels(c))
+    c = (1, 3)[integer(0, 1)]; p, nh, nw, K = 2 if family in ('bodies', 'residuals') else integer(1, 2), integer(1, 2), integer(1, 3), integer(1, 5); D = p*p*c
+    colour = COLOURS['ycocg_r' if c==3 and family not in ('gaussian', 'factors', 'residual', 'residuals') else 'rgb']; V = max(colour.levels(c))
     if family in ('hclt', 'residual'):
         leaf = weights_(HCLTLeaf(random_tree(D, gen), Categorical(D, V, integer(1, 4), gen), K, gen), gen)
-        if family=='residual': leaf = Residual(leaf, Prediction(D, V).fit_((torch.randn(300, D, generator=gen).cumsum(1)*20 + 128).clamp(0, 255).long()))
-    elif family=='bodies':
+        if family=='residual': leaf = Residual(leaf, [predicting(D, V, gen)])
+    elif family in ('bodies', 'residuals'):
         parts = [weights_(HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen)), Categorical(D, V, integer(1, 3), gen), h, gen), gen) for h in [integer(1, 3) for _ in range(integer(1, 3))]]
         leaf, K = together(parts), sum(q.n_heads for q in parts)
+        if family=='residuals': leaf = Residual(leaf, [predicting(D, V, gen) for _ in parts])
     elif family=='factors':
         leaf = FactorBlock(K, D, integer(0, D))
         with torch.no_grad():
@@ -52,7 +57,7 @@ def joint_of(family:str, seed:int) -> Joint:
 def bits(joint, x) -> float:
     with torch.no_grad(): return -joint(x).double().sum().item()/math.log(2)
 
-@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual'])
+@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual', 'residuals'])
 @pytest.mark.parametrize('seed', range(6))
 def test_tables_multiply_to_the_joint_probability(family, seed):
     joint = joint_of(family, seed); x = joint.sample(40, rng(seed))
@@ -63,7 +68,7 @@ def test_tables_multiply_to_the_joint_probability(family, seed):
     walk(conditionals(copy.deepcopy(joint).double(), 40), value)
     with torch.no_grad(): assert len(lp)==y_bnd[0].numel() and (sum(lp)-joint(x).double()).abs().max() < 2e-3
 
-@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual'])
+@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual', 'residuals'])
 @pytest.mark.parametrize('seed', range(6))
 def test_round_trip(family, seed):
     joint = joint_of(family, 100+seed); x = joint.sample(60, rng(seed)); size = bits(joint, x)

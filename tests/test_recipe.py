@@ -80,9 +80,10 @@ def test_commands_on_a_run(done, tmp_path, capsys):
     for mask in cli.MASKS: assert cli.main(['inpaint', str(folder), '--mask', mask, '-n', '2', '--out', str(tmp_path/f'{mask}.png')])==0
     assert len(list(tmp_path.glob('*.png')))==1 + len(cli.MASKS)
 
-@pytest.mark.parametrize('family', ['gaussian', 'factors', 'residual'])
-def test_other_leaves_go_through_the_same_chain(family, tmp_path):
+@pytest.mark.parametrize('family, own', [('gaussian', False), ('factors', False), ('residual', False), ('residual', True)])
+def test_other_leaves_go_through_the_same_chain(family, own, tmp_path):
     r = recipe('digits', 'tiny', family, (1, 8, 8), teacher='pixels', clusters=4, n_train=200, n_test=20, epochs=1)
+    if own: r = replace(r, leaf=replace(r.leaf, states=4, epochs=2, own=True, inputs='logistic'))
     out = R.distill(r, tmp_path/'run', 'cpu', progress=False)
     assert out['student']['family']==family and out['ledger']['marginal'] >= 0 and out['student']['bits_complete'] >= out['student']['bits']
     assert cli.main(['inpaint', str(tmp_path/'run'), '-n', '2', '--out', str(tmp_path/'i.png')])==0
