@@ -146,12 +146,10 @@ class Categorical(Discrete):
         self.logp_dvs = nn.Parameter(random_log_weights((n_vars, n_values, n_states), 1, gen))
 
     def log_pmf(self, row_d=None) -> Float[Tensor, "d v s"]: return _rows(self.logp_dvs, row_d)
-
-@patch
-@torch.no_grad()
-def match_(self:Categorical, p_dvs:Float[Tensor, "d v s"]):
-    "Take these distributions over, in place."
-    self.logp_dvs.copy_(p_dvs.log().log_softmax(1))
+    @torch.no_grad()
+    def match_(self, p_dvs:Float[Tensor, "d v s"]):
+        "Take these distributions over, in place."
+        self.logp_dvs.copy_(p_dvs.log().log_softmax(1))
 
 # %% ../nbs/30_inputs.ipynb #c028
 class Bernoulli(Categorical):
@@ -209,9 +207,7 @@ class DiscretisedLogistic(Discrete):
     "A logistic bell, or a mixture of several, cut at the half-integers; for each variable and state."
     normalised, kind, count, kept = {'logw_dcs': 1}, 'logistic', None, None
 
-    def __init__(self, n_vars:int, n_values:int, n_states:int, gen:torch.Generator,
-        n_components:int=1, # bells of a state
-    ):
+    def __init__(self, n_vars:int, n_values:int, n_states:int, gen:torch.Generator, n_components:int=1): # of bells of a state
         super().__init__(n_vars, n_values, n_states)
         require(n_values >= 2, f'wanted at least 2 values, got {n_values}')
         shape, self.n_components = (n_vars, n_components, n_states), n_components
@@ -246,11 +242,10 @@ def log_pmf(self:DiscretisedLogistic, row_d=None) -> Float[Tensor, "d v s"]:
 @patch
 @torch.no_grad()
 def match_(self:DiscretisedLogistic, p_dvs:Float[Tensor, "d v s"]):
-    "Take mean and deviation of these distributions over, in place; several bells get scales from half to twice that of one."
-    v_v1 = torch.arange(self.n_values).to(p_dvs)[:, None]; mean_ds = (p_dvs*v_v1).sum(1)
-    log_s_ds = (((v_v1 - mean_ds[:, None]).square_()*p_dvs).sum(1).sqrt()*math.sqrt(3)/math.pi).clamp_min(.1).log() # a logistic of scale s has the deviation πs/√3
-    wide_c = torch.linspace(-1, 1, self.n_components).to(p_dvs)*math.log(2) if self.n_components > 1 else p_dvs.new_zeros(1)
-    self.mu_dcs.copy_(mean_ds[:, None].expand_as(self.mu_dcs)); self.log_s_dcs.copy_(log_s_ds[:, None] + wide_c[:, None]); self.logw_dcs.zero_().sub_(math.log(self.n_components))
+    "Take mean and deviation of these distributions over, in place; the scales of several bells lie around that of one. (A logistic of scale s has the deviation πs/√3.)"
+    v_v1 = torch.arange(self.n_values).to(p_dvs)[:, None]; mean_d1s = (p_dvs*v_v1).sum(1, keepdim=True)
+    s_dcs = (((v_v1 - mean_d1s).square_()*p_dvs).sum(1, keepdim=True).sqrt()*math.sqrt(3)/math.pi).clamp_min(.1)*2**torch.linspace(-1, 1, self.n_components+2)[1:-1, None].to(p_dvs)
+    for p, t in zip((self.mu_dcs, self.log_s_dcs, self.logw_dcs), (mean_d1s, s_dcs.log(), p_dvs.new_tensor(-math.log(self.n_components)))): p.copy_(t.expand_as(p))
 
 # %% ../nbs/30_inputs.ipynb #c040
 def _scores(mu_ds, log_s_ds, n_values):
