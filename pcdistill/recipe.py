@@ -103,7 +103,7 @@ def _best(data, family, shape, cuda): # the one place where the device decides s
     if family=='residual': clusters, leaf, tuning = (512, dict(states=256, epochs=12, batch=16_384), dict(epochs=5, micro=256, batch=2000, lr=(.5, .02))) if cuda else \
                                                      (64, dict(states=96, epochs=6, batch=8192), dict(epochs=2, n_tune=20_000, batch=2000, lr=(.3, .05)))
     elif family=='hclt': clusters, leaf, tuning = (128, dict(states=128, epochs=10, batch=16_384, own=True), dict(epochs=4, micro=64, batch=2000, lr=(.3, .05))) if cuda else \
-                                      (32, dict(states=96, epochs=5, batch=8192, own=True), dict(epochs=2, n_tune=5_000, batch=5000, micro=32, lr=(.2, .1)))
+                                      (32, dict(states=96, epochs=5, batch=8192, own=True), dict(epochs=1, n_tune=3_000, batch=3000, micro=32, lr=(.15, .15)))
     else:
         clusters, leaf = (128, dict(epochs=10, halves=1024, joined=512)) if cuda else (64, dict(epochs=8, halves=512, joined=256))
         leaf, tuning = dict(leaf, scales=16, batch=80_000) if family=='gaussian' else dict(epochs=leaf['epochs'], batch=80_000), dict(batch=10_000, n_tune=20_000)
