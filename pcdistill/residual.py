@@ -154,10 +154,11 @@ def marginals(self:Residual,
         e = self.each(z, Prediction.residual, self.known(x_xd[i:i+1], seen[:1]).expand(n, -1).long())
         state_un = descend(pc, pc.evidence(e, seen), gen, self.inner.live_k[z])[1]
         x_nd = self.each(z, Prediction.back, new_values(pc, e, seen, state_un, lambda t, row: pc.inputs.sample(t, gen, row)))
+        guess_nd = self.each(z, Prediction.predict, x_nd)
         for d in (~seen_xd[i]).nonzero().flatten().tolist():
             at = ((state_un >= 0) & (variable_u==d)[:, None]).T.nonzero()[:, 1]               # of each draw one unit, that of its body
             p_ne = p_rsv[row_u[at], state_un[at, torch.arange(n, device=at.device)]]
-            code_nv = fold(torch.arange(M, device=x_xd.device), self.each(z, lambda l, t: l.predict(t), x_nd)[:, d, None], M)
+            code_nv = fold(torch.arange(M, device=x_xd.device), guess_nd[:, d, None], M)
             out_xdv[i, d] = p_xk[i].sum()*p_ne.gather(1, code_nv).mean(0)
     return out_xdv
 
