@@ -11,7 +11,7 @@ as the teacher's features. Every arm is one circuit of images, a leaf under a to
             worst heads split, and the room that was made is filled with copies of the states used most; a division must gain on validation patches
   LVD, 4× passes   a control for the larger sums that growing computes with: about as many seconds
   states only      k-means labels as in LVD; thinned and given states as in LVD-PG, in as many rounds, but no head is divided, no patch relabelled, and validation is not asked
-Parameters are weights that are not zero. Growing also tries what it refuses (each round trains a second body without the division): `tried` counts those passes too.
+Parameters are weights that are not zero; 56 states make the others as large as the plain circuit with one state a pixel, the least it can have. Growing also tries what it refuses (each round trains a second body without the division): `tried` counts those passes too.
 The seed chooses the training images and everything else; test images are the same for all and are scored once.
 Results: nbs/experiments/results/growing-cifar10.json, after every row; rows that are there are not run again.
 """
@@ -97,7 +97,7 @@ def wanted(a) -> list[tuple]: # (part, arm, images, K, S, seed)
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--images', type=int, default=1000); p.add_argument('--valid', type=int, default=200); p.add_argument('--test', type=int, default=500)
-    p.add_argument('--latents', type=int, default=25); p.add_argument('--states', type=int, default=32); p.add_argument('--threads', type=int, default=1)
+    p.add_argument('--latents', type=int, default=25); p.add_argument('--states', type=int, default=56); p.add_argument('--threads', type=int, default=1)
     p.add_argument('--parts', nargs='*', help='only these: headline, latents, states'); p.add_argument('--arms', nargs='*', help='only these'); p.add_argument('--seeds', nargs='*', type=int, help='only these')
     p.add_argument('--out', type=Path, default=Path(__file__).parents[1]/'nbs/experiments/results/growing-cifar10.json', help='results file')
     a = p.parse_args(); torch.set_num_threads(a.threads)
