@@ -46,7 +46,7 @@ G, H, F, R = 'gaussian', 'hclt', 'factors', 'residual'
 ROWS = [Row(H, 4, 32, 'ycocg_r', tune=True), Row(H, 4, 32, 'rgb'), Row(H, 4, 128, 'ycocg_r', tune=True), Row(G, 8, 32, tune=True), Row(G, 4, 32, tune=True), Row(F, 8, 32), Row(F, 16, 32),
         Row(G, 8, 128, tune=True), Row(G, 8, 32, scales=4, tune=True), Row(G, 8, 32, quarters=128), Row(G, 8, 32, scales=4, quarters=128), Row(G, 8, 32, halves=128), Row(G, 8, 32, scales=4, halves=128), Row(G, 8, 32, scales=4, halves=128, joined=128), Row(F, 8, 32, rank=64), Row(F, 16, 32, rank=64),
         Row(G, 8, 128, shrink=2000.), Row(H, 8, 32, 'ycocg_r'), Row(G, 4, 128), Row(G, 4, 32, scales=4), Row(F, 8, 128), Row(F, 4, 32),
-        Row(G, 8, 128, shrink=20.), Row(G, 16, 8), Row(H, 4, 512, 'ycocg_r'), Row(G, 4, 512), Row(G, 8, 512), Row(F, 8, 512), Row(H, 8, 128, 'ycocg_r'), Row(R, 4, 32), Row(R, 8, 32), Row(R, 8, 128), Row(R, 16, 32), Row(H, 4, 32, 'ycocg_r', own=True, tune=True), Row(H, 4, 32, 'ycocg_r', own=True, bells=True), Row(R, 8, 32, bells=True), Row(R, 8, 32, own=True, bells=True),
+        Row(G, 8, 128, shrink=20.), Row(G, 16, 8), Row(H, 4, 512, 'ycocg_r'), Row(G, 4, 512), Row(G, 8, 512), Row(F, 8, 512), Row(H, 8, 128, 'ycocg_r'), Row(R, 4, 32), Row(R, 8, 32), Row(R, 8, 128), Row(R, 16, 32), Row(H, 4, 32, 'ycocg_r', own=True), Row(H, 4, 32, 'ycocg_r', own=True, bells=True), Row(R, 8, 32, bells=True), Row(R, 8, 32, own=True, bells=True),
         Row(G, 4, 128, scales=4), Row(G, 8, 128, scales=4)]
 
 def train(row:Row, x, valid, test, epochs:int, tuning:int) -> dict:
