@@ -10,6 +10,8 @@ install_import_hook('pcdistill', 'beartype.beartype')   # before anything import
 import pytest, torch
 from pcdistill.core import Refused
 
+torch.set_num_threads(1) # already for fixtures of modules, which run before those of a test
+
 @pytest.fixture(autouse=True)
 def one_thread():
     "Small tensors: more threads only wait for each other."

@@ -32,11 +32,21 @@ def refused(capsys, *argv):
     assert err.startswith('pcdistill: ') and err.count('\n')==1 and 'Traceback' not in err
     return err
 
+class Killed(Exception): pass
+
+def dies_writing(monkeypatch, name, n):
+    "The n-th file whose name has this in it is not written any more, nor any after it."
+    write, count = runs.write_file, [0]
+    def counted(path, data):
+        if name in str(path): count[0] += 1
+        if count[0]==n: raise Killed
+        return write(path, data)
+    monkeypatch.setattr(runs, 'write_file', counted)
+
 STAGES = ('teacher', 'prior', 'latents', 'start', 'student', 'measured', 'baselines')
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_path, monkeypatch):
-    class Killed(Exception): pass
     whole = R.Run.stage
     def dies(self, name, *args, **kwargs):
         if name==stage: raise Killed
@@ -47,13 +57,7 @@ def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_p
     assert numbers(R.distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
 
 def test_killed_within_fine_tuning(done, tmp_path, monkeypatch):
-    class Killed(Exception): pass
-    write, count = runs.write_file, [0]
-    def dies(path, data):
-        if '.student-' in str(path): count[0] += 1
-        if count[0]==2: raise Killed
-        return write(path, data)
-    monkeypatch.setattr(runs, 'write_file', dies)
+    dies_writing(monkeypatch, '.student-', 2)
     with pytest.raises(Killed): R.distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert list((tmp_path/'run').glob('.student-*.ckpt'))           # one epoch is there
@@ -127,13 +131,7 @@ def growing(): return small(grow=GrowConfig(heads=3, rounds=2, states=4, epochs=
 def test_heads_that_grow_and_a_kill_between_rounds(tmp_path, monkeypatch):
     r = growing(); whole = R.distill(r, tmp_path/'whole', 'cpu', progress=False)
     assert whole['grown']['heads'] > 8 and whole['grown']['accepted'] > 0 and whole['student']['bits_complete'] >= whole['student']['bits']
-    class Killed(Exception): pass
-    write, count = runs.write_file, [0]
-    def dies(path, data):
-        if '.start-' in str(path): count[0] += 1
-        if count[0]==2: raise Killed
-        return write(path, data)
-    monkeypatch.setattr(runs, 'write_file', dies)
+    dies_writing(monkeypatch, '.start-', 2)
     with pytest.raises(Killed): R.distill(r, tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole) and not list((tmp_path/'run').glob('.*.ckpt*'))
@@ -143,13 +141,7 @@ def test_heads_that_grow_and_a_kill_between_rounds(tmp_path, monkeypatch):
 def test_a_body_for_each_label_and_a_kill_between_bodies(tmp_path, monkeypatch):
     "The same numbers; and the coder and inpainting know such leaves."
     r = small(); r = replace(r, leaf=replace(r.leaf, own=True)); whole = R.distill(r, tmp_path/'whole', 'cpu', progress=False)
-    class Killed(Exception): pass
-    write, count = runs.write_file, [0]
-    def dies(path, data):
-        if '.start-' in str(path): count[0] += 1
-        if count[0]==3: raise Killed
-        return write(path, data)
-    monkeypatch.setattr(runs, 'write_file', dies); monkeypatch.setattr(leaf, 'resumable', lambda *a, every_s, **k: runs.resumable(*a, **k))
+    dies_writing(monkeypatch, '.start-', 3); monkeypatch.setattr(leaf, 'resumable', lambda *a, every_s, **k: runs.resumable(*a, **k))
     with pytest.raises(Killed): R.distill(r, tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert list((tmp_path/'run').glob('.start-*.ckpt')) and numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole)
