@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'prefix', 'Moments', 'moments', 'sample',
-           'supported', 'Atom', 'tempered', 'Labelled', 'some_rows', 'Family', 'register', 'from_spec', 'Enumerated',
-           'enumerated', 'masks_of', 'check_evidence', 'check_draws', 'check_coder', 'check_emission']
+           'supported', 'one_reading', 'Atom', 'tempered', 'Labelled', 'some_rows', 'Family', 'register', 'from_spec',
+           'Enumerated', 'enumerated', 'masks_of', 'check_evidence', 'check_draws', 'check_coder', 'check_emission']
 
 # %% ../nbs/45_emission.ipynb #e002
 import copy
@@ -42,7 +42,7 @@ class Emission(nn.Module):
     "p(x | k): K distributions over D ordered integer variables 0 … n_values−1."
     kind = ''        # name in the registry
     masks = 'any'    # or 'prefix': only whole rows, empty ones, and prefixes can be asked
-    soft_exact = False # whether with soft evidence the answer is a probability of integers
+    soft_exact = False # whether soft evidence and `marginals` are of probabilities of integers, not of densities
 
     n_vars:int       # D
     n_values:int     # values of a variable
@@ -158,6 +158,23 @@ def supported(
     if e.masks=='any':
         return seen_xd
     return seen_xd & prefix(seen_xd[:, e.order_d])[:, None]
+
+def one_reading(
+    e:Emission,    # whose `exact` decides
+    ask:Callable,  # (values, mask, beliefs, density) → a tensor with a row for each row
+    x_xd, seen_xd, soft, density, # what `ask` is asked
+) -> Tensor:
+    "Rows whose mask has no probability are asked for the density in all their parts: no row mixes the two."
+    if seen_xd is None or density or soft is not None:
+        return ask(x_xd, seen_xd, soft, density or soft is not None)
+    exact_x = e.exact(seen_xd)
+    if bool(exact_x.all()):
+        return ask(x_xd, seen_xd, None, False)
+    dense = ask(x_xd[~exact_x], seen_xd[~exact_x], None, True)
+    out = dense.new_empty(len(x_xd), *dense.shape[1:])
+    out[~exact_x] = dense
+    out[exact_x] = ask(x_xd[exact_x], seen_xd[exact_x], None, False)
+    return out
 
 class Atom(Emission):
     "An emission that is built of no others."
@@ -284,6 +301,7 @@ def check_evidence(
             want_dv = torch.zeros_like(P_dv)
             for d in range(e.n_vars):
                 want_dv[d].index_add_(0, all_.x_xd[fits_x][:, d], p_xk)
+            near = tol if e.soft_exact else tol_density     # else they are the density's, whatever the mask
             assert (P_dv - want_dv).abs().max() < near, (seen_d.tolist(), 'marginals')
 
 # %% ../nbs/45_emission.ipynb #e019
