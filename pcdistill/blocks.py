@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
 from .core import cholesky, require
-from .cells import log_cell
+from .masses import log_mass_normal
 from .runs import resumable
 from .clusters import kmeans, assign
 
@@ -95,7 +95,7 @@ def _lattice(x_xd, block, plan, until_x=None): # log pmf of whole rows, or of th
         x_x1d = rearrange(x_xd[:, a:b], 'x d -> x 1 d')
         low, high = x_x1d <= 0, x_x1d >= block.levels-1
         seen = 1. if until_x is None else rearrange(torch.arange(a, b, device=x_xd.device) < until_x[:, None], 'x d -> x 1 d').float()
-        lp_xgj = lp_xgj + torch.stack([(log_cell(e_xgd, s_gd, low, high)*seen).sum(-1) for s_gd in s_gjd[..., a:b].unbind(1)], -1)
+        lp_xgj = lp_xgj + torch.stack([(log_mass_normal(e_xgd, s_gd, low, high)*seen).sum(-1) for s_gd in s_gjd[..., a:b].unbind(1)], -1)
     return rearrange(lp_xgj, 'x g j -> x (g j)')
 
 # %% ../nbs/36_blocks.ipynb #c009
@@ -108,7 +108,7 @@ def _near(x_xd, block, plan, behind=40.): # log pmf of whole rows under the comp
     by = lambda t_xgd, w_kd: rearrange(rearrange(t_xgd, 'x g d -> g x d') @ rearrange(w_kd, '(g j) d -> g d j', g=block.bodies), 'g x j -> x (g j)')
     lp_xk = by(e_xgd.square()*inner1, torch.where(wide, half + half**2/6, 0)) + by(out_xgd*inner1, torch.where(wide, 0, half)) + by(out_xgd*(1-inner1), half)
     lp_xk += inner.float() @ torch.where(wide, flat, flat.clamp_max(0)).T
-    def exact(x, k): return log_cell(e_xgd[x, block.body_k[k]], s_kd[k], low[x], high[x]).sum(-1)
+    def exact(x, k): return log_mass_normal(e_xgd[x, block.body_k[k]], s_kd[k], low[x], high[x]).sum(-1)
     best_x = (lp_xk + block.mass_k.log()).argmax(1)
     x_p, k_p = (lp_xk > exact(torch.arange(len(x_xd), device=x_xd.device), best_x)[:, None] - behind).nonzero(as_tuple=True)
     lp_xk[x_p, k_p] = torch.cat([exact(*p) for p in zip(x_p.split(4096), k_p.split(4096))])

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from .core import bpd, require, rng
 from .show import grid, heat
 from .patches import from_patches, to_patches
-from .inputs import known
+from .inputs import one_hot_evidence
 from .queries import sample as sample_given
 from .em import tables
 from .joint import Joint, linear_back
@@ -111,7 +111,7 @@ def swap(
     seen_1hw = repeat(far > reach, 'r s -> 1 (r p) (s q)', p=p, q=p); x = x_chw[None]
     y_xd, seen_xd = joint.rows(x, seen_1hw)
     rest_1nk = joint.evidence(x, seen_1hw).detach(); told_1nk = rest_1nk.clone()
-    told_1nk[0, n] = known(torch.tensor([[k]]), K)[0, 0].clamp_min(-600).to(told_1nk)
+    told_1nk[0, n] = one_hot_evidence(torch.tensor([[k]]), K)[0, 0].clamp_min(-600).to(told_1nk)
     told_1nk.requires_grad_(); value = joint.top(told_1nk).sum()
     p_xk = torch.autograd.grad(value, told_1nk)[0][0].clamp_min(0)
     whole = lambda y: from_patches(rearrange(y, 'n d -> 1 n d'), p, c, h, wd)

@@ -23,7 +23,7 @@ from .core import Refused, require
 from .runs import write_file
 from .data import stack_images
 from .patches import from_patches
-from .cells import log_cell
+from .masses import log_mass_normal
 from .blocks import GaussianBlock
 from .factors import FactorBlock, _stages
 from .residual import Residual, fold
@@ -112,7 +112,7 @@ def steps(self:GaussianBlock,
         m_bk = (bias_g - x_bd[:, :d] @ U_gde[:, d, :d].T)[:, self.body_k]
         x_b = yield _table((logw_bk + lp_bk).softmax(1), m_bk, s_kd[:, d], edge_v)
         x_bd[:, d] = x_b; x_bk = repeat(x_b, 'b -> b k', k=self.n_heads)
-        lp_bk = lp_bk + log_cell(x_bk - m_bk, s_kd[:, d].expand_as(m_bk), x_bk <= 0, x_bk >= self.levels-1)
+        lp_bk = lp_bk + log_mass_normal(x_bk - m_bk, s_kd[:, d].expand_as(m_bk), x_bk <= 0, x_bk >= self.levels-1)
     return lp_bk
 
 # %% ../nbs/52_compress.ipynb #c011
@@ -124,7 +124,7 @@ def steps(self:FactorBlock, logw_bk:Float[Tensor, "b k"]) -> Steps:
         m_bk = mu_k1[:, 0] + (m_bkr*W_k1r[:, 0]).sum(2)
         x_b = yield _table((logw_bk + lp_bk).softmax(1), m_bk, s_k1[:, 0], edge_v)
         e_bk = x_b[:, None] - m_bk; edge_bk = x_b[:, None].expand_as(e_bk)
-        lp_bk = lp_bk + log_cell(e_bk, s_k1[:, 0].expand_as(e_bk), edge_bk <= 0, edge_bk >= self.levels-1)
+        lp_bk = lp_bk + log_mass_normal(e_bk, s_k1[:, 0].expand_as(e_bk), edge_bk <= 0, edge_bk >= self.levels-1)
         m_bkr = m_bkr + e_bk[..., None]*gain_k1r[:, 0]
     return lp_bk
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .core import bpd, require
 from .show import table as text_table, axes_or_new
 from .colour import Colour
-from .inputs import Categorical, known
+from .inputs import Categorical, one_hot_evidence
 from .structure import chow_liu, gaussian_mutual_information, mutual_information
 from .circuit import Circuit
 from .em import fit
@@ -97,7 +97,7 @@ def measure(
     top, out = copy.deepcopy(joint.top).double(), []
     batches = list(zip(x_bchw.split(batch), z_bn.to(joint.device).long().split(batch)))
     for x, z in tqdm(batches, desc='measure', disable=None if progress else True):
-        e_bnk, sure_bnk = joint.evidence(x).double(), known(z, joint.leaf.n_heads).double()
+        e_bnk, sure_bnk = joint.evidence(x).double(), one_hot_evidence(z, joint.leaf.n_heads).double()
         x_b, z_b, xz_b = (top(lp_bnk)[:, 0] for lp_bnk in (e_bnk, sure_bnk, e_bnk + sure_bnk))
         cond_b = e_bnk.gather(2, z[..., None]).sum((1, 2))
         require(bool(xz_b.isfinite().all()), 'wanted latents to which the student gives a positive probability, got some with zero or NaN')

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, einsum
 from fastcore.basics import patch
 from .core import require
-from .cells import log_cell
+from .masses import log_mass_normal
 from .blocks import em_epochs, em_pass_, first_labels, is_prefix, label, _by_mask
 
 # %% ../nbs/38_factors.ipynb #c004
@@ -106,7 +106,7 @@ def _lattice(x_xd, until_x, block, stages): # log pmf of the first until_x varia
         x, seen = x_xd[:, a:b], (torch.arange(a, b, device=x_xd.device) < until_x[:, None])
         raw_kxv = torch.baddbmm(x - mu[:, None], m_kxr, W.mT, alpha=-1)
         m_kxr = m_kxr + raw_kxv @ gain
-        lp_kx = lp_kx + (log_cell(raw_kxv @ T.mT, s[:, None], x <= 0, x >= block.levels-1)*seen).sum(-1)
+        lp_kx = lp_kx + (log_mass_normal(raw_kxv @ T.mT, s[:, None], x <= 0, x >= block.levels-1)*seen).sum(-1)
     return lp_kx.T
 
 # %% ../nbs/38_factors.ipynb #c013

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .core import require
 from .runs import save, load
 from .colour import Colour, COLOURS
-from .inputs import known as one_hot_evidence
+from .inputs import one_hot_evidence
 from .circuit import Circuit, from_spec as circuit_from_spec
 from .queries import soft_choice, soft_posterior
 from .em import fit

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['random_log_weights', 'look_up', 'Discrete', 'Categorical', 'Bernoulli', 'Binomial', 'log_logistic',
-           'DiscretisedLogistic', 'Gaussian', 'Evidence', 'known', 'from_spec']
+           'DiscretisedLogistic', 'Gaussian', 'Evidence', 'one_hot_evidence', 'from_spec']
 
 # %% ../nbs/30_inputs.ipynb #c003
 import math
@@ -406,7 +406,7 @@ class Evidence(Discrete):
     def spec(self): return dict(kind=self.kind, n_vars=self.n_vars, n_states=self.n_states)
 
 # %% ../nbs/30_inputs.ipynb #c059
-def known(
+def one_hot_evidence(
     z_bd:Int[Tensor, "b d"], # states
     n_states:int,            # how many there are
 ) -> Float[Tensor, "b d s"]:

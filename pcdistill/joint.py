@@ -21,7 +21,7 @@ from .core import require
 from .runs import save, load
 from .colour import Colour, COLOURS
 from .patches import to_patches, from_patches, mask_patches
-from .inputs import known
+from .inputs import one_hot_evidence
 from .circuit import from_spec
 from .queries import soft_choice, soft_posterior
 from .em import fit
@@ -110,7 +110,7 @@ def parts(self:Joint,
     "log p(x | z) and log p(z), nats."
     z_bn = z_bn.to(self.device).long()
     lp_bn = self.evidence(x_bchw).gather(2, z_bn[..., None])[..., 0]
-    return Parts(lp_bn.sum(1) - self.hidden(x_bchw), self.top(known(z_bn, self.leaf.n_heads))[:, 0])
+    return Parts(lp_bn.sum(1) - self.hidden(x_bchw), self.top(one_hot_evidence(z_bn, self.leaf.n_heads))[:, 0])
 
 # %% ../nbs/43_joint.ipynb #c009
 def linear_back(

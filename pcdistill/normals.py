@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
 from .core import cholesky, require
-from .cells import log_cell
+from .masses import log_mass_normal
 from .runs import resumable
 from .clusters import kmeans, assign
 from .layers import pick
@@ -132,7 +132,7 @@ def _chain(x_xd, e, plan, until_x=None): # log pmf of whole rows, or of their fi
         if until_x is not None:
             at_d = torch.arange(a, b, device=x_xd.device)
             asked = rearrange(at_d < until_x[:, None], 'x d -> x 1 d').to(e_xgd)
-        cells = [(log_cell(e_xgd, s_gd, low, high)*asked).sum(-1) for s_gd in s_gjd[..., a:b].unbind(1)]
+        cells = [(log_mass_normal(e_xgd, s_gd, low, high)*asked).sum(-1) for s_gd in s_gjd[..., a:b].unbind(1)]
         lp_xgj = lp_xgj + torch.stack(cells, -1)
     return rearrange(lp_xgj, 'x g j -> x (g j)')
 
@@ -151,7 +151,7 @@ def _near(x_xd, e, plan, behind=40.): # chain of components that matter; of the 
     lp_xk += by(out_xgd*inner1, torch.where(wide, 0, half)) + by(out_xgd*(1-inner1), half)
     lp_xk += inner1[:, 0] @ torch.where(wide, flat, flat.clamp_max(0)).T
     def exact(x, k):
-        return log_cell(e_xgd[x, e.shape_k[k]], s_kd[k], low[x], high[x]).sum(-1)
+        return log_mass_normal(e_xgd[x, e.shape_k[k]], s_kd[k], low[x], high[x]).sum(-1)
     best_x = (lp_xk + e.share_k.log()).argmax(1)
     least_x = exact(torch.arange(len(x_xd), device=x_xd.device), best_x) - behind
     x_p, k_p = (lp_xk > least_x[:, None]).nonzero(as_tuple=True)
@@ -498,7 +498,7 @@ def _ancestral(e, x_xd, until_x, k_x, gen): # chain draws after the first values
         told_x = d < until_x
         m_x = e.mu_gd[g_x, d] - (U[:, d, :d][g_x]*(x[:, :d] - e.mu_gd[g_x, :d])).sum(1)
         s_x = s_kd[k_x, d]
-        lp_x += torch.where(told_x, log_cell(x[:, d] - m_x, s_x, x[:, d] <= 0, x[:, d] >= top), 0)
+        lp_x += torch.where(told_x, log_mass_normal(x[:, d] - m_x, s_x, x[:, d] <= 0, x[:, d] >= top), 0)
         x[:, d] = torch.where(told_x, x[:, d], (m_x + s_x*eps_xd[:, d]).round().clamp(0, top))
     return x, lp_x
 
@@ -623,7 +623,7 @@ class NormalsCoder(Coder):
     def tell(self, x_b):
         m_bk, x_b1 = self.mean(), x_b.double()[:, None]
         e_bk, s_bk = x_b1 - m_bk, self.s_kd[:, self.d].expand_as(m_bk)
-        self.normal_bk = self.normal_bk + log_cell(e_bk, s_bk, x_b1 <= 0, x_b1 >= self.e.n_values-1)
+        self.normal_bk = self.normal_bk + log_mass_normal(e_bk, s_bk, x_b1 <= 0, x_b1 >= self.e.n_values-1)
         self.x_bd[:, self.d] = x_b1[:, 0]
         self.d += 1
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from jaxtyping import Int
 from .core import require
 from .stream import recount_
-from .inputs import Evidence, known
+from .inputs import Evidence, one_hot_evidence
 from .structure import Tree, chow_liu, mutual_information
 from .circuit import Circuit
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 from pcdistill.blocks import GaussianBlock, fit_blocks, start_blocks_
-from pcdistill.cells import log_cell
+from pcdistill.masses import log_mass_normal
 import pcdistill.block_queries # fill, moments, conditionals
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
@@ -68,12 +68,12 @@ def test_auto_takes_the_lattice_where_it_can():
         assert (lp[2]==0).all()
     with pytest.raises(Refused, match='prefix'): b(x, seen, 'lattice')
 
-def test_log_cell_far_out_value_and_gradients():
+def test_log_mass_normal_far_out_value_and_gradients():
     e = torch.linspace(-300, 300, 2401)[None].expand(6, -1).clone().requires_grad_()
     s = torch.tensor([.05, .15, 1., 7., 60., 300.])[:, None].expand(6, 2401).clone().requires_grad_()
     no = torch.zeros(6, 2401, dtype=torch.bool)
     for low, high in ((no, no), (~no, no), (no, ~no)):
-        lp = log_cell(e, s, low, high); grads = torch.autograd.grad(lp.sum(), [e, s])
+        lp = log_mass_normal(e, s, low, high); grads = torch.autograd.grad(lp.sum(), [e, s])
         d, t = (v.detach().double().requires_grad_() for v in (e, s))
         if low.any(): ref = torch.special.log_ndtr((d+.5)/t)
         elif high.any(): ref = torch.special.log_ndtr(-(d-.5)/t)
@@ -97,7 +97,7 @@ def test_float32_against_float64_on_patches(name, p):
             e = torch.einsum('gde,xge->xgd', b64.tri(), y.double()[:, None] - b64.mu_gd)
             e, s = e[:, b.body_k], b64.logs_kd.exp()
             if view=='density': ref = torch.distributions.Normal(0., s).log_prob(e).sum(-1)
-            else: ref = log_cell(e, s.expand_as(e), (y==0)[:, None].expand_as(e), (y==255)[:, None].expand_as(e)).sum(-1)
+            else: ref = log_mass_normal(e, s.expand_as(e), (y==0)[:, None].expand_as(e), (y==255)[:, None].expand_as(e)).sum(-1)
             gap = (b.log_prob(y, None, view)+b.mass_k.log()).logsumexp(1) - (ref+b64.mass_k.log()).logsumexp(1)
             assert gap.abs().max()/(y.shape[1]*math.log(2)) < 1e-4
 

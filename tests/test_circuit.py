@@ -5,7 +5,7 @@ import brute
 from brute import KINDS, case, circuit_of, write_out
 from pcdistill.circuit import Circuit, from_spec
 from pcdistill.core import Refused, rng
-from pcdistill.inputs import Categorical, Evidence, known
+from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.layers import log_mix
 from pcdistill.queries import conditional, posterior, sample, state_posterior
 from pcdistill.structure import Tree, binary_tree, chain, quad_tree
@@ -69,7 +69,7 @@ def test_posterior_where_own_evidence_rules_states_out(kind, seed):
     soft = Circuit(pc.tree, Evidence(len(pc.tree.host), pc.n_states), 1, gen)
     z_zl, p_zk = brute.latents(soft); host = torch.tensor(soft.tree.host)
     z_bd = z_zl[:, host][torch.randint(0, len(z_zl), (5,), generator=gen)]
-    got_bds = posterior(soft, known(z_bd, pc.n_states))
+    got_bds = posterior(soft, one_hot_evidence(z_bd, pc.n_states))
     for d in range(len(host)):
         ok_bz = torch.stack([(z_zl[:, host]==z_bd[:, None])[:, :, c] for c in range(len(host)) if c != d] or [torch.ones(5, len(z_zl)).bool()]).all(0)
         w_bz = ok_bz * p_zk[:, 0]
@@ -101,7 +101,7 @@ def test_soft_evidence(kind, seed):
     assert torch.allclose(pc(lp_bds, seen_bd).detach().double(), exact_bk, rtol=1e-5, atol=1e-3)
     z_bd = z_zl[:, host][torch.randint(0, len(z_zl), (5,), generator=gen)]          # hard evidence is the special case
     exact_bk = torch.stack([p_zk[(z_zl[:, host]==z).all(1)].sum(0) for z in z_bd])
-    assert torch.allclose(pc(known(z_bd, S)).detach().double(), exact_bk.log(), atol=1e-4)
+    assert torch.allclose(pc(one_hot_evidence(z_bd, S)).detach().double(), exact_bk.log(), atol=1e-4)
 
 def off_by(count_c, p_c, n):
     "Largest distance of frequencies from probabilities, in standard errors; cells expected less than 20 times are pooled."

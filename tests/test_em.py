@@ -7,7 +7,7 @@ from brute import KINDS, circuit_of, write_out
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import Anemone, EM, OnLogits, cosine, fit, nothing_seen, stages, tables
-from pcdistill.inputs import Categorical, Evidence, known
+from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.circuit import plan
 from pcdistill.structure import chain, quad_tree, random_tree
 
@@ -109,7 +109,7 @@ def test_joint_is_sum_over_z_of_top_times_leaves(seed):
     joint = Tied(seed); leaf, K = write_out(joint.leaf), joint.leaf.n_heads
     x_bnd = brute.every(3, 6).reshape(-1, 3, 2)
     z_zn = brute.every(K, 3)
-    p_z = joint.top(known(z_zn, K)).detach().double().exp()[:, 0]
+    p_z = joint.top(one_hot_evidence(z_zn, K)).detach().double().exp()[:, 0]
     latent, p_l = brute.latents(joint.top); host = torch.tensor(joint.top.tree.host)   # the top by itself, written out
     assert torch.allclose(p_z, torch.stack([p_l[(latent[:, host]==z).all(1), 0].sum() for z in z_zn]), atol=1e-6)
     row_bn = (x_bnd*torch.tensor([3, 1])).sum(-1)
@@ -127,7 +127,7 @@ def test_tied_leaf_counts_are_summed_over_positions(seed):
     x_bnd = torch.randint(0, 3, (10, 3, 2), generator=rng(seed))
     joint(x_bnd).sum().backward()
     lp_bnk, z_zn = joint.evidence(x_bnd).detach(), brute.every(K, 3)
-    lp_bz = lp_bnk[:, torch.arange(3), z_zn].sum(-1) + joint.top(known(z_zn, K).double()).detach()[:, 0]
+    lp_bz = lp_bnk[:, torch.arange(3), z_zn].sum(-1) + joint.top(one_hot_evidence(z_zn, K).double()).detach()[:, 0]
     q_bz = lp_bz.softmax(1)
     for k in range(K):                                      # how often is head k in use, at any position
         exact = sum(q_bz[:, z_zn[:, n]==k].sum() for n in range(3))

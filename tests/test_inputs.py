@@ -7,7 +7,7 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
 from pcdistill.em import OnLogits
-from pcdistill.inputs import (Bernoulli, Binomial, Categorical, DiscretisedLogistic, Evidence, Gaussian, from_spec, known, log_logistic)
+from pcdistill.inputs import (Bernoulli, Binomial, Categorical, DiscretisedLogistic, Evidence, Gaussian, from_spec, one_hot_evidence, log_logistic)
 from pcdistill.structure import chain
 
 D, S = 3, 4
@@ -183,7 +183,7 @@ def test_probability_zero_is_never_nan(name, seed):
     gen = rng(seed); inp = Evidence(D, S) if name=='evidence' else MAKE[name](gen)
     for p in inp.parameters():
         with torch.no_grad(): p[0, 0] = -torch.inf; p[1, 1, 0] = -torch.inf; p.copy_(p.log_softmax(1))
-    x = known(torch.randint(0, S, (20, D), generator=gen), S).requires_grad_() if name=='evidence' else torch.randint(0, inp.n_values, (20, D), generator=gen)
+    x = one_hot_evidence(torch.randint(0, S, (20, D), generator=gen), S).requires_grad_() if name=='evidence' else torch.randint(0, inp.n_values, (20, D), generator=gen)
     lp_dbs = inp(x); assert torch.isneginf(lp_dbs).any() and not lp_dbs.isnan().any()
     lp_dbs[0].sum().backward(); assert all(p.grad.isfinite().all() for p in (*inp.parameters(), *([x] if name=='evidence' else [])))
     inp.zero_grad(); pc = Circuit(chain(D), inp, 1, gen); lp_b = pc(x)[:, 0]
@@ -345,7 +345,7 @@ def test_evidence(seed):
     seen_bd = torch.rand(7, 4, generator=gen) < .6; got = inp(lp_bds, seen_bd, row_d)
     assert got.shape==(4, 7, S) and torch.equal(got, torch.where(seen_bd[..., None], lp_bds[:, row_d], 0).transpose(0, 1))
     z_bd = torch.randint(0, S, (7, D), generator=gen)
-    assert torch.equal(inp(known(z_bd, S)), torch.stack([inp.log_pmf()[d, z_bd[:, d]] for d in range(D)]))             # the value is the state
+    assert torch.equal(inp(one_hot_evidence(z_bd, S)), torch.stack([inp.log_pmf()[d, z_bd[:, d]] for d in range(D)]))             # the value is the state
     state_db = z_bd.T.contiguous(); p_dbs = torch.rand(D, 7, S, generator=gen)
     assert torch.equal(inp.sample(state_db), z_bd) and torch.equal(inp.mode(state_db), z_bd) and (inp.best()==0).all()
     assert torch.equal(inp.expect(p_dbs), torch.einsum('dbs,dvs->bdv', p_dbs, inp.log_pmf().exp()))
