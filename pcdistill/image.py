@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['patch_places', 'ImageMoments', 'Image', 'Parts', 'finetune', 'image_state', 'image_from_state', 'save_image',
-           'load_image']
+           'load_image', 'whole_image']
 
 # %% ../nbs/49_image.ipynb #g002
 import math
@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from .core import require
 from .runs import save, load
 from .colour import Colour, COLOURS
-from .inputs import one_hot_evidence
+from .inputs import Evidence, one_hot_evidence
+from .structure import chain
 from .circuit import Circuit, from_spec as circuit_from_spec
 from .queries import soft_choice, soft_posterior
 from .em import fit
@@ -31,10 +32,12 @@ from .joint import linear_back
 # %% ../nbs/49_image.ipynb #g005
 def patch_places(
     shape:tuple[int, int, int], # channels, rows, columns
-    p:int,                      # side of a patch
+    p:int|None,                 # side of a patch; None: the image is one patch
 ) -> Int[Tensor, "n d"]:
     "Places of each patch's variables in the row of an image; patches row by row."
     c, h, w = shape
+    if p is None:
+        return torch.arange(h*w*c)[None]
     require(p > 0 and h%p==0 and w%p==0, f'wanted a patch size that divides {h}×{w}, got {p}')
     at = torch.arange(h*w*c)
     return rearrange(at, '(nh ph nw pw c) -> (nh nw) (ph pw c)', nh=h//p, ph=p, pw=p, c=c)
@@ -50,7 +53,7 @@ class Image(nn.Module):
         emission:Emission,         # p(patch | z)
         prior:Circuit,             # p(z_1 … z_n): the latent prior
         colour:Colour,             # RGB → the emission's integers
-        patch:int,                 # side of a patch
+        patch:int|None,            # side of a patch; None: the image is one patch
         shape:tuple[int, int, int],# channels, rows, columns
     ):
         super().__init__()
@@ -234,3 +237,16 @@ def save_image(image:Image, path:Path):
 def load_image(path:Path, device:str|torch.device='cpu') -> Image:
     "The circuit of a file."
     return image_from_state(*load(path)).to(device)
+
+# %% ../nbs/49_image.ipynb #g015
+def whole_image(
+    emission:Emission,          # over the row of an image
+    colour:Colour,              # RGB → the emission's integers
+    shape:tuple[int, int, int], # channels, rows, columns
+) -> Image:
+    "An emission over whole images, its heads as a mixture of equal weights."
+    prior = Circuit(chain(1), Evidence(1, emission.n_heads), 1, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        prior.root_1sk.fill_(-math.log(emission.n_heads))
+    dev = next(emission.parameters()).device
+    return Image(emission, prior.to(dev), colour, None, shape)
