@@ -121,6 +121,9 @@ def test_mini_is_small_and_stands_alone():
     *own, last = code(root/'nbs'/'mini.ipynb')
     lines = [l for s in (*own, last) for l in s.splitlines() if l.strip()]
     assert len(lines)<=250 and max(map(len, lines))<=100
-    assert not any(re.search(r';\s*\w', l) for l in lines if '"' not in l), 'one statement a line'
+    for s in (*own, last):
+        tokens = list(tokenize.generate_tokens(io.StringIO(s).readline))
+        both = [t.line for t, then in zip(tokens, tokens[1:]) if t.string==';' and then.type==tokenize.NAME]
+        assert not both, f'one statement a line: {both}'
     assert set().union(*(notebooks.imported(s) for s in own))=={'data'}
     assert 'pcdistill.circuit' in last and re.search(r'assert abs\(.*< 1e-4', last)
