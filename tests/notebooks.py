@@ -3,8 +3,11 @@
     python tests/notebooks.py test   [PATH …] [--jobs 2]
     python tests/notebooks.py render [PATH …] [--jobs 2]
     python tests/notebooks.py clean  [PATH …]              # without running: after nbdev-test --save
+
+A full render writes nbs/.rendered.json: what each notebook's outputs were made from (`fingerprint`). After that, a
+render of single notebooks keeps it up to date, and a test says which outputs are staler than code and results.
 """
-import argparse, json, os, re, subprocess, sys, tempfile, time
+import argparse, ast, functools, hashlib, json, os, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +44,85 @@ def dump(nb:dict) -> str:
     "The text of a notebook file."
     return json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
 
+# --- what outputs are made from
+
+RENDERED = root/'nbs'/'.rendered.json'   # notebook → fingerprint when its outputs were stored
+
+def code_only(text:str) -> str:
+    "Without lines that are comments (directives `#|` stay), and without spaces at ends of lines: what is left changes outputs."
+    lines = [line.rstrip() for line in text.splitlines()]
+    return '\n'.join(line for line in lines if line and not re.match(r'\s*#(?!\|)', line))
+
+def imported(text:str, inside:bool=False) -> set[str]:
+    "Modules of the package that code imports, anywhere in it; '' is the package itself. `inside`: it is one of them."
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.split('.')[0]=='pcdistill'}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if inside and node.level==1: base = 'pcdistill' + '.'*bool(base) + base
+            elif node.level: continue
+            if base=='pcdistill': found |= {f'{base}.{a.name}' for a in node.names} | {base}
+            elif base.startswith('pcdistill.'): found.add(base)
+    return {'.'.join(name.split('.')[1:2]) for name in found}
+
+@functools.cache
+def module_text(name:str, package:Path) -> str|None:
+    "Source of a module of the package; '' is its __init__; None: there is no such module."
+    path = package/f"{name or '__init__'}.py"
+    return code_only(path.read_text(encoding='utf-8')) if path.is_file() else None
+
+@functools.cache
+def modules_of(name:str, package:Path) -> frozenset[str]:
+    "Modules that a module imports."
+    return frozenset(imported(module_text(name, package) or '', inside=True))
+
+def needed(code:str, package:Path) -> list[str]:
+    "Modules of the package that code needs, directly or through others."
+    found, todo = set(), imported(code)
+    while todo:
+        name = todo.pop()
+        if name in found or module_text(name, package) is None: continue
+        found.add(name)
+        todo |= modules_of(name, package)
+    return sorted(found)
+
+def results_named(code:str, root:Path) -> list[Path]:
+    "Files of results, and scripts that make them, whose names stand in code; `{…}` in a name may be anything."
+    names = {re.sub(r'\{[^{}]*\}', '*', n).split('/')[-1] for n in re.findall(r'[\w{}.*/-]+\.(?:json|csv|py)\b', code)}
+    folders = [root/'nbs'/'experiments'/'results', root/'benchmarks', root/'benchmarks'/'results']
+    return sorted({p for d in folders for n in names if n.strip('*.')!='json' for p in d.glob(n)})
+
+def fingerprint(nb:Path, root:Path=root) -> str:
+    "A number for everything a notebook's outputs are made from: its code, the modules it needs, their assets, the results it names."
+    cells = [''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
+    code = '\n'.join(re.sub(r'^\s*[!%].*$', '', code_only(c), flags=re.M) for c in cells)
+    package = root/'pcdistill'
+    names = needed(code, package)
+    h = hashlib.sha256('\0'.join(map(code_only, cells)).encode())
+    for name in names: h.update(f'\0{name}\0{module_text(name, package)}'.encode())
+    files = results_named(code, root)
+    if any("'assets'" in module_text(name, package) for name in names):
+        files += sorted(p for p in (package/'assets').rglob('*') if p.is_file())
+    for p in files: h.update(f'\0{p.relative_to(root).as_posix()}\0'.encode() + file_digest(p))
+    return h.hexdigest()[:16]
+
+@functools.cache
+def file_digest(path:Path) -> bytes: return hashlib.sha256(path.read_bytes()).digest()
+
+def prints(paths:list[Path]) -> dict[str,str]:
+    "Notebook → fingerprint."
+    return {p.relative_to(root/'nbs').as_posix(): fingerprint(p) for p in paths}
+
+def record(new:dict[str,str], everything:bool):
+    "Write down what outputs were made from: after a full render all of it; after one of single notebooks theirs, if there is a file."
+    if not everything and not RENDERED.is_file(): return
+    old = {} if everything else json.loads(RENDERED.read_text(encoding='utf-8'))
+    there = {p.relative_to(root/'nbs').as_posix() for p in notebooks()}
+    text = json.dumps({k: v for k, v in (old | new).items() if k in there}, indent=1, sort_keys=True)
+    RENDERED.write_text(text + '\n', encoding='utf-8')
+
 def readme() -> dict[str,bytes]:
     "README.md and its figures, made from nbs/index.ipynb: path from the root → contents."
     with tempfile.TemporaryDirectory() as d:
@@ -60,6 +142,7 @@ def main():
     args.add_argument('--jobs', type=int, default=2, help='notebooks at a time')
     a = args.parse_args()
     paths, failed = [p.resolve() for p in a.paths] or notebooks(), []
+    before = prints(paths)   # what is run; code that changes while it runs makes outputs stale
     with ThreadPoolExecutor(a.jobs) as pool:
         runs = pool.map(lambda p: run(p, a.what=='render'), paths) if a.what!='clean' else ()
         for nb, (ok, said, seconds) in zip(paths, runs):
@@ -69,6 +152,7 @@ def main():
         for nb in paths:
             if nb not in failed: nb.write_text(dump(clean(json.loads(nb.read_text(encoding='utf-8')))), encoding='utf-8')
     if a.what=='render':
+        record({k: v for k, v in before.items() if root/'nbs'/k not in failed}, not a.paths)
         for old in (root/'README_files').glob('*'): old.unlink()
         for name, data in readme().items(): (root/name).parent.mkdir(exist_ok=True); (root/name).write_bytes(data)
     sys.exit(f"{len(failed)} of {len(paths)} notebooks failed: {', '.join(p.name for p in failed)}" if failed else None)
