@@ -23,7 +23,7 @@ from .patches import from_patches, to_patches
 from .inputs import one_hot_evidence
 from .queries import sample as sample_given
 from .em import tables
-from .joint import Joint, linear_back
+from .joint import Joint
 from .evaluate import Ledger, waterfall
 from .widgets import Gallery, drawing, gallery, panel, put, viridis
 
@@ -43,7 +43,7 @@ def head_means(joint:Joint) -> Float[Tensor, "k c p q"]:
     K, c, p = joint.leaf.n_heads, joint.shape[0], joint.patch
     nothing = torch.zeros(K, p*p*c, dtype=torch.int16, device=joint.device)
     mean_kd, _ = joint.leaf.moments(nothing, nothing > 0, torch.eye(K, device=joint.device))
-    return linear_back(joint.colour, from_patches(rearrange(mean_kd, 'k d -> k 1 d'), p, c, p, p)).cpu()
+    return joint.colour.mean_rgb(from_patches(rearrange(mean_kd, 'k d -> k 1 d'), p, c, p, p)).cpu()
 
 def latents(
     joint:Joint,                     # the circuit
@@ -116,7 +116,7 @@ def swap(
     p_xk = torch.autograd.grad(value, told_1nk)[0][0].clamp_min(0)
     whole = lambda y: from_patches(rearrange(y, 'n d -> 1 n d'), p, c, h, wd)
     keep = lambda new: torch.where(seen_1hw.to(joint.device), x.to(joint.device).to(new.dtype), new)[0].cpu()
-    mean = keep(linear_back(joint.colour, whole(joint.leaf.moments(y_xd, seen_xd, p_xk)[0])))
+    mean = keep(joint.colour.mean_rgb(whole(joint.leaf.moments(y_xd, seen_xd, p_xk)[0])))
     ones = torch.ones(1, rows*cols, dtype=torch.bool, device=joint.device); drawn = []
     for _ in range(samples):
         z_1n = sample_given(joint.top, told_1nk.detach(), ones, gen)

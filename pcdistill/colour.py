@@ -6,12 +6,13 @@
 __all__ = ['RGB', 'YCOCG_R', 'BT709_LOSSY', 'COLOURS', 'all_colours', 'Colour']
 
 # %% ../nbs/11_colour.ipynb #c002
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 import torch
+from fastcore.basics import patch
 from torch import Tensor
-from jaxtyping import Float64, Int16, Int32, Integer, Shaped, UInt8
+from jaxtyping import Float, Float64, Int16, Int32, Integer, Num, Shaped, UInt8
 from einops import reduce
 from .core import require
 
@@ -27,13 +28,14 @@ def _ycocg(
     return torch.stack([t + (cg >> 1), co + 255, cg + 255], 1)
 
 def _ycocg_back(
-    y_bchw:Integer[Tensor, "b 3 h w"], # Y, Co + 255, Cg + 255
-) -> Integer[Tensor, "b 3 h w"]:
-    "The lifting steps undone in reverse order."
-    y, co, cg = y_bchw.to(torch.int16).unbind(1)
+    y_bchw:Num[Tensor, "b 3 h w"], # Y, Co + 255, Cg + 255: integers or real means
+) -> Num[Tensor, "b 3 h w"]:
+    "The lifting steps undone in reverse order; of real numbers nothing is rounded."
+    rounding = None if y_bchw.is_floating_point() else 'floor'
+    y, co, cg = y_bchw.unbind(1)
     co, cg = co - 255, cg - 255
-    t = y - (cg >> 1)
-    b = t - (co >> 1)
+    t = y - cg.div(2, rounding_mode=rounding)
+    b = t - co.div(2, rounding_mode=rounding)
     return torch.stack([b + co, cg + t, b], 1)
 
 # %% ../nbs/11_colour.ipynb #c007
@@ -44,17 +46,17 @@ def _bt709(
 ) -> Integer[Tensor, "b 3 h w"]:
     "Y', Cb, Cr of BT.709, full range, rounded to 8 bits: 16,777,216 colours become 4,146,948."
     r, g, b = x_bchw.to(torch.int32).unbind(1)
-    y_bchw = torch.stack([(mr*r + mg*g + mb*b + 5000) // 10000 for mr, mg, mb in _M], 1)
+    y_bchw = torch.stack([(m[0]*r + m[1]*g + m[2]*b + 5000) // 10000 for m in _M], 1)
     y_bchw[:, 1:] += 128
     return y_bchw.clamp_(0, 255).to(torch.int16)
 
 def _bt709_back(
-    y_bchw:Integer[Tensor, "b 3 h w"], # Y', Cb, Cr
-) -> Integer[Tensor, "b 3 h w"]:
-    "A colour near the ones that were merged into this code."
+    y_bchw:Num[Tensor, "b 3 h w"], # Y', Cb, Cr
+) -> Float[Tensor, "b 3 h w"]:
+    "A colour near the ones that were merged into this code, not rounded."
     y, cb, cr = y_bchw.double().unbind(1)
     r, b = y + 1.5748*(cr - 128), y + 1.8556*(cb - 128)
-    return torch.stack([r, (y - .2126*r - .0722*b)/.7152, b], 1).round().to(torch.int16)
+    return torch.stack([r, (y - .2126*r - .0722*b)/.7152, b], 1)
 
 # %% ../nbs/11_colour.ipynb #c009
 def _code(
@@ -64,12 +66,14 @@ def _code(
     a, b, c = y_bchw.to(torch.int32).unbind(1)
     return (a << 16) | (b << 8) | c
 
-def all_colours(chunk:int=1<<20): # pixels at a time
+def all_colours(
+    chunk:int=1<<20, # pixels at a time
+):
     "Every RGB colour once, as images [1 3 1 chunk]."
     for i in torch.arange(1 << 24, dtype=torch.int32).split(chunk):
         yield torch.stack([i >> 16, (i >> 8) & 255, i & 255])[None, :, None].to(torch.uint8)
 
-@functools.cache
+@cache
 def _bt709_preimages() -> Int32[Tensor, "code"]:
     "For every code of `BT709_LOSSY`, how many colours it stands for."
     n_v = torch.zeros(1 << 24, dtype=torch.int32)
@@ -83,14 +87,17 @@ def _bt709_preimages() -> Int32[Tensor, "code"]:
 class Colour:
     "An integer colour map. Grey images (one channel) pass through every map unchanged."
     name:str
-    sizes:tuple[int,...]                      # number of values of each channel; one number: of any channel
+    sizes:tuple[int,...]                      # number of values of each channel
     to:Callable|None=None                     # RGB int → y int; None: identity
-    back:Callable|None=None                   # and back, not yet cut to 0…255
+    back:Callable|None=None                   # and back, also of real means; not yet cut to 0…255
     preimages:Callable[[], Tensor]|None=None  # number of colours per code; None: reversible
 
-    def _plain(self, c:int) -> bool:
-        "Whether images of `c` channels pass unchanged; refuses a number of channels that has no map."
-        require(c in (1, 3) or self.to is None, f"wanted images of 1 or 3 channels for the colour map {self.name}, got {c}")
+    def _plain(self,
+        c:int, # channels
+    ) -> bool:
+        "Whether such images pass unchanged; refuses a number of channels that has no map."
+        require(c in (1, 3) or self.to is None,
+                f"wanted images of 1 or 3 channels for the colour map {self.name}, got {c}")
         return c==1 or self.to is None
 
     def levels(self,
@@ -103,22 +110,38 @@ class Colour:
         x_bchw:Shaped[Tensor, "b c h w"], # uint8: RGB, or one grey channel
     ) -> Int16[Tensor, "b c h w"]:
         "RGB → this space, int16, each channel from 0 to its levels − 1."
-        require(x_bchw.dtype==torch.uint8, f"wanted pixels as uint8, 0 to 255, got {str(x_bchw.dtype).removeprefix('torch.')}")
+        kind = str(x_bchw.dtype).removeprefix('torch.')
+        require(kind=='uint8', f"wanted pixels as uint8, 0 to 255, got {kind}")
         return x_bchw.to(torch.int16) if self._plain(x_bchw.shape[1]) else self.to(x_bchw)
 
-    def inverse(self,
-        y_bchw:Integer[Tensor, "b c h w"], # integers of this space
-    ) -> UInt8[Tensor, "b c h w"]:
-        "This space → RGB, uint8; triples that are no colour (a model may sample them) are cut to 0…255."
-        return (y_bchw if self._plain(y_bchw.shape[1]) else self.back(y_bchw)).clamp(0, 255).to(torch.uint8)
+# %% ../nbs/11_colour.ipynb #c111
+@patch
+def inverse(self:Colour,
+    y_bchw:Integer[Tensor, "b c h w"], # integers of this space
+) -> UInt8[Tensor, "b c h w"]:
+    "This space → RGB; triples that are no colour (a model may sample them) are cut to 0…255."
+    y_bchw = y_bchw.to(torch.int16)
+    x_bchw = y_bchw if self._plain(y_bchw.shape[1]) else self.back(y_bchw).round()
+    return x_bchw.clamp(0, 255).to(torch.uint8)
 
-    def hidden_bits(self,
-        x_bchw:Shaped[Tensor, "b c h w"], # uint8 images
-    ) -> Float64[Tensor, "b"]:
-        "Bits per image that the map hides: log2 of the number of colours with the same code, summed over pixels."
-        if self._plain(x_bchw.shape[1]) or self.preimages is None: return torch.zeros(len(x_bchw), dtype=torch.float64)
-        i_bhw = _code(self.forward(x_bchw).cpu())
-        return reduce(self.preimages()[i_bhw.long()].double().log2(), 'b h w -> b', 'sum')
+@patch
+def mean_rgb(self:Colour,
+    y_bchw:Num[Tensor, "b c h w"], # mean colours in this space, real
+) -> Num[Tensor, "b c h w"]:
+    "The mean RGB colour, 0…255: the inverse without its rounding, which is less than one level."
+    if self._plain(y_bchw.shape[1]):
+        return y_bchw.clamp(0, 255)
+    return self.back(y_bchw).clamp(0, 255).to(y_bchw.dtype)
+
+@patch
+def hidden_bits(self:Colour,
+    x_bchw:Shaped[Tensor, "b c h w"], # uint8 images
+) -> Float64[Tensor, "b"]:
+    "Bits per image that the map hides: Σ over pixels of log2 of the colours with the same code."
+    if self._plain(x_bchw.shape[1]) or self.preimages is None:
+        return torch.zeros(len(x_bchw), dtype=torch.float64)
+    i_bhw = _code(self.forward(x_bchw).cpu())
+    return reduce(self.preimages()[i_bhw.long()].double().log2(), 'b h w -> b', 'sum')
 
 # %% ../nbs/11_colour.ipynb #c012
 RGB = Colour('rgb', (256,))

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import nn, Tensor
 from .core import Refused, require, rng
-from .data import image_column, images, read_images, split_bounds, split_sources
+from .data import image_column, open_split, read_images
 from .latents import smallest
 from .runs import key, load, save
 
@@ -57,9 +57,8 @@ def stored(
 ) -> Parts:
     "The images of a named data set or a folder, in parts; only the part that is asked for is decoded."
     require(size > 0, f'wanted at least one image a part, got {size}')
-    if name in ('digits', 'photos'): x_bchw = images(name, split); return Parts(math.ceil(len(x_bchw)/size), lambda i: x_bchw[i*size:(i+1)*size])
-    source = split_sources(name); part, a, b = split_bounds(name, {s: len(v) for s, v in source.items()}, split)
-    return Parts(math.ceil((b-a)/size), lambda i: read_images(source[part], a+i*size, min(b, a+(i+1)*size), name))
+    images = open_split(name, split)
+    return Parts(math.ceil(len(images)/size), lambda i: images[i*size:(i+1)*size])
 
 def row_groups(
     paths:Sequence[str|Path], # parquet files, in order
@@ -73,7 +72,7 @@ def row_groups(
     def read(i):
         path, g = groups[i]
         column = image_column(opened(path, lambda f: f.read_row_group(g)), str(path))
-        return read_images(column, 0, len(column), str(path))
+        return read_images(column, range(len(column)), str(path))
     return Parts(len(groups), read)
 
 # %% ../nbs/29_stream.ipynb #c015
