@@ -53,30 +53,28 @@ def code_only(text:str) -> str:
     lines = [line.rstrip() for line in text.splitlines()]
     return '\n'.join(line for line in lines if line and not re.match(r'\s*#(?!\|)', line))
 
-def imported(text:str, inside:bool=False) -> set[str]:
-    "Modules of the package that code imports, anywhere in it; '' is the package itself. `inside`: it is one of them."
-    found = set()
+def imported(text:str, inside:str|None=None) -> set[str]:
+    "Names in the package that code imports, anywhere in it; '' is the package itself. `inside`: code of that module of it."
+    found, here = set(), ['pcdistill', *(inside or '').split('.')]
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names if a.name.split('.')[0]=='pcdistill'}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ''
-            if inside and node.level==1: base = 'pcdistill' + '.'*bool(base) + base
-            elif node.level: continue
-            if base=='pcdistill': found |= {f'{base}.{a.name}' for a in node.names} | {base}
-            elif base.startswith('pcdistill.'): found.add(base)
-    return {'.'.join(name.split('.')[1:2]) for name in found}
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and not (node.level and inside is None):
+            above = here[:len(here)-node.level] if node.level else []
+            base = '.'.join(above + [node.module]*bool(node.module))
+            found |= {base} | {f'{base}.{a.name}' for a in node.names}
+    return {n.removeprefix('pcdistill').removeprefix('.') for n in found if n.split('.')[0]=='pcdistill'}
 
 @functools.cache
 def module_text(name:str, package:Path) -> str|None:
     "Source of a module of the package; '' is its __init__; None: there is no such module."
-    path = package/f"{name or '__init__'}.py"
+    at = package/name.replace('.', '/')
+    path = at/'__init__.py' if at.is_dir() else at.with_suffix('.py')
     return code_only(path.read_text(encoding='utf-8')) if path.is_file() else None
 
 @functools.cache
 def modules_of(name:str, package:Path) -> frozenset[str]:
-    "Modules that a module imports."
-    return frozenset(imported(module_text(name, package) or '', inside=True))
+    "What a module imports from the package."
+    return frozenset(imported(module_text(name, package) or '', inside=name))
 
 def needed(code:str, package:Path) -> list[str]:
     "Modules of the package that code needs, directly or through others."

@@ -24,12 +24,15 @@ def write(nb, code, said='1', prose='words'):
 
 @pytest.fixture
 def project(tmp_path):
-    for folder in ('pcdistill/assets', 'nbs/experiments/results', 'benchmarks/results'):
+    for folder in ('pcdistill/assets', 'pcdistill/extra', 'nbs/experiments/results', 'benchmarks/results'):
         (tmp_path/folder).mkdir(parents=True)
     for name, text in {'__init__': "__version__ = '1'\n", 'core': 'a = 1\n', 'far': 'b = 1\n',
                        'near': 'from .core import a\n', 'deep': 'def f():\n    from .near import a\n',
                        'pics': "from pathlib import Path\nfolder = Path('pcdistill')/'assets'\n"}.items():
         (tmp_path/'pcdistill'/f'{name}.py').write_text(text)
+    (tmp_path/'pcdistill'/'extra'/'__init__.py').write_text('')
+    (tmp_path/'pcdistill'/'extra'/'more.py').write_text('from ..core import a\n')
+    (tmp_path/'pcdistill'/'extra'/'most.py').write_text('from .more import a\n')
     (tmp_path/'pcdistill'/'assets'/'a.js').write_text('1')
     for name in ('ledger-a', 'other'): (tmp_path/'nbs'/'experiments'/'results'/f'{name}.json').write_text('{}')
     return tmp_path
@@ -65,6 +68,8 @@ def test_code_counts_and_words_do_not(project):
     assert of(project, CODE + '\nf()')!=before
 
 @pytest.mark.parametrize('code, file', [('from pcdistill import deep', 'core'), ('import pcdistill.deep as d', 'core'),
+                                        ('from pcdistill.extra.more import a', 'core'), ('from pcdistill.extra import more', 'core'),
+                                        ('import pcdistill.extra.most', 'core'), ('import pcdistill.extra.most', 'extra/more'),
                                         ('import pcdistill', '__init__'), ('from pcdistill import f', '__init__')])
 def test_every_way_to_import(project, code, file):
     before = of(project, code)
