@@ -27,7 +27,6 @@ from .em import fit
 from .emission import Emission, Soft, from_spec, moments as patch_moments
 from .emission import supported as supported_rows
 from .tiles import Tiles
-from .joint import linear_back
 
 # %% ../nbs/49_image.ipynb #g005
 def patch_places(
@@ -165,7 +164,7 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
     y_xd, seen_xd, belief = self.tiles.pieces(self.rows(x_bchw), self.mask_rows(seen_bhw), soft)
     w_xk = rearrange(soft_posterior(self.prior, lp_bnk), 'b n k -> (b n) k')
     mean, entropy = (self.pixels(self.tiles.whole(t)) for t in patch_moments(self.emission, y_xd, seen_xd, w_xk, belief))
-    mean = linear_back(self.colour, mean)
+    mean = self.colour.mean_rgb(mean)
     mean = torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device).float(), mean)
     return ImageMoments(mean, entropy.sum(1)/math.log(2))
 

@@ -621,10 +621,11 @@ class NormalsCoder(Coder):
         return p_bv/p_bv.sum(1, keepdim=True)
 
     def tell(self, x_b):
-        m_bk, x_b1 = self.mean(), x_b.double()[:, None]
-        e_bk, s_bk = x_b1 - m_bk, self.s_kd[:, self.d].expand_as(m_bk)
-        self.normal_bk = self.normal_bk + log_mass_normal(e_bk, s_bk, x_b1 <= 0, x_b1 >= self.e.n_values-1)
-        self.x_bd[:, self.d] = x_b1[:, 0]
+        m_bk = self.mean()
+        x_bk = repeat(x_b.double(), 'b -> b k', k=self.e.n_heads)
+        s_bk, top = self.s_kd[:, self.d].expand_as(m_bk), self.e.n_values-1
+        self.normal_bk = self.normal_bk + log_mass_normal(x_bk - m_bk, s_bk, x_bk <= 0, x_bk >= top)
+        self.x_bd[:, self.d] = x_b
         self.d += 1
 
 @patch

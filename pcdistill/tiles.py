@@ -150,8 +150,11 @@ class TilesCoder(Coder):
 
     @property
     def lp_bk(self) -> Tensor:
+        lp_bpz = self.lp_bpz.clone()
+        if self.p is not None:
+            lp_bpz[:, self.p] = self.coders[self.p].lp_bk
         with torch.no_grad():
-            return self.e.prior(self.lp_bpz)
+            return self.e.prior(lp_bpz)
 
     def table(self, logw_bk):
         p = self.piece_d[self.d]
