@@ -38,7 +38,8 @@ def trained(lp:Callable, optimizer, sign:int=-1, mean:bool=False) -> Callable:
 
 def ours(pc, x_bd, seen_bd, job:str) -> Callable:
     from pcdistill.core import rng
-    from pcdistill.em import EM, OnLogits
+    from pcdistill.em import EM
+    from pcdistill.extra.optimizers import OnLogits
     from pcdistill.queries import sample
     if job=='sample': gen = rng(3, x_bd.device); return lambda: sample(pc, x_bd, seen_bd, gen)
     forward = lambda: pc(x_bd)[:, 0]
@@ -51,7 +52,7 @@ class Plain(torch.nn.Module):
     "A tree of latents in PyTorch alone: a batch of products for each level, gradients by autograd."
     def __init__(self, pc):
         super().__init__()
-        from pcdistill.interchange import value_table
+        from pcdistill.extra.interchange import value_table
         tree, depth = pc.tree, pc.tree.depths(); edge = pc.plan().nodes.argsort()-1
         self.table_dvs, self.root_1sk = torch.nn.Parameter(value_table(pc)), torch.nn.Parameter(pc.root_1sk.detach().clone())
         self.levels, self.edges = [], torch.nn.ParameterList()
@@ -108,7 +109,7 @@ def pytorch(pc, x_bd, seen_bd, job:str) -> Callable:
     return step
 
 def cirkit(pc, x_bd, seen_bd, job:str) -> Callable:
-    from pcdistill.interchange import to_cirkit
+    from pcdistill.extra.interchange import to_cirkit
     model = to_cirkit(pc, softmax=job!='EM').compiled.to(x_bd.device)
     forward = lambda: model(x_bd)[:, 0, 0]
     if job=='forward': return torch.no_grad()(forward)
@@ -124,7 +125,7 @@ def spflow(pc, x_bd, seen_bd, job:str) -> Callable:
     from spflow.modules.leaves import Categorical
     from spflow.modules.products import ElementwiseProduct
     from spflow.modules.sums import Sum
-    from pcdistill.interchange import assemble
+    from pcdistill.extra.interchange import assemble
     leaf = lambda v, logp_vs: Categorical(scope=Scope([v]), logits=logp_vs.T[None, :, None].contiguous())
     return spflow_job(assemble(pc, leaf, lambda parts: ElementwiseProduct(inputs=parts), lambda part, logw_st: Sum(inputs=part, weights=logw_st.softmax(0))), x_bd, seen_bd, job)
 
@@ -150,7 +151,7 @@ def spflow_job(model, x_bd, seen_bd, job:str) -> Callable:
 
 def pyjuice(pc, x_bd, seen_bd, job:str) -> Callable:
     import pyjuice as juice
-    from pcdistill.interchange import to_pyjuice
+    from pcdistill.extra.interchange import to_pyjuice
     model = juice.compile(to_pyjuice(pc)).to(x_bd.device)
     if job=='forward': return lambda: model(x_bd).flatten()
     if job=='EM': return trained(lambda: model(x_bd), juice.optim.MiniBatchEM(model, step_size=.1, pseudocount=.01), sign=1, mean=True)

@@ -21,7 +21,8 @@ def sums(
     module:nn.Module, # any
 ) -> list[tuple[nn.Parameter, int]]:
     "The tables of the sums of all circuits in it, with the normalised axis."
-    return [(getattr(m, name), dim) for m in module.modules() if isinstance(m, Circuit) for name, dim in m.normalised.items()]
+    circuits = [m for m in module.modules() if isinstance(m, Circuit)]
+    return [(getattr(m, name), dim) for m in circuits for name, dim in m.normalised.items()]
 
 def flows(
     module:nn.Module,                    # whose sums
@@ -29,12 +30,14 @@ def flows(
     n_rows:int,                          # rows in the data set
     micro:int=1000,                      # rows at a time in memory
 ) -> tuple[list[Tensor], float]:
-    "Mean number of times a row uses each edge, table by table as in `sums`, and the mean log-likelihood."
+    "How often a row uses each edge in the mean, table by table, and the mean log-likelihood."
     ps, lp = [p for p, _ in sums(module)], 0.
     flow = [torch.zeros_like(p) for p in ps]
     for rows in torch.arange(n_rows).split(micro):
-        lp_b = log_prob(rows); lp += float(lp_b.detach().sum())
-        for f, g in zip(flow, torch.autograd.grad(lp_b.sum(), ps)): f.add_(g, alpha=1/n_rows)
+        lp_b = log_prob(rows)
+        lp += float(lp_b.detach().sum())
+        for f, g in zip(flow, torch.autograd.grad(lp_b.sum(), ps)):
+            f.add_(g, alpha=1/n_rows)
     return flow, lp/n_rows
 
 # %% ../nbs/39_resize.ipynb #c009
@@ -43,7 +46,7 @@ class Pruned(NamedTuple):
     edges:int  # how many
     of:int     # of how many
     flow:float # how many of them a row used, in the mean: the loss in nats a row, to first order
-    loss:float # exact mean loss before normalising again, in nats a row; the loss after it is at most this
+    loss:float # exact mean loss before normalising, in nats a row: at least the loss after
 
 @torch.no_grad()
 def prune_(
@@ -51,27 +54,34 @@ def prune_(
     log_prob:Callable[[Tensor], Tensor], # row indices → log-likelihoods of those rows
     n_rows:int,                          # rows in the data set
     fraction:float=0.,                   # this share of the edges goes, least used first
-    below:float=0.,                      # and all that a row uses no more often than this, in the mean
+    below:float=0.,                      # and all that a row uses no more often, in the mean
     micro:int=1000,                      # rows at a time in memory
 ) -> Pruned:
     "Take out the edges of sums that are used least; every node keeps its most used one."
-    require(0 <= fraction < 1 and below >= 0, f'wanted a fraction from 0 to 1 and a flow ≥ 0, got {fraction} and {below}')
-    with torch.enable_grad(): flow, before = flows(module, log_prob, n_rows, micro)
-    there = [~p.isneginf() for p, _ in sums(module)]
-    all_e = torch.cat([f[t] for f, t in zip(flow, there)])
-    if k := int(fraction*len(all_e)): below = max(below, float(all_e.kthvalue(k).values))
-    edges, lost = 0, 0.
-    for (p, dim), f, t in zip(sums(module), flow, there):
-        best = torch.where(f.sum(dim, keepdim=True) > 0, f, p).argmax(dim, keepdim=True)    # where no data went, by weight
-        goes = (t & (f <= below)).scatter_(dim, best, False)
-        edges += int(goes.sum()); lost += float(f[goes].double().sum()); p.masked_fill_(goes, -torch.inf)
-    after = sum(float(log_prob(rows).sum()) for rows in torch.arange(n_rows).split(micro))/n_rows
-    for p, dim in sums(module): p.copy_(p.log_softmax(dim))
+    good = 0 <= fraction < 1 and below >= 0
+    require(good, f'wanted a fraction from 0 to 1 and a flow ≥ 0, got {fraction} and {below}')
+    with torch.enable_grad():
+        flow, before = flows(module, log_prob, n_rows, micro)
+    all_e = torch.cat([f[~p.isneginf()] for f, (p, _) in zip(flow, sums(module))])
+    if k := int(fraction*len(all_e)):
+        below = max(below, float(all_e.kthvalue(k).values))
+    edges, lost, after = 0, 0., 0.
+    for (p, dim), f in zip(sums(module), flow):
+        use = torch.where(f.sum(dim, keepdim=True) > 0, f, p)         # without data, by weight
+        best = use.argmax(dim, keepdim=True)
+        goes = (~p.isneginf() & (f <= below)).scatter_(dim, best, False)
+        edges += int(goes.sum())
+        lost += float(f[goes].double().sum())
+        p.masked_fill_(goes, -torch.inf)
+    for rows in torch.arange(n_rows).split(micro):
+        after += float(log_prob(rows).sum())/n_rows
+    for p, dim in sums(module):
+        p.copy_(p.log_softmax(dim))
     return Pruned(edges, len(all_e), lost, before - after)
 
 # %% ../nbs/39_resize.ipynb #c017
 def thin_(
-    pc:Circuit,                          # a tree with Categorical inputs and dense sums; changed in place
+    pc:Circuit,                          # a tree with Categorical inputs; changed in place
     log_prob:Callable[[Tensor], Tensor], # row indices → log-likelihoods of those rows
     n_rows:int,                          # rows in the data set
     below:float,                         # input weights go that fewer rows use, in expectation
@@ -79,41 +89,53 @@ def thin_(
     micro:int=1000,                      # rows at a time in memory
 ) -> Circuit:
     "Take out the input weights that hardly any row uses; state 0 keeps all of its own."
-    w_dvs = pc.inputs.logp_dvs
-    flow_dvs = sum(torch.autograd.grad(log_prob(rows).sum(), w_dvs)[0] for rows in torch.arange(n_rows).split(micro))
-    goes_dvs = (flow_dvs < below).scatter_(1, flow_dvs.argmax(1, keepdim=True), False); goes_dvs[..., 0] = False
+    w_dvs, edges_est, root_1sk = pc.inputs.logp_dvs, pc.edges_est, pc.root_1sk
+    flow_dvs = torch.zeros_like(w_dvs)
+    for rows in torch.arange(n_rows).split(micro):
+        flow_dvs += torch.autograd.grad(log_prob(rows).sum(), w_dvs)[0]
+    goes_dvs = (flow_dvs < below).scatter_(1, flow_dvs.argmax(1, keepdim=True), False)
+    goes_dvs[..., 0] = False
     with torch.no_grad():
         all_dv = (flow_dvs.sum(2) + .5).log().log_softmax(1)
         w_dvs[..., 0] = torch.logaddexp(w_dvs[..., 0], all_dv) - math.log(2)
-        w_dvs.copy_(w_dvs.masked_fill(goes_dvs, -torch.inf).log_softmax(1))
-        for w in (pc.edges_est[:, 0], pc.edges_est[..., 0], pc.root_1sk[:, 0]): w.clamp_(min=math.log(least))
-        for w in (pc.edges_est, pc.root_1sk): w.copy_(w.log_softmax(1))
+        w_dvs.masked_fill_(goes_dvs, -torch.inf)
+        for w in (edges_est[:, 0], edges_est[..., 0], root_1sk[:, 0]):
+            w.clamp_(min=math.log(least))
+        for w in (w_dvs, edges_est, root_1sk):
+            w.copy_(w.log_softmax(1))
     return pc
 
 # %% ../nbs/39_resize.ipynb #c020
 @torch.no_grad()
 def clone(
     pc:Circuit,                  # a circuit over a tree; stays as it is
-    source:int|Int[Tensor, "*l s"],  # which state each new state copies: for all latents, or a row each; a number: so many copies of all
+    source:int|Int[Tensor, "*l s"],  # the state each new one copies, or how many copies of all
     noise:float,                 # spread of the factors that set copies apart; 0: exactly alike
     gen:torch.Generator,         # randomness
 ) -> Circuit:
-    "A circuit whose states are copies of the states of another; without noise of the same likelihood."
-    require(pc.tree is not None and pc.sums=='dense' and pc.share is None, 'wanted a tree of latents with dense sums, each with a table of its own, got another circuit')
-    n, S, p = len(pc.tree.parent), pc.n_states, pc.plan()
-    dev = pc.root_1sk.device
-    if isinstance(source, int): source = torch.arange(S).repeat(source)
-    require(source.numel() and 0 <= int(source.min()) and int(source.max()) < S, f'wanted states from 0 to {S-1} to copy, got {source.tolist()}')
-    require(source.ndim==1 or len(source)==n, f'wanted a row of states for each of {n} latents, got {len(source)}')
+    "A circuit whose states are copies of another's; without noise of the same likelihood."
+    require(pc.tree is not None, 'wanted a circuit over a tree of latents, got another circuit')
+    n, S, dev, nodes = len(pc.tree.parent), pc.n_states, pc.root_1sk.device, pc.plan().nodes
+    source = torch.arange(S).repeat(source) if isinstance(source, int) else source
+    good = source.numel() > 0 and 0 <= int(source.min()) and int(source.max()) < S
+    require(good, f'wanted states from 0 to {S-1} to copy, got {source.tolist()}')
+    require(source.ndim==1 or len(source)==n,
+            f'wanted a row of states for each of {n} latents, got {len(source)}')
     source_ls = source.to(dev).expand(n, -1)
-    share_ls = pc.root_1sk.new_zeros(n, S).scatter_add_(1, source_ls, pc.root_1sk.new_ones(source_ls.shape)).log().gather(1, source_ls)
-    child = p.nodes[1:]; above = torch.tensor(pc.tree.parent, dtype=torch.long, device=dev)[child]; root = p.nodes[0]
     inputs = pc.inputs.take(source_ls[torch.tensor(pc.tree.host, device=dev)])
     new = Circuit(pc.tree, inputs, pc.n_heads, gen).to(pc.root_1sk)
-    new.edges_est.copy_(pc.edges_est.take_along_dim(source_ls[child][:, :, None], 1).take_along_dim(source_ls[above][:, None], 2) - share_ls[child][:, :, None])
+    one_ls = pc.root_1sk.new_ones(source_ls.shape)
+    count_ls = one_ls.new_zeros(n, S).scatter_add_(1, source_ls, one_ls)
+    share_ls = count_ls.log().gather(1, source_ls)
+    child, root = nodes[1:], nodes[0]
+    above = torch.tensor(pc.tree.parent, dtype=torch.long, device=dev)[child]
+    edges_est = pc.edges_est.take_along_dim(source_ls[child][:, :, None], 1)
+    edges_est = edges_est.take_along_dim(source_ls[above][:, None], 2)
+    new.edges_est.copy_(edges_est - share_ls[child][:, :, None])
     new.root_1sk.copy_(pc.root_1sk[:, source_ls[root]] - share_ls[root][:, None])
     for w, dim in tables(new):
         factor = 1 + noise*torch.randn(w.shape, generator=gen).to(w)
         w.add_(factor.clamp_min(1e-3).log())
-        w.copy_(torch.where((w > -torch.inf).any(dim, keepdim=True), w, 0).log_softmax(dim))    # all of a node's states were left out: uniform
+        some = (w > -torch.inf).any(dim, keepdim=True) # else all its states were left out: uniform
+        w.copy_(torch.where(some, w, 0).log_softmax(dim))
     return new

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['Tree', 'binned', 'gaussian_mutual_information', 'mutual_information', 'chow_liu', 'quad_tree', 'binary_tree', 'chain',
-           'random_tree', 'RegionGraph', 'rat', 'poon_domingos', 'quad_graph', 'side_by_side', 'tied', 'cp', 'draw']
+           'random_tree', 'RegionGraph', 'rectangles', 'quad_graph', 'side_by_side']
 
 # %% ../nbs/32_structure.ipynb #c002
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
-import numpy as np, torch
+import numpy as np
+import torch
 from fastcore.basics import patch
-from matplotlib.figure import Figure
 from torch import Tensor
+from torch.special import entr
 from jaxtyping import Float, Int
 from einops import rearrange
 from scipy.sparse.csgraph import minimum_spanning_tree, breadth_first_order, shortest_path
-from .core import require
+from .core import Refused, require
 
 # %% ../nbs/32_structure.ipynb #c005
 class Tree(NamedTuple):
@@ -25,257 +27,305 @@ class Tree(NamedTuple):
 
     def check(self) -> 'Tree':
         "Refuse anything that is not one rooted tree whose variables all have a host."
-        n, roots = len(self.parent), [i for i, p in enumerate(self.parent) if p < 0]
+        n, roots = len(self.parent), [p for p in self.parent if p < 0]
         require(len(roots)==1, f'wanted a tree with one root (parent −1), got {len(roots)} roots')
-        require(all(-1 <= p < n for p in self.parent), f'wanted parents among the {n} latents, got {max(self.parent)}')
-        require(all(0 <= h < n for h in self.host), f'wanted every variable hosted by one of {n} latents, got host {[h for h in self.host if not 0<=h<n][:1]}')
+        good = all(-1 <= p < n for p in self.parent)
+        require(good, f'wanted parents among the {n} latents, got {max(self.parent)}')
+        lost = [h for h in self.host if not 0 <= h < n]
+        require(not lost,
+                f'wanted every variable hosted by one of {n} latents, got host {lost[:1]}')
         require(max(self.depths()) < n, 'wanted a tree, got a cycle')
         return self
 
     def depths(self) -> list[int]:
         "Distance of each latent from the root; a cycle gives the number of latents."
+        n = len(self.parent)
         depth = [0 if p < 0 else None for p in self.parent]
-        for i in range(len(depth)):
+        for i in range(n):
             path = []
-            while depth[i] is None and len(path) <= len(depth): path.append(i); i = self.parent[i]
-            d = len(depth) if depth[i] is None else depth[i]
-            for j in reversed(path): d += 1; depth[j] = min(d, len(self.parent))
+            while depth[i] is None and len(path) <= n:
+                path.append(i)
+                i = self.parent[i]
+            d = n if depth[i] is None else depth[i]
+            for j in reversed(path):
+                d = min(d+1, n)
+                depth[j] = d
         return depth
 
 # %% ../nbs/32_structure.ipynb #c008
 def binned(
-    x_bd:Int[Tensor, "b d"], # integer data
+    x_bd:Int[Tensor, "b d"], # integer data, values from 0
     bins:int,                # at most so many bins
 ) -> Int[Tensor, "b d"]:
     "Each variable's values cut into bins of about equal count."
-    if int(x_bd.max()) < bins: return x_bd.long()
+    good = isinstance(x_bd, Tensor) and x_bd.ndim==2 and x_bd.numel() > 0
+    require(good,
+            'wanted data of shape [rows, variables] with at least one of each, got other or none')
+    require(not x_bd.is_floating_point(), f'wanted integer data, got {x_bd.dtype}')
+    require(int(x_bd.min()) >= 0, f'wanted values from 0, got {int(x_bd.min())}')
+    if int(x_bd.max()) < bins:
+        return x_bd.long()
     x_db = x_bd.T.float().contiguous()
-    q_dq = torch.quantile(x_db[:, :20000], torch.arange(1, bins, device=x_bd.device)/bins, dim=1).T.contiguous()
-    return torch.searchsorted(q_dq, x_db).T.contiguous()
+    share_q = torch.arange(1, bins, device=x_bd.device)/bins
+    edge_dq = torch.quantile(x_db[:, :20000], share_q, dim=1).T.contiguous()
+    return torch.searchsorted(edge_dq, x_db).T.contiguous()
 
 def gaussian_mutual_information(
     x_bd:Tensor, # data, any number type
 ) -> Float[Tensor, "d d"]:
     "−½ log(1 − ρ²) of every pair, in nats: what two Gaussians of the same correlation share."
-    return -.5*torch.log1p(-torch.corrcoef(x_bd.float().T).nan_to_num(0).clamp(-.9999, .9999)**2)
+    rho_dd = torch.corrcoef(x_bd.float().T).nan_to_num(0).clamp(-.9999, .9999)
+    return -.5*torch.log1p(-rho_dd**2)
 
+# %% ../nbs/32_structure.ipynb #c036
 def mutual_information(
     x_bd:Int[Tensor, "b d"], # integer data, values from 0
     bins:int=8,              # values are sorted into so many bins first
     chunk:int=256,           # variables at a time
-    near:int|None=None,      # measure only each variable's so many most correlated partners; None: all, or 16 of more than 1,024 variables
+    near:int|None=None,      # only so many likely partners of each; None: all, or 16 of over 1,024
 ) -> Float[Tensor, "d d"]:
-    "Mutual information of pairs of variables, in nats, from smoothed pair counts; 0 where not measured."
-    z_bd = binned(x_bd, bins); b, d = z_bd.shape
-    if near is None and d > 1024: near = 16
-    if near is not None and near < d-1: return _near_information(z_bd, gaussian_mutual_information(x_bd), near)
-    hot_bdv = torch.nn.functional.one_hot(z_bd, int(z_bd.max())+1).float()
-    v = hot_bdv.shape[-1]; a = 1/v**2                      # one pseudo-observation a pair
-    h_d = torch.special.entr((hot_bdv.sum(0) + a*v) / (b + 1)).sum(1)
-    flat = rearrange(hot_bdv, 'b d v -> b (d v)')
-    out = []
-    for i in range(0, d, chunk):
-        c = min(chunk, d-i)
-        p_cvdw = rearrange(flat[:, i*v:(i+c)*v].T @ flat, '(c v) (d w) -> c d v w', c=c, d=d).add_(a).div_(b + 1)
-        out.append(h_d[i:i+c, None] + h_d - torch.special.entr(p_cvdw).sum((2, 3)))
+    "Mutual information of pairs, in nats, from smoothed pair counts; 0 where not measured."
+    z_bd = binned(x_bd, bins)
+    b, d = z_bd.shape
+    near = near or (16 if d > 1024 else d)
+    if near < d-1:
+        return _near_information(z_bd, gaussian_mutual_information(x_bd), near)
+    hot_bdv = torch.nn.functional.one_hot(z_bd).float()
+    v = hot_bdv.shape[-1]
+    a = 1/v**2                                             # one pseudo-observation a pair
+    h_d = entr((hot_bdv.sum(0) + a*v)/(b + 1)).sum(1)
+    out, flat = [], rearrange(hot_bdv, 'b d v -> b (d v)')
+    for part_bcv, h_c in zip(hot_bdv.split(chunk, 1), h_d.split(chunk)):
+        pair = rearrange(part_bcv, 'b c v -> (c v) b') @ flat
+        p_cvdw = rearrange(pair, '(c v) (d w) -> c v d w', v=v, w=v).add_(a).div_(b + 1)
+        out.append(h_c[:, None] + h_d - entr(p_cvdw).sum((1, 3)))
     return torch.cat(out).clamp_min(0)
 
 # %% ../nbs/32_structure.ipynb #c010
-def _near_information(z_bd, g_dd, near, cells=1 << 22): # mutual information of likely partners only
-    b, d = z_bd.shape; v = int(z_bd.max())+1; a = 1/v**2
+def _near_information(z_bd, g_dd, near, cells=1 << 22):
+    "Mutual information of likely partners only."
+    (b, d), v, dev = z_bd.shape, int(z_bd.max())+1, z_bd.device
+    a, first = 1/v**2, lambda n: torch.arange(n, device=dev)[:, None]
+    def count(at_nb, size):
+        return torch.bincount(at_nb.flatten(), minlength=len(at_nb)*size).view(-1, size)
     partner_dn = g_dd.fill_diagonal_(-1).topk(near, dim=1).indices
-    i, j = torch.arange(d, device=z_bd.device).repeat_interleave(near), partner_dn.flatten()
-    pair_p2 = torch.stack([torch.minimum(i, j), torch.maximum(i, j)], 1).unique(dim=0)
-    first_d = torch.arange(d, device=z_bd.device)*v
-    p_dv = (torch.bincount((z_bd + first_d).flatten(), minlength=d*v).view(d, v) + a*v)/(b + 1)
-    h_d, out_dd = torch.special.entr(p_dv).sum(1), torch.zeros(d, d, device=z_bd.device)
+    pair_p2 = torch.stack([first(d).expand_as(partner_dn), partner_dn], -1).flatten(0, 1)
+    pair_p2 = pair_p2.sort(1).values.unique(dim=0)
     z_db = z_bd.T.contiguous()
-    for pairs in pair_p2.split(max(1, cells//b)):
-        i, j = pairs.T; n = len(pairs)
-        cell_pb = (z_db[i]*v).add_(z_db[j]).add_(torch.arange(n, device=z_bd.device)[:, None]*v*v)
-        p_pc = (torch.bincount(cell_pb.flatten(), minlength=n*v*v).view(n, v*v) + a)/(b + 1)
-        out_dd[i, j] = (h_d[i] + h_d[j] - torch.special.entr(p_pc).sum(1)).clamp_min(0)
+    h_d = entr((count(z_db + first(d)*v, v) + a*v)/(b + 1)).sum(1)
+    out_dd = torch.zeros(d, d, device=dev)
+    for i, j in (pairs.T for pairs in pair_p2.split(max(1, cells//b))):
+        at_pb = (z_db[i]*v).add_(z_db[j]).add_(first(len(i))*v*v)
+        p_pc = (count(at_pb, v*v) + a)/(b + 1)
+        out_dd[i, j] = (h_d[i] + h_d[j] - entr(p_pc).sum(1)).clamp_min(0)
     return out_dd + out_dd.T
 
 # %% ../nbs/32_structure.ipynb #c012
 def chow_liu(
     mi_dd:Float[Tensor, "d d"], # pairwise mutual information
 ) -> Tree:
-    "Hidden Chow-Liu tree: one latent a variable, joined by the maximum spanning tree, rooted at its centre."
+    "One latent a variable, joined by the maximum spanning tree, rooted at its centre."
+    square = isinstance(mi_dd, Tensor) and mi_dd.ndim==2 and len(mi_dd)==mi_dd.shape[1] > 0
+    require(square, 'wanted a square matrix of mutual information, got something else')
+    require(bool(mi_dd.isfinite().all()), 'wanted finite mutual information, got NaN or infinity')
     d = len(mi_dd)
-    if d == 1: return Tree((-1,), (0,))
-    cost = mi_dd.max() + 1 - mi_dd.cpu().double()           # positive, so that zero information is still an edge
+    if d==1:
+        return Tree((-1,), (0,))
+    cost = mi_dd.max() + 1 - mi_dd.cpu().double() # positive: zero information is still an edge
     span = minimum_spanning_tree(np.triu(cost.numpy(), 1))
+    hops = lambda i: shortest_path(span, directed=False, unweighted=True, indices=i)
     far = breadth_first_order(span, 0, directed=False)[0][-1]
-    hops = shortest_path(span, directed=False, unweighted=True, indices=far)
-    end = int(hops.argmax()); hops2 = shortest_path(span, directed=False, unweighted=True, indices=end)
-    root = int(np.maximum(hops, hops2).argmin())
+    end = int(hops(far).argmax())
+    root = int(np.maximum(hops(far), hops(end)).argmin())
     parent = breadth_first_order(span, root, directed=False)[1]
-    return Tree(tuple(int(max(p, -1)) for p in parent), tuple(range(d)))
+    return Tree(tuple(max(int(p), -1) for p in parent), tuple(range(d)))
 
 # %% ../nbs/32_structure.ipynb #c016
+def _wanted(**sizes):
+    for name, n in sizes.items():
+        require(n >= 1, f'wanted at least 1 of {name}, got {n}')
+
 def quad_tree(
     h:int,   # rows
     w:int,   # columns
     c:int=1, # channels, all hosted by their pixel's latent
 ) -> Tree:
     "Quad tree over an image; variables in (row, column, channel) order."
-    parent, host = [], {}
-    def split(r0, r1, c0, c1, above):
-        me = len(parent); parent.append(above)
-        if (r1-r0)*(c1-c0)==1: host[r0, c0] = me; return
-        cut = lambda a, b: [(a, b)] if b-a==1 else [(a, (a+b)//2), ((a+b)//2, b)]
-        for ra, rb in cut(r0, r1):
-            for ca, cb in cut(c0, c1): split(ra, rb, ca, cb, me)
-    split(0, h, 0, w, -1)
-    return Tree(tuple(parent), tuple(host[i, j] for i in range(h) for j in range(w) for _ in range(c)))
+    _wanted(rows=h, columns=w, channels=c)
+    cut = lambda a, b: [(a, b)] if b-a==1 else [(a, (a+b)//2), ((a+b)//2, b)]
+    parent, host, todo = [], {}, [((0, h), (0, w), -1)]
+    while todo:
+        rows, columns, above = todo.pop()
+        me = len(parent)
+        parent.append(above)
+        if rows[1]-rows[0]==columns[1]-columns[0]==1:
+            host[rows[0], columns[0]] = me
+            continue
+        todo += [(r, k, me) for r in cut(*rows)[::-1] for k in cut(*columns)[::-1]]
+    pixels = [(i, j) for i in range(h) for j in range(w)]
+    return Tree(tuple(parent), tuple(host[p] for p in pixels for _ in range(c)))
 
 def binary_tree(d:int) -> Tree:
     "Complete binary tree of d latents, one variable each."
+    _wanted(variables=d)
     return Tree(tuple((i-1)//2 if i else -1 for i in range(d)), tuple(range(d)))
 
 def chain(d:int) -> Tree:
     "Hidden Markov model: latent i follows latent i−1."
+    _wanted(variables=d)
     return Tree(tuple(range(-1, d-1)), tuple(range(d)))
 
+# %% ../nbs/32_structure.ipynb #c035
 def random_tree(
     d:int,               # variables
     gen:torch.Generator, # randomness
 ) -> Tree:
-    "Variables halved at random until single ones are left; only the lowest latents host a variable."
-    parent, host = [], {}
-    def split(vs, above):
-        me = len(parent); parent.append(above)
-        if len(vs)==1: host[vs[0]] = me; return
-        split(vs[:len(vs)//2], me); split(vs[len(vs)//2:], me)
-    split(torch.randperm(d, generator=gen).tolist(), -1)
+    "Variables halved at random until single ones are left; only the lowest latents host any."
+    _wanted(variables=d)
+    parent, host, todo = [], {}, [(torch.randperm(d, generator=gen).tolist(), -1)]
+    while todo:
+        vs, above = todo.pop()
+        me, m = len(parent), len(vs)//2
+        parent.append(above)
+        if m:
+            todo += [(vs[m:], me), (vs[:m], me)]
+        else:
+            host[vs[0]] = me
     return Tree(tuple(parent), tuple(host[v] for v in range(d)))
 
 # %% ../nbs/32_structure.ipynb #c019
 class RegionGraph(NamedTuple):
     "Regions, the products they weigh, and the input units at the bottom."
     variables:tuple[int, ...]                        # variable that each input unit reads
-    products:tuple[tuple[int, tuple[int, ...]], ...] # (region, what it multiplies: units 0 … U−1, regions U, U+1, …)
+    products:tuple[tuple[int, tuple[int, ...]], ...] # (region, its factors: units, then regions)
     roots:tuple[int, ...]                            # regions that are asked; each has all heads
-    blends:tuple[int, ...] = ()                      # regions that weigh products state by state (`Blend` of 31)
-    rows:tuple[int, ...]|None = None                 # row of input parameters each unit uses; None: its own
+    kinds:tuple[tuple[int, str], ...] = () # (region, its kind of sums in `layers.SUMS`); else dense
+    rows:tuple[int, ...]|None = None # row of input parameters of each unit; None: its own
 
     @property
-    def n_units(self) -> int: return len(self.variables)
-    @property
-    def n_vars(self) -> int: return max(self.variables)+1
-    @property
-    def n_regions(self) -> int: return max(r for r, _ in self.products) - self.n_units + 1
+    def n_units(self) -> int:
+        return len(self.variables)
 
-    def order(self) -> list[int]:
-        "Regions from the bottom up: each after everything it is made of."
-        made_of, done, out = {}, set(range(self.n_units)), []
-        for r, parts in self.products: made_of.setdefault(r, []).extend(parts)
-        for start in made_of:
-            stack = [(start, iter(made_of[start]))] if start not in done else []
-            open_ = {start}
-            while stack:
-                r, rest = stack[-1]
-                c = next((c for c in rest if c not in done), None)
-                if c is None: stack.pop(); open_.discard(r); done.add(r); out.append(r); continue
-                require(c in made_of, f'wanted every factor to be an input unit (below {self.n_units}) or a region with a product, got {c} in region {r}')
-                require(c not in open_, f'wanted a graph without cycles, got region {c} inside itself')
-                open_.add(c); stack.append((c, iter(made_of[c])))
-        return out
+    @property
+    def n_vars(self) -> int:
+        return max(self.variables)+1
+
+    @property
+    def n_regions(self) -> int:
+        return len(self.below())
+
+    @property
+    def n_rows(self) -> int:
+        return max(self.rows)+1 if self.rows else self.n_units
+
+    def below(self) -> dict[int, list]:
+        "Each region's products."
+        of = {}
+        for r, parts in self.products:
+            of.setdefault(r, []).append(parts)
+        return of
+
+# %% ../nbs/32_structure.ipynb #c3a4d732
+@patch
+def order(self:RegionGraph) -> list[int]:
+    "Regions from the bottom up: each after everything it is made of."
+    of, U = self.below(), self.n_units
+    wrong = [c for _, parts in self.products for c in parts if c >= U and c not in of]
+    require(not wrong,
+            f'wanted factors that are units or regions with products, got {wrong and wrong[0]}')
+    after = {r: [c for c in sum(products, ()) if c >= U] for r, products in of.items()}
+    try:
+        return list(TopologicalSorter(after).static_order())
+    except CycleError as e:
+        me = e.args[1][0]
+        raise Refused(f'wanted a graph without cycles, got region {me} inside itself') from None
 
 # %% ../nbs/32_structure.ipynb #c021
-def _some(scope): return [v for v in range(scope.bit_length()) if scope >> v & 1][:8]
+def _some(scope):
+    return [v for v in range(scope.bit_length()) if scope >> v & 1][:8]
 
 @patch
 def scopes(self:RegionGraph) -> dict[int, int]:
-    "Variables below every unit and region, as the bits of an integer; refuses what is not smooth and decomposable."
-    scope, of = {u: 1 << v for u, v in enumerate(self.variables)}, {}
-    for r, parts in self.products: of.setdefault(r, []).append(parts)
+    "Variables below every unit and region, as bits; refuses what is not smooth and decomposable."
+    scope, of = {u: 1 << v for u, v in enumerate(self.variables)}, self.below()
     for r in self.order():
         for parts in of[r]:
             total = 0
             for c in parts:
-                require(not total & scope[c], f'wanted factors that share no variable (decomposability), got variables {_some(total & scope[c])} twice in a product of region {r}')
+                twice = _some(total & scope[c])
+                said = 'wanted factors that share no variable (decomposability)'
+                require(not twice, f'{said}, got variables {twice} twice in one of region {r}')
                 total |= scope[c]
-            require(scope.setdefault(r, total)==total, f'wanted all products of a region over the same variables (smoothness), got variables {_some(scope[r] ^ total)} in only one of two products of region {r}')
+            odd = _some(scope.setdefault(r, total) ^ total)
+            said = 'wanted all products of a region over the same variables (smoothness)'
+            require(not odd, f'{said}, got variables {odd} in only one of two of region {r}')
     return scope
 
+# %% ../nbs/32_structure.ipynb #cc240ecc
 @patch
 def check(self:RegionGraph) -> RegionGraph:
     "Refuse a graph that is not smooth and decomposable, or has regions nobody asks."
-    scope, U = self.scopes(), self.n_units
+    good = len(self.variables) > 0 and min(self.variables) >= 0
+    require(good, 'wanted input units of variables 0, 1, …, got none or negative ones')
+    scope, U, made = self.scopes(), self.n_units, set(self.below())
     used = {c for _, parts in self.products for c in parts}
-    made = {r for r, _ in self.products}
-    require(all(v >= 0 for v in self.variables) and len(set(self.variables))==self.n_vars, f'wanted input units for all variables 0 … {self.n_vars-1}, got none for {[v for v in range(self.n_vars) if v not in set(self.variables)][:8]}')
-    require(made==set(range(U, U+len(made))), f'wanted regions numbered from {U}, the number of input units, without gaps, got {sorted(made)[:8]}')
-    require(len(self.roots) > 0 and all(r in made and r not in used for r in self.roots), f'wanted roots that are regions no product uses, got {[r for r in self.roots if r not in made or r in used][:8]}')
-    lost = [i for i in range(U+len(made)) if i not in used and i not in self.roots]
-    require(not lost, f'wanted every unit and region used by a product or as a root, got {lost[:8]} unused')
-    require(len({scope[r] for r in self.roots})==1, 'wanted roots over the same variables, got different ones')
-    require(self.rows is None or len(self.rows)==U, f'wanted one input row a unit, got {len(self.rows or ())} for {U} units')
+    lost = sorted(set(range(self.n_vars)) - set(self.variables))
+    require(not lost,
+            f'wanted input units for all variables 0 … {self.n_vars-1}, got none for {lost[:8]}')
+    gaps = made ^ set(range(U, U+len(made)))
+    require(not gaps, f'wanted regions numbered from {U} without gaps, got {sorted(made)[:8]}')
+    wrong = [r for r in self.roots if r not in made or r in used]
+    require(self.roots and not wrong,
+            f'wanted roots that are regions no product uses, got {wrong[:8]}')
+    lost = sorted(set(range(U+len(made))) - used - set(self.roots))
+    require(not lost,
+            f'wanted every unit and region used by a product or as a root, got {lost[:8]} unused')
+    alike = len({scope[r] for r in self.roots})==1
+    require(alike, 'wanted roots over the same variables, got different ones')
+    n = U if self.rows is None else len(self.rows)
+    require(n==U, f'wanted one input row a unit, got {n} for {U} units')
     return self
 
 # %% ../nbs/32_structure.ipynb #c023
 @patch
 def regions(self:Tree) -> RegionGraph:
     "The tree as a region graph: region U+i belongs to latent i."
-    U = len(self.check().host); made_of = [[] for _ in self.parent]
-    for v, h in enumerate(self.host): made_of[h].append(v)
+    U = len(self.check().host)
+    made_of = [[] for _ in self.parent]
+    for v, h in enumerate(self.host):
+        made_of[h].append(v)
     for i, p in enumerate(self.parent):
-        if p >= 0: made_of[p].append(U+i)
-    return RegionGraph(tuple(range(U)), tuple((U+i, tuple(m)) for i, m in enumerate(made_of)), (U + self.parent.index(-1),))
+        if p >= 0:
+            made_of[p].append(U+i)
+    products = tuple((U+i, tuple(m)) for i, m in enumerate(made_of))
+    return RegionGraph(tuple(range(U)), products, (U + self.parent.index(-1),))
 
 # %% ../nbs/32_structure.ipynb #c026
-class _Builder: # regions by name, numbered as they come
-    def __init__(self, units): self.variables, self.ids, self.products = list(units), {}, []
-    def region(self, name, split):
-        "The region of that name; `split` gives its products when it is new."
-        if name in self.ids: return self.ids[name]
-        me = self.ids[name] = len(self.ids)                                # shifted by the number of units at the end
-        self.products += [(me, parts) for parts in split()]
-        return me
-    def graph(self, roots):
-        U = len(self.variables); at = lambda c: c if isinstance(c, int) else U + c[0]   # (region,) or unit
-        return RegionGraph(tuple(self.variables), tuple((U+r, tuple(at(c) for c in parts)) for r, parts in self.products), tuple(U+r for r in roots))
-
-def rat(
-    d:int,               # variables
-    depth:int,           # how often they are halved
-    repeats:int,         # how many random halvings are mixed
-    gen:torch.Generator, # randomness
+def rectangles(
+    h:int,    # rows
+    w:int,    # columns
+    c:int,    # channels
+    step:int, # side of a cell
+    cuts,     # (a, b) → where a side from line a to line b may be cut
 ) -> RegionGraph:
-    "Random region graph of a RAT-SPN."
-    require(2**depth <= d, f'wanted at most {d.bit_length()-1} halvings of {d} variables, got {depth}')
-    build = _Builder(list(range(d))*repeats)
-    def halves(vs, level, rep):
-        if level==depth: return [rep*d + v for v in vs]
-        mixed = [vs[i] for i in torch.randperm(len(vs), generator=gen).tolist()]
-        return [(region(half, level+1, rep),) for half in (mixed[:len(vs)//2], mixed[len(vs)//2:])]
-    def region(vs, level, rep): return build.region((rep, level, tuple(vs)), lambda: [halves(vs, level, rep)])
-    return build.graph([build.region('root', lambda: [halves(list(range(d)), 0, rep) for rep in range(repeats)])])
-
-# %% ../nbs/32_structure.ipynb #c027
-def _rectangles(h, w, c, step, halves):
-    "All rectangles reached from the whole image by the allowed cuts."
-    build, lines = _Builder(range(h*w*c)), lambda n: sorted({*range(0, n, step), n})
-    ys, xs = lines(h), lines(w)
-    def cuts(a, b): return [(a+b)//2] if halves and b-a > 1 else list(range(a+1, b))
-    def region(y0, y1, x0, x1):                                            # in lines of the grid
-        def split():
-            ways = [((y0, m, x0, x1), (m, y1, x0, x1)) for m in cuts(y0, y1)] + [((y0, y1, x0, m), (y0, y1, m, x1)) for m in cuts(x0, x1)]
-            if not ways: return [[(i*w + j)*c + k for i in range(ys[y0], ys[y1]) for j in range(xs[x0], xs[x1]) for k in range(c)]]
-            return [[(region(*a),), (region(*b),)] for a, b in ways]
-        return build.region((y0, y1, x0, x1), split)
-    return build.graph([region(0, len(ys)-1, 0, len(xs)-1)])
-
-def poon_domingos(
-    h:int,      # rows
-    w:int,      # columns
-    step:int=4, # side of a cell: rectangles start and end on multiples of it
-    c:int=1,    # channels
-) -> RegionGraph:
-    "All rectangles of cells, each split at every line of the grid; variables in (row, column, channel) order."
-    return _rectangles(h, w, c, step, False)
+    "All rectangles reached by the allowed cuts; variables in (row, column, channel) order."
+    _wanted(rows=h, columns=w, channels=c, step=step)
+    ys, xs = ([*range(0, n, step), n] for n in (h, w))
+    todo = [(0, len(ys)-1, 0, len(xs)-1)]                # in lines of the grid; grows on the way
+    U, place, products = h*w*c, {todo[0]: h*w*c}, []
+    for me in todo:
+        y0, y1, x0, x1 = me
+        ways = [((y0, m, x0, x1), (m, y1, x0, x1)) for m in cuts(y0, y1)]
+        ways += [((y0, y1, x0, m), (y0, y1, m, x1)) for m in cuts(x0, x1)]
+        for part in sum(ways, ()):
+            if part not in place:
+                place[part] = U + len(todo)
+                todo.append(part)
+        pixels = ((i*w + j)*c for i in range(ys[y0], ys[y1]) for j in range(xs[x0], xs[x1]))
+        parts = [tuple(place[p] for p in way) for way in ways]
+        parts = parts or [tuple(p+k for p in pixels for k in range(c))]
+        products += [(place[me], p) for p in parts]
+    return RegionGraph(tuple(range(U)), tuple(products), (U,))
 
 def quad_graph(
     h:int,      # rows
@@ -284,61 +334,17 @@ def quad_graph(
     c:int=1,    # channels
 ) -> RegionGraph:
     "Rectangles halved left|right and top|bottom, both; variables in (row, column, channel) order."
-    return _rectangles(h, w, c, step, True)
+    return rectangles(h, w, c, step, lambda a, b: [(a+b)//2] if b-a > 1 else [])
 
 # %% ../nbs/32_structure.ipynb #c029
 def side_by_side(graphs:list[RegionGraph]) -> RegionGraph:
     "Several graphs over the same variables as one, with a root each."
-    U, R = sum(g.n_units for g in graphs), 0
-    variables, products, roots, blends, u = (), (), (), (), 0
+    u, R = 0, sum(g.n_units for g in graphs)
+    joined = [(), (), (), ()]
     for g in graphs:
-        at = lambda i: i + u if i < g.n_units else i - g.n_units + U + R
-        variables += g.variables; roots += tuple(map(at, g.roots)); blends += tuple(map(at, g.blends))
-        products += tuple((at(r), tuple(map(at, parts))) for r, parts in g.products)
+        at = lambda i: i + u if i < g.n_units else i - g.n_units + R
+        these = (g.variables, tuple((at(r), tuple(map(at, parts))) for r, parts in g.products),
+                 tuple(map(at, g.roots)), tuple((at(r), kind) for r, kind in g.kinds))
+        joined = [a + b for a, b in zip(joined, these)]
         u, R = u + g.n_units, R + g.n_regions
-    return RegionGraph(variables, products, roots, blends).check()
-
-def tied(g:RegionGraph) -> RegionGraph:
-    "All units of a variable use the same input distributions."
-    return g._replace(rows=g.variables)
-
-def cp(g:RegionGraph) -> RegionGraph:
-    "A table for every use of a region, instead of one for every region."
-    U, of = g.check().n_units, {}
-    for p, (r, _) in enumerate(g.products): of.setdefault(r, []).append(p)
-    build, blends = _Builder(g.variables), []
-    def used(p, c):                                                        # region c as product p sees it
-        if c < U: return c
-        one = of[c][0]
-        split = (lambda: [factors(one)]) if len(of[c])==1 else (lambda: [[(blend(c),)]])
-        return (build.region((one if len(of[c])==1 else 'blend', c, p), split),)
-    def factors(p): return [used(p, c) for c in g.products[p][1]]
-    def blend(c):
-        me = build.region(('blend of', c), lambda: [factors(p) for p in of[c]])
-        blends.append(me); return me
-    roots = [build.region(('root', r), lambda: [factors(p) for p in of[r]]) for r in g.roots]
-    return build.graph(roots)._replace(blends=tuple(sorted({U+b for b in blends})), rows=g.rows).check()
-
-# %% ../nbs/32_structure.ipynb #c032
-def draw(
-    g:RegionGraph,                   # what to draw; small ones are worth looking at
-    shape:tuple[int, int]|None=None, # rows and columns, to show pixels; None: dots
-    ax=None,                         # matplotlib axes; None: new ones
-):
-    "A picture of a region graph, and its axes."
-    if ax is None: ax = Figure(figsize=(7, 3.4), dpi=80, layout='constrained').add_subplot()
-    scope, rows = g.scopes(), {}
-    shown = [i for i in scope if i >= g.n_units or shape is None]
-    for i in shown: rows.setdefault(scope[i].bit_count() if i >= g.n_units else 0, []).append(i)
-    level = {size: y for y, size in enumerate(sorted(rows))}
-    at = {i: ((x+.5)/len(r), level[size]) for size, r in rows.items() for x, i in enumerate(sorted(r, key=lambda i: _some(scope[i])))}
-    for r, parts in g.products:
-        for c in parts:
-            if c in at: ax.plot(*zip(at[r], at[c]), color='0.75', lw=.5, zorder=0)
-    for i, (x, y) in at.items():
-        if shape is None: ax.plot(x, y, 's' if i < g.n_units else 'o', ms=5, color='tab:orange' if i < g.n_units else 'tab:blue'); continue
-        n = shape[0]*shape[1]; c = -(-g.n_vars//n)
-        pix = np.array([any(scope[i] >> (p*c+k) & 1 for k in range(c)) for p in range(n)]).reshape(shape)
-        box = ax.inset_axes([x-.035, y-.38, .07, .6], transform=ax.transData); box.imshow(pix, cmap='Blues', vmin=-.3, vmax=1); box.set(xticks=[], yticks=[])
-    ax.set(xlim=(0, 1), ylim=(-.6, len(rows)-.4)); ax.axis('off')
-    return ax
+    return RegionGraph(*joined).check()

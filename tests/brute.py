@@ -4,14 +4,17 @@ Nothing here passes messages: the joint table of all latents and all variables i
 p(x, z | k) = p(z_root | k) · Π p(z_i | z_parent(i)) · Π p(x_v | z_host(v)).
 """
 from typing import NamedTuple
-import functools, itertools
+import functools, itertools, json
 import torch
 from torch import Tensor
-from pcdistill.circuit import Circuit
+from pcdistill.circuit import Circuit, from_spec
 from pcdistill.core import rng
-from pcdistill.inputs import Categorical
+from pcdistill.inputs import Categorical, from_spec as input_from_spec
 from pcdistill.circuit import plan
-from pcdistill.structure import RegionGraph, Tree, binary_tree, chain, chow_liu, cp, poon_domingos, quad_graph, quad_tree, random_tree, rat, side_by_side, tied
+from pcdistill.structure import RegionGraph, Tree, binary_tree, chain, chow_liu, quad_graph, quad_tree, random_tree, side_by_side
+from pcdistill.extra.graphs import poon_domingos, rat, tied
+from pcdistill.extra.sharing import Shared
+from pcdistill.extra.sums import cp, monarch, tucker
 
 KINDS = ['chow_liu', 'quad_2x3', 'quad_3x1x2', 'quad_1x2x3', 'quad_1x1x4', 'quad_2x2', 'binary', 'random', 'chain', 'single', 'hand']
 
@@ -102,7 +105,7 @@ def some_rows(pc:Circuit, n:int, gen:torch.Generator) -> tuple[Tensor, Tensor]:
 # ── any region graph, any kind of sum: the circuit's definition as a recursion over assignments, in float64 ──────────────
 
 GRAPHS = ['rat', 'pd', 'quad_graph', 'hand_graph', 'side_by_side', 'tied', 'shared']
-SUMS = ['dense', 'cp', 'tucker', 'monarch']
+SUMS = dict(dense=lambda g: g, cp=cp, tucker=tucker, monarch=monarch)
 
 def hand_graph(n_vars:int, gen:torch.Generator) -> RegionGraph:
     "Every set of variables split in one to three random ways, into two or three parts; sets that come up again are shared."
@@ -156,8 +159,8 @@ def graph_circuit(kind:str, sums:str, seed:int, inputs=None) -> Circuit:
     states = {'monarch': (1, 4)[integer(0, 1, gen)], 'tucker': integer(1, 2, gen)}.get(sums, integer(1, 3, gen))
     rows = max(g.rows)+1 if g.rows else g.n_units
     inputs = (lambda n: Categorical(n, integer(2, 3, gen), states, gen)) if inputs is None else (lambda n, make=inputs: make(n, states, gen))
-    share = tuple(integer(0, 1, gen) for _ in range((cp(g) if sums=='cp' else g).n_regions)) if kind=='shared' else None
-    pc = Circuit(g, inputs(rows), integer(1, 2, gen), gen, sums, share)
+    g = SUMS[sums](g); labels = tuple(integer(0, 1, gen) for _ in range(g.n_regions))
+    pc = Shared(g, inputs(rows), integer(1, 2, gen), gen, labels) if kind=='shared' else Circuit(g, inputs(rows), integer(1, 2, gen), gen)
     with torch.no_grad():
         for m in (pc, pc.inputs):
             for name, axis in m.normalised.items():
@@ -166,12 +169,16 @@ def graph_circuit(kind:str, sums:str, seed:int, inputs=None) -> Circuit:
                 t.copy_(new.log_softmax(axis))
     return pc
 
+def again(pc:Circuit) -> Circuit:
+    "One like it, from what is written down."
+    spec = json.loads(json.dumps(pc.spec()))
+    return Shared(pc.graph, input_from_spec(spec['inputs']), pc.n_heads, rng(0), tuple(spec['labels'])) if isinstance(pc, Shared) else from_spec(spec)
+
 def tables_by_region(pc:Circuit, logw:dict) -> dict:
-    "Of every region: kind, whether products pair states, and its tables of log-weights."
+    "Of every region: kind of its sums, and its tables of log-weights."
     p, out = pc.plan(), {}
     for g in p.groups:
-        rows = range(g.rows.start, g.rows.stop) if isinstance(g.rows, slice) else g.rows.tolist()
-        for at, row in zip(range(g.regions.start, g.regions.stop), rows): out[int(p.nodes[at])+pc.graph.n_units] = (g.kind, g.kron, [t[row] for t in logw[g.name]])
+        for at, row in zip(range(g.regions.start, g.regions.stop), range(g.rows.start, g.rows.stop)): out[int(p.nodes[at])+pc.graph.n_units] = (g.kind, [t[row] for t in logw[g.name]])
     return out
 
 def recursion(pc:Circuit, logp_uxs:Tensor, logw:dict, best:bool=False) -> Tensor:
@@ -182,10 +189,10 @@ def recursion(pc:Circuit, logp_uxs:Tensor, logw:dict, best:bool=False) -> Tensor
     def value(i):
         if i < pc.graph.n_units: return logp_uxs[i]
         if i in memo: return memo[i]
-        kind, kron, w = tables[i]; S = pc.n_states
-        if kron: xs = [(value(l)[:, :, None] + value(r)[:, None]).flatten(1) for l, r in of[i]]
+        kind, w = tables[i]; S = pc.n_states
+        if kind=='tucker': xs = [(value(l)[:, :, None] + value(r)[:, None]).flatten(1) for l, r in of[i]]
         else: xs = [sum((value(c) for c in parts), torch.zeros(logp_uxs.shape[1:]).double()) for parts in of[i]]
-        if kind=='dense': y = total(torch.cat(xs, 1)[:, :, None] + w[0], 1)
+        if kind in ('dense', 'tucker'): y = total(torch.cat(xs, 1)[:, :, None] + w[0], 1)
         elif kind=='blend': y = total(torch.stack(xs, 1) + w[0], 1)
         else:                                                                                   # state = s2·m + s1, sum = k·m + l
             m = w[0].shape[-1]; x = torch.cat(xs, 1).view(-1, w[0].shape[0], m)                   # [x, q, s1]

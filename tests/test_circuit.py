@@ -1,5 +1,5 @@
 """Circuits of every structure against the sum over everything (see brute.py)."""
-import copy, json
+import copy, json, math
 import jaxtyping, pytest, torch
 import brute
 from brute import KINDS, case, circuit_of, write_out
@@ -7,8 +7,10 @@ from pcdistill.circuit import Circuit, from_spec
 from pcdistill.core import Refused, rng
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.layers import log_mix
-from pcdistill.queries import conditional, posterior, sample, state_posterior
-from pcdistill.structure import Tree, binary_tree, chain, quad_tree
+from pcdistill.extra.graphs import poon_domingos
+from pcdistill.extra.sums import cp
+from pcdistill.queries import conditional, expectation, posterior, sample, soft_posterior, state_posterior
+from pcdistill.structure import Tree, binary_tree, chain, chow_liu, mutual_information, quad_graph, quad_tree, random_tree
 
 SEEDS = range(4)
 everywhere = pytest.mark.parametrize('kind,seed', [(k, s) for k in KINDS for s in SEEDS])
@@ -220,3 +222,41 @@ def test_refusals_name_the_axis(unchecked, refuses):
     refuses(lambda: Tree((-1, 2, 1), (0,)).check(), 'cycle')
     refuses(lambda: Tree((-1,), (1,)).check(), 'hosted')
     refuses(lambda: Tree((-1, 5), (0,)).check(), 'parents among')
+
+def test_what_is_no_tensor_no_mask_no_head_is_refused(unchecked, refuses):
+    pc, soft = Circuit(chain(3), Categorical(3, 4, 2, rng(0)), 2, rng(1)), Circuit(chain(3), Evidence(3, 2), 1, rng(0))
+    x, seen = torch.zeros(2, 3).long(), torch.ones(2, 3).bool()
+    for bad in (x.tolist(), x.numpy(), None, 'x'):
+        refuses(lambda: pc(bad), 'wanted data', type(bad).__name__); refuses(lambda: posterior(pc, bad, seen), 'wanted data')
+        with torch.no_grad(): refuses(lambda: pc(bad), 'wanted data')
+    for bad in (seen.long(), seen.float(), seen.tolist(), seen.numpy()):
+        for ask in (lambda: pc(x, bad), lambda: posterior(pc, x, bad), lambda: sample(pc, x, bad, rng(0)), lambda: pc.inputs(x, bad)): refuses(ask, 'mask', 'True and False')
+    for head_b in (torch.tensor([0, 2]), torch.tensor([-1, 0]), torch.tensor([0]), torch.zeros(2), [0, 0], 0):
+        for ask in (lambda: posterior(pc, x, seen, head_b), lambda: expectation(pc, x, seen, head_b), lambda: sample(pc, x, seen, rng(0), head_b)): refuses(ask, 'head')
+    for dtype in (torch.half, torch.bfloat16): refuses(lambda: copy.deepcopy(pc).to(dtype)(x), 'float32 or float64', str(dtype))
+    refuses(lambda: soft(torch.zeros(2, 3, 2).half()), 'float32 or float64'); refuses(lambda: soft([[0.]]), 'list'); refuses(lambda: soft(torch.zeros(2, 3, 2).long()), 'log-evidence')
+
+def test_queries_within_inference_mode():
+    pc, soft = circuit_of('quad_2x2', 1), Circuit(chain(3), Evidence(3, 2), 1, rng(0))
+    x_bd, seen_bd = brute.some_rows(pc, 9, rng(0)); lp_bnk = torch.randn(5, 3, 2, generator=rng(1))
+    with torch.inference_mode():
+        again, mask, lp = x_bd.clone(), seen_bd.clone(), lp_bnk.clone()
+        got = posterior(pc, again, mask), expectation(pc, again, mask).variance, soft_posterior(soft, lp), sample(pc, again, mask, rng(2))
+    want = posterior(pc, x_bd, seen_bd), expectation(pc, x_bd, seen_bd).variance, soft_posterior(soft, lp_bnk), sample(pc, x_bd, seen_bd, rng(2))
+    assert all(map(torch.equal, got, want))
+
+def test_structures_of_nothing_and_information_that_is_none_are_refused(unchecked, refuses):
+    for make in (lambda: quad_tree(0, 0), lambda: quad_tree(2, 0), lambda: quad_tree(2, 2, 0), lambda: chain(0), lambda: binary_tree(0), lambda: random_tree(0, rng(0)),
+                 lambda: quad_graph(0, 2), lambda: quad_graph(2, 2, 0)): refuses(make, 'wanted at least 1', 'got 0')
+    for bad in (math.nan, math.inf, -math.inf):
+        mi = torch.ones(4, 4); mi[1, 2] = bad; refuses(lambda: chow_liu(mi), 'finite')
+    for bad in (torch.ones(2, 3), torch.ones(3), torch.ones(0, 0), [[1.]]): refuses(lambda: chow_liu(bad), 'square')
+    for bad in (torch.zeros(0, 3).long(), torch.zeros(3, 0).long(), torch.zeros(3).long(), [[1]]): refuses(lambda: mutual_information(bad), 'rows, variables')
+    refuses(lambda: mutual_information(torch.tensor([[0, -1]])), 'from 0', '-1'); refuses(lambda: mutual_information(torch.zeros(2, 2)), 'integer')
+
+def test_deep_graphs_are_walked_without_recursion():
+    "Thousands of levels; a CP form of a chain that mixes at every step; narrow images cut at every line."
+    for graph in (chain(5000).regions(), cp(chain(2000)), poon_domingos(1, 60, 1), cp(poon_domingos(1, 12, 1)), quad_graph(1, 3000)):
+        pc = Circuit(graph, Categorical(graph.n_rows, 2, 1, rng(0)), 1, rng(1)); x_bd = torch.randint(0, 2, (1, graph.n_vars), generator=rng(2))
+        assert torch.allclose(pc(x_bd)[0, 0], pc.inputs.logp_dvs[torch.arange(graph.n_vars), x_bd[0], 0].sum(), rtol=1e-4)      # one state: a product of inputs
+    tree = Tree(tuple(range(-1, 1999)), (0,)*2 + (1999,)); assert Circuit(tree, Categorical(3, 2, 2, rng(0)), 1, rng(1))(torch.zeros(1, 3).long()).isfinite().all()

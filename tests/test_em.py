@@ -6,7 +6,8 @@ import brute
 from brute import KINDS, circuit_of, write_out
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
-from pcdistill.em import Anemone, EM, OnLogits, cosine, fit, nothing_seen, stages, tables
+from pcdistill.em import EM, cosine, fit, stages, tables
+from pcdistill.extra.optimizers import Anemone, OnLogits, nothing_seen
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.circuit import plan
 from pcdistill.structure import chain, quad_tree, random_tree
@@ -194,6 +195,19 @@ def test_em_refuses(refuses):
     with torch.no_grad(): pc.edges_est[0, 0, 0] = math.nan
     x_bd = rows_of(pc, 10, 0)[0]
     refuses(lambda: fit(pc, lambda rows: pc(x_bd[rows])[:, 0], 10, rng(0), epochs=1, progress=False), 'finite', 'nan')
+    for sizes in (dict(n_rows=0), dict(batch=0), dict(micro=0), dict(batch=-1)):
+        refuses(lambda: fit(pc, lambda rows: pc(x_bd[rows])[:, 0], **(dict(n_rows=10, gen=rng(0), progress=False) | sizes)), 'at least one row', str([*sizes.values()][0]))
+
+def test_fit_is_the_loop_of_networks_too():
+    "Adam through `make`: the numbers of the loop written out; gradients of one step do not leak into the next."
+    def net(): torch.manual_seed(0); return nn.Linear(3, 1)
+    x_nf, y_n = torch.randn(40, 3, generator=rng(1)), torch.randn(40, generator=rng(2)); one, two = net(), net()
+    loss = lambda m, rows: -(m(x_nf[rows])[:, 0] - y_n[rows]).square()
+    fit(one, lambda rows: loss(one, rows), 40, rng(3), epochs=3, batch=10, lr=(.1, .1), make=lambda m: torch.optim.Adam(m.parameters()), progress=False)
+    opt, gen = torch.optim.Adam(two.parameters(), .1), rng(3)
+    for _ in range(3):
+        for rows in torch.randperm(40, generator=gen).tensor_split(4): opt.zero_grad(); (-loss(two, rows).sum()).backward(); opt.step()
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(one.parameters(), two.parameters()))
 
 # ── Anemone, logits, schedules ────────────────────────────────────────────────────────────────
 

@@ -6,8 +6,9 @@ from scipy.optimize import minimize
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
-from pcdistill.em import OnLogits
-from pcdistill.inputs import (Bernoulli, Binomial, Categorical, DiscretisedLogistic, Evidence, Gaussian, from_spec, one_hot_evidence, log_logistic)
+from pcdistill.extra.inputs import Bernoulli, Binomial, Gaussian
+from pcdistill.extra.optimizers import OnLogits
+from pcdistill.inputs import Categorical, DiscretisedLogistic, Evidence, from_spec, logistic_table, one_hot_evidence
 from pcdistill.structure import chain
 
 D, S = 3, 4
@@ -80,7 +81,7 @@ def test_forward_is_the_probability(name, seed):
 def test_logistic_far_out():
     "Narrow bells and far values: finite, and the mass is still one; in float32."
     mu, log_s = torch.meshgrid(torch.tensor([-300., 0., 3., 254.6, 255., 600.]), torch.tensor([-9., -7., -2., 0., 4., 20.]), indexing='ij')
-    lp_dvs = log_logistic(mu, log_s, 256)
+    lp_dvs = logistic_table(mu, log_s, 256)
     assert lp_dvs.isfinite().all() and torch.allclose(lp_dvs.exp().sum(1), torch.ones(()), atol=1e-4)
 
 @everything
@@ -228,7 +229,7 @@ def test_logistic_m_step_finds_the_maximum(name, seed):
     assert all((b >= a - 1e-9).all() for a, b in itertools.pairwise(qs))
     table_dvs = torch.einsum('bdv,dbs->dvs', nn.functional.one_hot(x_bd, V).double(), w_dbs)
     for d, s in itertools.product(range(D), range(S)):
-        f = lambda t: -float((table_dvs[d, :, s]*log_logistic(torch.tensor([[t[0]]]), torch.tensor([[min(max(t[1], -7), math.log(V)+3)]]), V)[0, :, 0]).sum())
+        f = lambda t: -float((table_dvs[d, :, s]*logistic_table(torch.tensor([[t[0]]]), torch.tensor([[min(max(t[1], -7), math.log(V)+3)]]), V)[0, :, 0]).sum())
         best = min((minimize(f, (m, l), method='Nelder-Mead', bounds=((-V, 2*V), (-7, math.log(V)+3)), options=dict(xatol=1e-7, fatol=1e-12, maxiter=2000)).fun
                     for m in (.3*V, .7*V) for l in (-1., 1.)))
         assert float(qs[-1][d, s]) >= -best - 1e-3*table_dvs[d, :, s].sum(), (d, s)

@@ -4,7 +4,7 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM
 from pcdistill.inputs import Categorical, Evidence
-from pcdistill.interchange import assemble, load_circuit, peer, save_circuit, to_cirkit, to_pyjuice, value_table
+from pcdistill.extra.interchange import assemble, load_circuit, peer, save_circuit, to_cirkit, to_pyjuice, value_table
 from pcdistill.runs import save
 from pcdistill.structure import Tree, binary_tree, chain, quad_tree, random_tree
 
