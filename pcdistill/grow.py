@@ -167,7 +167,7 @@ def more_states(pc:HCLTLeaf, y_xd, h_x, share:float, noise:float, gen:torch.Gene
     extra_ln = flow_us[pc.plan().units.argsort()].topk(n, dim=1).indices
     all_ls = torch.arange(S, device=extra_ln.device).expand(len(extra_ln), -1)
     new = clone(pc, torch.cat([all_ls, extra_ln], 1), 0., gen); new.__class__ = HCLTLeaf
-    for w in (new.inputs.logp_dvs.data, new.edges_est.data):
+    for w in (*(getattr(new.inputs, name).data for name in new.inputs.normalised), new.edges_est.data):
         factor = 1 + noise*torch.randn(w[..., S:].shape, generator=gen).to(w)
         w[..., S:] = (w[..., S:] + factor.clamp_min(1e-3).log()).log_softmax(1)
     return new

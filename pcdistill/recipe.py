@@ -111,8 +111,8 @@ def checked(
     leaf, grow = r.leaf, r.grow
     one_of('a leaf family', leaf.family, FAMILIES)
     one_of('inputs', leaf.inputs, INPUTS)
-    counts = [(k, v) for o in (r, leaf, grow) if o for k, v in vars(o).items() if k in COUNTS and v is not None]
-    low = [f'{k} {v!r}' for k, v in counts if type(v) is not int or v < 1]
+    counts = [(k, v) for o in (r, leaf, grow) if o for k, v in vars(o).items() if k in COUNTS]
+    low = [f'{k} {v!r}' for k, v in counts if not (v is None and k[:3]=='n_t' or type(v) is int and v > 0)]
     require(not low, f"wanted positive whole numbers in a recipe, got {', '.join(low)}")
     require(min(r.epochs, r.pseudocount, *r.lr) >= 0, f'wanted no negative epochs, pseudocount or steps, got {r.epochs}, {r.pseudocount} and {r.lr}')
     require(leaf.tree or not leaf.own, f'wanted the family hclt or residual for a tree of its own for each label, got {leaf.family}')
@@ -129,8 +129,7 @@ def recipe_from(
         require(not other, f"wanted the settings of a recipe of this version, got others: {', '.join(sorted(other)[:4])}")
         parts = dict(leaf=LeafConfig(**d['leaf']), grow=d['grow'] and GrowConfig(**d['grow']), lr=tuple(d['lr']), data=place_of(d['data']))
         return checked(Recipe(**d | parts))
-    except (TypeError, AttributeError) as e:
-        raise Refused(f'wanted a recipe of this version, got one with a value of another kind ({e})') from None
+    except (TypeError, AttributeError): raise Refused('wanted a recipe of this version, got settings or values of another kind') from None
 
 def place_of(data:str) -> str:
     "A name or hub id as it is; a folder by its full path, however it was spelled."

@@ -68,7 +68,7 @@ def test_results_are_whole_and_consistent(done):
     folder, r = done
     assert r==json.loads((folder/'results.json').read_text())
     assert {p.name for p in folder.glob('*.png')}=={'samples.png', 'inpaint.png', 'ledger.png'}
-    assert r['space']=='rgb' and r['data']=={'name': 'digits', 'split': 'test', 'n_images': 40, 'shape': [1, 8, 8]}
+    assert r['space']=='rgb' and r['data']=={'name': 'digits', 'split': 'test', 'n_images': 40, 'shape': [1, 8, 8], 'n_train': 200}
     s, t, l = r['student'], r['teacher'], r['ledger']
     assert s['bits_complete'] >= s['bits'] and r['lvd_start']['bits_complete'] >= r['lvd_start']['bits'] and l['marginal'] >= 0
     assert abs(l['conditional'] + l['prior'] + l['marginal'] - l['total']) < 2e-5
@@ -205,8 +205,8 @@ def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     a = of(r)
     assert set(a)==set(STAGES) and min(a.values()) >= 0 and calls and 'student' in plan_table(a)
     assert of(replace(r, epochs=2*r.epochs))['student'] > 1.5*a['student'] and of(r, n_test=1000)['measured']==2*a['measured']
-    assert of(r, n=8000)['start'] > 1.5*a['start'] and of(replace(r, n_train=2000))['measured']==a['measured']
-    assert a['start'] >= r.leaf.epochs*4000*a['measured']/1e9 > 0
+    assert of(r, n=8000)['start'] > a['start'] and of(replace(r, n_train=2000))['measured']==a['measured']
+    assert of(replace(r, leaf=replace(r.leaf, epochs=2*r.leaf.epochs)))['start'] > a['start']
 
 def test_runs_in_slices_of_no_time(done, tmp_path, capsys):
     slices = 0
@@ -249,7 +249,7 @@ def test_the_preset_and_the_metric_of_the_papers(done, tmp_path, capsys):
     assert 4 < out['grown']['heads'] <= 8 and not (tmp_path/'run'/'inpaint.png').exists()             # no conditioning on pixels in a lossy map
     assert cli.main(['evaluate', str(tmp_path/'run'), '--paper-metric', '-n', '8'])==0
     said = capsys.readouterr().out; assert 'not RGB bits; comparable with the published 4.06 only' in said and 'upper-left quarters' in said
-    assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '8'])==0 and f"{out['student']['bits']:.4f}" in capsys.readouterr().out   # in RGB, exactly corrected
+    assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '8'])==0 and abs(float(re.search(r'images: ([\d.]+)', capsys.readouterr().out)[1]) - out['student']['bits']) < 6e-5   # in RGB, exactly corrected
 
 def test_export(done, tmp_path):
     small = json.loads(R.export_run(done[0], tmp_path/'x.json', 30).read_text())
@@ -416,21 +416,37 @@ def test_one_test_image(tmp_path, capsys):
 def test_an_image_without_probability_leaves_json_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(R, 'gaussian_bits', lambda x, valid, test: torch.full((len(test),), torch.inf))
     out = R.distill(small(), tmp_path/'run', 'cpu', progress=False)
-    assert out['baselines']['gaussian'] is None and strict(tmp_path/'run'/'results.json')==out and 'Gaussian' not in R.comparison(out)
+    assert out['baselines']['gaussian'] is None and strict(tmp_path/'run'/'results.json')==out and 'one full-covariance Gaussian' not in R.comparison(out)
 
 def test_results_say_how_many_images_were_trained_on(done):
     assert done[1]['data']['n_train']==200 and R.distill(replace(small(), n_train=60_000, n_test=3, epochs=0), done[0].parent/'all', 'cpu', progress=False)['data']['n_train']==len(images('digits', 'train'))
 
 BROKEN = dict(data=3, patch=[4], colour=7, teacher={}, teacher_size=1, clusters='many', leaf=3, latents=None, grow='yes', n_train='all', n_test=2.5, n_tune=-1,
               epochs='few', batch=None, micro=0, lr=7, pseudocount='none', preset_=1, version=2)
+BROKEN_LEAF = dict(states='x', family=3, inputs=[], halves='x', bark=1, n_fit=0)
 
-@pytest.mark.parametrize('name', BROKEN)
-def test_broken_values_in_a_recipe(name, copy, capsys, tmp_path):
+def test_broken_values_in_a_recipe(copy, tmp_path):
+    "As a process of its own, without the type checks of this suite."
     held = json.loads((copy/'recipe.json').read_text())
-    (copy/'recipe.json').write_text(json.dumps(held | {name: BROKEN[name]}))
     Image.fromarray(images('digits', 'test', 1)[0, 0].numpy()).save(tmp_path/'x.png')
-    for words in (['evaluate', copy], ['sample', copy, '--out', tmp_path/'s.png'], ['inpaint', copy, '--out', tmp_path/'i.png'], ['compress', tmp_path/'x.png', '--run', copy, '-o', tmp_path/'x.pcd']): refused(capsys, *words)
-    if name!='preset_': refused(capsys, 'distill', '--teacher', 'pixels', '--out', copy)
+    words = [['evaluate', copy], ['sample', copy, '--out', tmp_path/'s.png'], ['inpaint', copy, '--out', tmp_path/'i.png'],
+             ['compress', tmp_path/'x.png', '--run', copy, '-o', tmp_path/'x.pcd'], ['distill', '--teacher', 'pixels', '--out', copy]]
+    cases = [held | {k: v} for k, v in BROKEN.items()] + [held | dict(leaf=held['leaf'] | {k: v}) for k, v in BROKEN_LEAF.items()]
+    work = """
+import json, sys
+from pathlib import Path
+from pcdistill.cli import main
+file, cases, words = json.loads(sys.stdin.read())
+for case in cases:
+    Path(file).write_text(json.dumps(case))
+    for w in words:
+        status = main(w)
+        assert status==2, (case, w, status)
+"""
+    said = subprocess.run([sys.executable, '-c', work], input=json.dumps([str(copy/'recipe.json'), cases, [[str(w) for w in ws] for ws in words]]), capture_output=True, text=True)
+    assert said.returncode==0, said.stderr[-2000:]
+    lines = said.stderr.splitlines()
+    assert len(lines)==len(cases)*len(words) and all(l.startswith('pcdistill: wanted') for l in lines)
 
 @pytest.mark.parametrize('part, name, value', [('leaf', 'states', 'x'), ('leaf', 'family', 3), ('leaf', 'inputs', []), ('leaf', 'halves', 'x'), ('leaf', 'bark', 1), ('grow', 'heads', 'x'), ('grow', 'twigs', 2)])
 def test_broken_values_within_a_recipe(part, name, value):
@@ -451,9 +467,9 @@ def pipe(*words):
     return made.stderr, made.returncode
 
 def test_a_closed_pipe_is_no_traceback(done):
-    for words in (['distill', '--help'], ['evaluate', done[0], '-n', '2']):
-        err, status = pipe(*words)
-        assert status==141 and err=='', err
+    for words, want in ((['distill', '--help'], (0, 141)), (['evaluate', done[0], '-n', '2'], (141,)), (['distill', '--plan', '--teacher', 'pixels'], (141,))):
+        err, status = pipe(*words)                       # argparse itself is silent when its help has no reader
+        assert status in want and err=='', (words, status, err)
 
 def test_stopped_while_importing(monkeypatch, capsys):
     import builtins, pcdistill.__main__ as entry
