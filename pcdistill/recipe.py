@@ -29,6 +29,7 @@ from .em import EM
 from .blocks import GaussianBlock
 from .leaf import INPUTS, Bodies, HCLTLeaf, LeafConfig
 from .top import fit_top
+from .joint import viewed
 from .grow import GrowConfig
 from .evaluate import hclt_states
 
@@ -219,21 +220,20 @@ def recipe(
     return replace(r, leaf=leaf)
 
 # %% ../nbs/60_recipe.ipynb #c020
-def seconds_of(f:Callable, dev:torch.device|str) -> float:
-    "Seconds of a call, after one to warm up."
-    def wait():
+def seconds_of(f:Callable, dev:torch.device|str, warm:bool=True) -> float:
+    "Seconds of a call; of a second one, if the first was so short that warming up counts and `warm`."
+    def once():
+        start = time.monotonic()
+        f()
         if torch.device(dev).type=='cuda': torch.cuda.synchronize(dev)
-    f()
-    wait()
-    start = time.monotonic()
-    f()
-    wait()
-    return time.monotonic() - start
+        return time.monotonic() - start
+    first = once()
+    return once() if warm and first < 1 else first
 
 def steps_of(log_prob:Callable, module, dev) -> tuple[float, float]:
-    "Seconds of a micro-batch with its counts, and of the M-step."
+    "Seconds of a micro-batch with its counts, and of the M-step that uses them up."
     optimizer = EM(module, .1, 1.)
-    return seconds_of(lambda: (-log_prob().sum()).backward(), dev), seconds_of(optimizer.step, dev)
+    return seconds_of(lambda: (-log_prob().sum()).backward(), dev), seconds_of(optimizer.step, dev, False)
 
 def untrained(
     r:Recipe,     # what is to be done
@@ -278,14 +278,14 @@ def estimate(
     n, n_test, f = min(n, r.n_train or n), min(n_test, r.n_test or n_test), r.leaf
     x = images(r.data, 'train', r.micro).to(dev)
     y_bnd = to_patches(COLOURS[r.colour].forward(x), r.patch)
-    (b, N, D), y_xd, V = y_bnd.shape, y_bnd.flatten(0, 1)[:2048], max(COLOURS[r.colour].levels(x.shape[1]))
+    (b, N, D), y_xd, V = y_bnd.shape, y_bnd.flatten(0, 1)[:4096], max(COLOURS[r.colour].levels(x.shape[1]))
     leaf = untrained(r, D, V).to(dev)
     M, K = (N//4, f.joined//4 + 3*f.splits) if f.joined else (N, leaf.n_heads)
     top = fit_top(torch.randint(K, (b, M), generator=rng(0)).to(dev), K, 1., chain(M))
     lp_bmk = torch.zeros(b, M, K, device=dev)
-    leaf_s, leaf_step = steps_of(lambda: leaf(y_xd), leaf, dev)
+    with viewed(leaf, 'density'): leaf_s, leaf_step = steps_of(lambda: leaf(y_xd), leaf, dev)
     top_s, top_step = steps_of(lambda: top(lp_bmk), top, dev)
-    with torch.no_grad(): score = seconds_of(lambda: leaf(y_xd), dev)*N/len(y_xd) + top_s/b
+    with torch.no_grad(): score = seconds_of(lambda: leaf(y_xd[:1024]), dev)*N/len(y_xd[:1024]) + top_s/b
     few_bm = torch.randint(K, (b, 4), generator=rng(0)).to(dev)
     tree = seconds_of(lambda: fit_top(few_bm, K, 1.), dev)*(M/4)**2*min(n, 5000)/b
     n_params = sum(p.numel() for m in (leaf, top) for p in m.parameters())

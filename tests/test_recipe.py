@@ -197,7 +197,7 @@ def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     "With every micro-batch said to take a second, a stage takes as many as it has."
     from pcdistill import recipe as module
     calls = []
-    monkeypatch.setattr(module, 'seconds_of', lambda f, dev: (f(), calls.append(1), 1.)[2])
+    monkeypatch.setattr(module, 'seconds_of', lambda f, dev, warm=True: (f(), calls.append(1), 1.)[2])
     r = recipe('photos', 'tiny', family, (3, 16, 16), teacher='pixels', autoregressive=False)
     if family=='hclt': r = replace(r, leaf=replace(r.leaf, states=4), clusters=4)
     else: r = replace(r, leaf=replace(r.leaf, joined=0, halves=16), clusters=4) if family=='gaussian' else replace(r, leaf=replace(r.leaf, states=4), clusters=4)
