@@ -24,7 +24,7 @@ from .clusters import kmeans, assign
 from .em import fit
 from .blocks import GaussianBlock
 from .resize import prune_, thin_, clone
-from .leaf import Bodies, HCLTLeaf, start_from_states_, together, apart, kept, unkept, leaf_from_spec
+from .leaf import INPUTS, Bodies, HCLTLeaf, start_from_states_, together, apart, kept, unkept, leaf_from_spec
 
 # %% ../nbs/44_grow.ipynb #c006
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class GrowConfig:
     start:int=1           # heads of a body at first, by k-means of its features
     rounds:int=3          # how often heads are split
     states:int=16         # states of a body's latents at first
+    inputs:str='categorical' # or 'logistic': what a state says of a variable
     epochs:int=10         # passes of EM at first and in each round
     batch:int=1024        # patches of a body an EM step
     micro:int=256         # patches of a body at a time in memory
@@ -166,7 +167,7 @@ def more_states(pc:HCLTLeaf, y_xd, h_x, share:float, noise:float, gen:torch.Gene
     extra_ln = flow_us[pc.plan().units.argsort()].topk(n, dim=1).indices
     all_ls = torch.arange(S, device=extra_ln.device).expand(len(extra_ln), -1)
     new = clone(pc, torch.cat([all_ls, extra_ln], 1), 0., gen); new.__class__ = HCLTLeaf
-    for w in (new.inputs.logp_dvs.data, new.edges_est.data):
+    for w in (*(getattr(new.inputs, name).data for name in new.inputs.normalised), new.edges_est.data):
         factor = 1 + noise*torch.randn(w[..., S:].shape, generator=gen).to(w)
         w[..., S:] = (w[..., S:] + factor.clamp_min(1e-3).log()).log_softmax(1)
     return new
@@ -228,7 +229,7 @@ def _body(y_xd, f_xf, n_values, config, gen): # a body before training, and the 
     h_x = assign(f_xf.float(), kmeans(f_xf.float(), n, gen)) if n > 1 else torch.zeros(len(y_xd), dtype=torch.long, device=y_xd.device)
     few = torch.randperm(len(y_xd), generator=gen)[:20_000].to(y_xd.device); y = y_xd[few].float()
     mu_sd = kmeans(y, min(config.states, len(y.unique(dim=0))), gen)
-    part = HCLTLeaf(chow_liu(mutual_information(y_xd[few])), Categorical(y_xd.shape[1], n_values, config.states, gen), n, gen).to(y_xd.device)
+    part = HCLTLeaf(chow_liu(mutual_information(y_xd[few])), INPUTS[config.inputs](y_xd.shape[1], n_values, config.states, gen), n, gen).to(y_xd.device)
     start_from_states_(part, y_xd[few], assign(y, mu_sd), h_x[few])
     return tidy(part, h_x)[:2]
 
