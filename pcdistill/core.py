@@ -20,19 +20,24 @@ def require(
     sentence:str, # what was wanted and what came instead
 ):
     "Raise `Refused` with `sentence` unless `ok`."
-    if not ok: raise Refused(sentence)
+    if not ok:
+        raise Refused(sentence)
 
 # %% ../nbs/00_core.ipynb #c007
 def device(
     name:str|None=None, # 'cpu', 'cuda', 'cuda:1', …; None picks
 ) -> torch.device:
     "The device to compute on; refuses one that is not there."
-    if name is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try: d = torch.device(name)
-    except RuntimeError: raise Refused(f"wanted a device such as 'cpu' or 'cuda', got '{name}'") from None
+    if name is None:
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        dev = torch.device(name)
+    except RuntimeError:
+        raise Refused(f"wanted a device such as 'cpu' or 'cuda', got '{name}'") from None
     n = torch.cuda.device_count()
-    require(d.type!='cuda' or (d.index or 0) < n, f"wanted device '{name}', but this machine has {n} CUDA device{'s'*(n!=1)}; use --device cpu")
-    return d
+    require(dev.type!='cuda' or (dev.index or 0) < n, f"wanted device '{name}', "
+            f"but this machine has {n} CUDA device{'s'*(n!=1)}; use --device cpu")
+    return dev
 
 # %% ../nbs/00_core.ipynb #c010
 def rng(
@@ -54,8 +59,11 @@ def bpd(
 def cholesky(
     S_nn:Float[Tensor, "*b n n"], # symmetric, positive definite up to rounding
 ) -> Float[Tensor, "*b n n"]:
-    "Lower triangular L with L Lᵀ = S, where needed with a diagonal raised by up to a thousandth; refuses what that does not mend."
+    "Lower triangular L with L Lᵀ = S, its diagonal raised by a thousandth at most; else refuses."
+    D_nn = torch.diag_embed(S_nn.diagonal(dim1=-2, dim2=-1))
     for r in (0., 1e-7, 1e-6, 1e-5, 1e-4, 1e-3):
-        L_nn, bad = torch.linalg.cholesky_ex(S_nn + r*torch.diag_embed(S_nn.diagonal(dim1=-2, dim2=-1)))
-        if not bad.any(): return L_nn
-    raise Refused(f'wanted a matrix that is positive definite up to rounding, got one that is not at {int((bad > 0).sum())} of {bad.numel()} places')
+        L_nn, bad = torch.linalg.cholesky_ex(S_nn + r*D_nn)
+        if not bad.any():
+            return L_nn
+    raise Refused(f'wanted a matrix that is positive definite up to rounding, '
+                  f'got one that is not at {int((bad > 0).sum())} of {bad.numel()} places')

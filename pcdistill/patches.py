@@ -41,8 +41,8 @@ def from_patches(
     "Put the patches of images together again."
     _whole(p, h, w)
     n, d = (h//p)*(w//p), p*p*c
-    require(y_bnd.shape[1:]==(n, d), f"wanted {n} patches of {d} variables for {c} channel(s) of {h}×{w} in patches of {p}×{p}, "
-            f"got {y_bnd.shape[1]} of {y_bnd.shape[2]}")
+    require(y_bnd.shape[1:]==(n, d), f"wanted {n} patches of {d} variables for {c} channel(s) of "
+            f"{h}×{w} in patches of {p}×{p}, got {y_bnd.shape[1]} of {y_bnd.shape[2]}")
     return rearrange(y_bnd, 'b (nh nw) (ph pw c) -> b c (nh ph) (nw pw)', nh=h//p, ph=p, pw=p, c=c)
 
 # %% ../nbs/12_patches.ipynb #c017

@@ -7,9 +7,14 @@ __all__ = ['write_file', 'save_json', 'load_json', 'save', 'load', 'key', 'cache
            'time_limit', 'time_is_up', 'resumable']
 
 # %% ../nbs/02_runs.ipynb #c002
-import dataclasses, hashlib, json, math, os, time
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 import torch
@@ -24,23 +29,32 @@ def write_file(
     path:str|Path, # final name
     data:bytes,    # all of the file
 ) -> Path:
-    "Write a file atomically; refuses in one sentence if the disk will not have it, and keeps what was there."
+    "Write a file atomically; refuses if the disk will not have it, and keeps what was there."
     path = Path(path)
     temp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temp, 'wb') as f:
-            f.write(data); f.flush(); os.fsync(f.fileno())
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(temp, path)
     except OSError as e:
         had = 'what it held before is kept' if path.is_file() else 'nothing was left behind'
-        raise Refused(f"wanted to write {path}, but {(e.strerror or str(e)).lower()} ({had})") from None
+        why = str(e.strerror or e).lower()
+        raise Refused(f"wanted to write {path}, but {why} ({had})") from None
     finally:
-        try: temp.unlink(missing_ok=True)
-        except OSError: pass   # its folder may be what was refused
+        with suppress(OSError):   # its folder may be what was refused
+            temp.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/02_runs.ipynb #c006
+def _there(
+    path:str|Path, # file to read
+):
+    "Refuse a file that is missing."
+    require(Path(path).is_file(), f"wanted the file {path}, but there is none")
+
 def save_json(
     path:str|Path, # file to write
     obj, # what JSON can hold
@@ -52,9 +66,12 @@ def load_json(
     path:str|Path, # file to read
 ):
     "Read JSON; refuses a file that is missing or is no JSON."
-    require(Path(path).is_file(), f"wanted the file {path}, but there is none")
-    try: return json.loads(Path(path).read_bytes())
-    except ValueError: raise Refused(f"wanted JSON in {path}, got a file that is cut short or of another kind") from None
+    _there(path)
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError:
+        raise Refused(f"wanted JSON in {path}, "
+                      "got a file that is cut short or of another kind") from None
 
 # %% ../nbs/02_runs.ipynb #c009
 def save(
@@ -69,27 +86,36 @@ def save(
 def load(
     path:str|Path, # file that `save` wrote
 ) -> tuple[dict[str,Tensor],dict]:
-    "Tensors (on the CPU) and their description; refuses a file that is missing, cut short or foreign."
-    require(Path(path).is_file(), f"wanted the file {path}, but there is none")
+    "Tensors (on the CPU) and their description; refuses one that is missing, cut short or foreign."
+    _there(path)
     try:
         with safe_open(str(path), 'pt') as f:
-            meta, tensors = (f.metadata() or {}).get('pcdistill'), {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError): raise Refused(f"wanted a whole .safetensors file, got {path}, which is cut short or of another kind") from None
-    require(meta is not None, f"wanted a file written by pcdistill, got {path}, which carries no description of ours")
+            meta = (f.metadata() or {}).get('pcdistill')
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, OSError):
+        raise Refused(f"wanted a whole .safetensors file, got {path}, "
+                      "which is cut short or of another kind") from None
+    require(meta is not None, f"wanted a file written by pcdistill, got {path}, "
+            "which carries no description of ours")
     return tensors, json.loads(meta)
 
 # %% ../nbs/02_runs.ipynb #c016
 def _plain(o): # a value `json` cannot write by itself
     "Dataclasses as dictionaries with their name, paths as strings."
-    if dataclasses.is_dataclass(o): return {'': type(o).__name__, **{f.name: getattr(o, f.name) for f in dataclasses.fields(o)}}
-    if isinstance(o, Path): return str(o)
-    raise TypeError(f"wanted a configuration of dataclasses, numbers, strings, lists and dictionaries, got {type(o).__name__}")
+    kind = type(o).__name__
+    if dataclasses.is_dataclass(o):
+        return {'': kind, **{f.name: getattr(o, f.name) for f in dataclasses.fields(o)}}
+    if isinstance(o, Path):
+        return str(o)
+    raise TypeError("wanted a configuration of dataclasses, numbers, strings, lists "
+                    f"and dictionaries, got {kind}")
 
 def key(
     *parts, # configs (dataclasses), numbers, strings, lists, dictionaries, other keys
 ) -> str:
     "Twelve hexadecimal digits that name these inputs."
-    return hashlib.sha256(json.dumps(parts, default=_plain, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps(parts, default=_plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 # %% ../nbs/02_runs.ipynb #c019
 def cached(
@@ -100,9 +126,10 @@ def cached(
     pack:Callable=lambda made: made, # what fn made → (tensors, meta)
     unpack:Callable=lambda tensors, meta: (tensors, meta), # and back
 ):
-    "The artefact `<stage>-<key(config)>.safetensors`: read if it is there, else computed and saved."
+    "The artefact `<stage>-<key(config)>.safetensors`: read, or computed and saved."
     path = Path(folder)/f'{stage}-{key(config)}.safetensors'
-    if not path.is_file(): save(path, *pack(fn()))
+    if not path.is_file():
+        save(path, *pack(fn()))
     return unpack(*load(path))
 
 # %% ../nbs/02_runs.ipynb #c022
@@ -112,11 +139,16 @@ def flatten(
 ):
     "The tree as JSON, each tensor replaced by its name in `tensors`."
     if isinstance(obj, Tensor):
-        name = f't{len(tensors)}'; tensors[name] = obj
+        name = f't{len(tensors)}'
+        tensors[name] = obj
         return {'tensor': name}
-    if isinstance(obj, dict): return {'dict': [[k, flatten(v, tensors)] for k, v in obj.items()]}
-    if isinstance(obj, (list, tuple)): return {type(obj).__name__: [flatten(v, tensors) for v in obj]}
-    require(obj is None or isinstance(obj, (bool, int, float, str)), f"wanted a state of tensors, numbers and strings, got {type(obj).__name__}")
+    kind = type(obj).__name__
+    if isinstance(obj, dict):
+        return {'dict': [[k, flatten(v, tensors)] for k, v in obj.items()]}
+    if isinstance(obj, (list, tuple)):
+        return {kind: [flatten(v, tensors) for v in obj]}
+    require(obj is None or isinstance(obj, (bool, int, float, str)),
+            f"wanted a state of tensors, numbers and strings, got {kind}")
     return obj
 
 def unflatten(
@@ -124,11 +156,15 @@ def unflatten(
     tensors:dict[str,Tensor], # and the tensors it took out
 ):
     "The tree as it was."
-    if not isinstance(tree, dict): return tree
+    if not isinstance(tree, dict):
+        return tree
     (kind, held), = tree.items()
-    if kind=='tensor': return tensors[held]
-    if kind=='dict': return {k: unflatten(v, tensors) for k, v in held}
-    return (tuple if kind=='tuple' else list)(unflatten(v, tensors) for v in held)
+    if kind=='tensor':
+        return tensors[held]
+    if kind=='dict':
+        return {k: unflatten(v, tensors) for k, v in held}
+    items = [unflatten(v, tensors) for v in held]
+    return tuple(items) if kind=='tuple' else items
 
 # %% ../nbs/02_runs.ipynb #c025
 class Paused(Exception):
@@ -142,8 +178,10 @@ def time_limit(
 ):
     "No epoch or stage begins in here after so many minutes."
     token = _end.set(math.inf if minutes is None else time.monotonic() + 60*minutes)
-    try: yield
-    finally: _end.reset(token)
+    try:
+        yield
+    finally:
+        _end.reset(token)
 
 def time_is_up() -> bool:
     "Whether the minutes of the enclosing `time_limit` have passed."
@@ -152,16 +190,22 @@ def time_is_up() -> bool:
 # %% ../nbs/02_runs.ipynb #c027
 def _take(o): # an object of `state`
     "Its state as a tree."
-    if isinstance(o, torch.Generator): return o.get_state()
-    if isinstance(o, list): return o
-    require(hasattr(o, 'state_dict'), f"wanted something with a state_dict, a torch.Generator or a list, got {type(o).__name__}")
+    if isinstance(o, torch.Generator):
+        return o.get_state()
+    if isinstance(o, list):
+        return o
+    require(hasattr(o, 'state_dict'), "wanted something with a state_dict, "
+            f"a torch.Generator or a list, got {type(o).__name__}")
     return o.state_dict()
 
 def _give(o, tree): # an object of `state`, and the tree `_take` took
     "Restore its state in place."
-    if isinstance(o, torch.Generator): o.set_state(tree)
-    elif isinstance(o, list): o[:] = tree
-    else: o.load_state_dict(tree)
+    if isinstance(o, torch.Generator):
+        o.set_state(tree)
+    elif isinstance(o, list):
+        o[:] = tree
+    else:
+        o.load_state_dict(tree)
 
 def _restore(
     path:Path, # checkpoint
@@ -170,11 +214,15 @@ def _restore(
 ) -> int:
     "Number of epochs already done; refuses the checkpoint of another loop."
     tensors, meta = load(path)
-    require(meta.get('kind')=='checkpoint' and set(meta['state'])==set(state) and meta['n_epochs']==n_epochs,
-            f"wanted the checkpoint of a loop of {n_epochs} epochs over {', '.join(state)}, got another one in {path}")
+    trees = meta.get('state', {})
+    require((meta.get('n_epochs'), set(trees))==(n_epochs, set(state)), f"wanted the checkpoint of "
+            f"a loop of {n_epochs} epochs over {', '.join(state)}, got another one in {path}")
     try:
-        for k, o in state.items(): _give(o, unflatten(meta['state'][k], tensors))
-    except (RuntimeError, ValueError, KeyError): raise Refused(f"wanted a checkpoint whose '{k}' has the same shapes as now, got another one in {path}") from None
+        for k, o in state.items():
+            _give(o, unflatten(trees[k], tensors))
+    except (RuntimeError, ValueError, KeyError):
+        raise Refused(f"wanted a checkpoint whose '{k}' has the same shapes as now, "
+                      f"got another one in {path}") from None
     return meta['epoch']
 
 # %% ../nbs/02_runs.ipynb #c028
@@ -186,16 +234,22 @@ def resumable(
     progress:bool=True, # a progress bar, in a terminal
     desc:str='', # what it says
 ) -> Iterator[int]:
-    "Yield the epochs still to do, saving after each; a killed and resumed loop ends with the same numbers."
-    path = Path(path) if path is not None else None
-    start = _restore(path, n_epochs, state) if path is not None and path.is_file() else 0
+    "Yield the epochs still to do, saving after each; killed and resumed, it ends the same."
+    start = _restore(path, n_epochs, state) if path and Path(path).is_file() else 0
     saved = time.monotonic()
-    for epoch in tqdm(range(start, n_epochs), desc=desc, initial=start, total=n_epochs, disable=None if progress else True):
+    off = None if progress else True   # None: off where it is no terminal
+    left = range(start, n_epochs)
+    for epoch in tqdm(left, desc, n_epochs, initial=start, disable=off):
         yield epoch
-        pause = epoch+1<n_epochs and time_is_up()
-        if path is None or (epoch+1<n_epochs and not pause and time.monotonic()-saved<every_s): continue
+        done, more = epoch + 1, epoch + 1 < n_epochs
+        pause = more and time_is_up()
+        soon = more and not pause and time.monotonic() - saved < every_s
+        if path is None or soon:
+            continue
         tensors = {}
         trees = {k: flatten(_take(o), tensors) for k, o in state.items()}
-        save(path, tensors, {'kind': 'checkpoint', 'epoch': epoch+1, 'n_epochs': n_epochs, 'state': trees})
+        meta = {'kind': 'checkpoint', 'epoch': done, 'n_epochs': n_epochs, 'state': trees}
+        save(path, tensors, meta)
         saved = time.monotonic()
-        if pause: raise Paused(f'the time is up after epoch {epoch+1} of {n_epochs}')
+        if pause:
+            raise Paused(f'the time is up after epoch {done} of {n_epochs}')

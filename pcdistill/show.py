@@ -16,99 +16,132 @@ from torch import Tensor
 from jaxtyping import Shaped
 from einops import rearrange
 from .core import require
-if 'ipykernel' in sys.modules: plt.switch_backend(plt.get_backend()) # else a kernel shows only figures that pyplot made
+if 'ipykernel' in sys.modules:   # else a kernel shows only figures that pyplot made
+    plt.switch_backend(plt.get_backend())
 
 # %% ../nbs/01_show.ipynb #c005
 def as_picture(
     x_bchw:Shaped[Tensor, "b c h w"], # integers 0…255 or floats 0…1
 ) -> Shaped[Tensor, "b h w 3"]:
     "RGB floats for matplotlib."
-    require(x_bchw.ndim==4 and x_bchw.shape[1] in (1, 3), f"wanted images b c h w with 1 or 3 channels, got the shape {tuple(x_bchw.shape)}")
-    x_bchw = x_bchw.detach().cpu()
-    x_bchw = (x_bchw.float() if x_bchw.is_floating_point() else x_bchw.float()/255).clamp(0, 1)
+    require(x_bchw.ndim==4 and x_bchw.shape[1] in (1, 3), "wanted images b c h w "
+            f"with 1 or 3 channels, got the shape {tuple(x_bchw.shape)}")
+    top = 1 if x_bchw.is_floating_point() else 255
+    x_bchw = (x_bchw.detach().cpu().float()/top).clamp(0, 1)
     return rearrange(x_bchw.expand(-1, 3, -1, -1), 'b c h w -> b h w c')
 
 def axes_or_new(
     ax:Axes|None, # where to draw, or None
     size:tuple[float,float], # inches of a new figure
 ) -> Axes:
-    "The given axes, or those of a new figure outside pyplot's list, so that a notebook shows it once."
-    return ax if ax is not None else Figure(figsize=size, dpi=72, layout='constrained').subplots()
+    "The given axes, or those of a new figure, which a notebook shows once: pyplot lacks it."
+    return ax or Figure(figsize=size, dpi=72, layout='constrained').subplots()
 
 # %% ../nbs/01_show.ipynb #c006
 def grid(
     x_bchw:Shaped[Tensor, "b c h w"], # integers 0…255 or floats 0…1; grey or RGB
     cols:int=8, # images a row
     ax:Axes|None=None, # where to draw; None makes a figure
-    title:str|None=None,
+    title:str|None=None, # above
 ) -> Figure:
     "Images row by row, with a hair of white between them."
-    p_bhwc = as_picture(x_bchw); b, h, w, _ = p_bhwc.shape
-    cols = max(1, min(cols, b)); rows = -(-b//cols); gap = max(1, h//16)
-    page = torch.ones(rows*cols, h+gap, w+gap, 3); page[:b, :h, :w] = p_bhwc
-    ax = axes_or_new(ax, (min(7, .7*cols), min(7, .7*cols)*rows*h/(cols*w) + .3*(title is not None)))
-    ax.imshow(rearrange(page, '(r k) h w c -> (r h) (k w) c', k=cols)[:-gap, :-gap], interpolation='nearest')
+    p_bhwc = as_picture(x_bchw)
+    b, h, w, _ = p_bhwc.shape
+    cols = max(1, min(cols, b))
+    rows, gap = -(-b//cols), max(1, h//16)
+    page = torch.ones(rows*cols, h+gap, w+gap, 3)
+    page[:b, :h, :w] = p_bhwc
+    page = rearrange(page, '(r k) h w c -> (r h) (k w) c', k=cols)[:-gap, :-gap]
+    inch = min(7, .7*cols)
+    ax = axes_or_new(ax, (inch, inch*rows*h/(cols*w) + .3*bool(title)))
+    ax.imshow(page, interpolation='nearest')
     ax.set_axis_off()
-    if title: ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=10)
     return ax.figure
 
 # %% ../nbs/01_show.ipynb #c010
 def strip(
     rows:dict[str,Tensor], # label → x_bchw; all with the same number of images
-    title:str|None=None,
+    title:str|None=None, # above
 ) -> Figure:
     "Rows of images, each with its label on the left."
-    sizes = {len(x) for x in rows.values()}
-    require(len(sizes)==1, f"wanted rows with the same number of images, got {', '.join(f'{k}: {len(x)}' for k, x in rows.items())}")
-    b = sizes.pop(); inch = min(.75, 6/b)
-    fig = Figure(figsize=(inch*b + 1.2, inch*len(rows) + .3*(title is not None)), dpi=72, layout='constrained')
-    for ax, (label, x_bchw) in zip(fig.subplots(len(rows), 1, squeeze=False)[:,0], rows.items()):
-        grid(x_bchw, b, ax); ax.set_axis_on(); ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
+    sizes = {k: len(x) for k, x in rows.items()}
+    require(len(set(sizes.values()))==1,
+            f"wanted rows with the same number of images, got {sizes}")
+    b = len(next(iter(rows.values())))
+    inch = min(.75, 6/b)
+    size = inch*b + 1.2, inch*len(rows) + .3*bool(title)
+    fig = Figure(figsize=size, dpi=72, layout='constrained')
+    for ax, (label, x_bchw) in zip(fig.subplots(len(rows), squeeze=False).flat, rows.items()):
+        grid(x_bchw, b, ax)
+        ax.set_axis_on()
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
         ax.set_ylabel(label, rotation=0, ha='right', va='center', fontsize=9)
-    if title: fig.suptitle(title, fontsize=10)
+    if title:
+        fig.suptitle(title, fontsize=10)
     return fig
 
 # %% ../nbs/01_show.ipynb #c013
 def curve(
     lines:dict[str,Sequence], # label → values, or (x values, values)
-    xlabel:str='', ylabel:str='',
+    xlabel:str='', # what it counts
+    ylabel:str='', # and what is drawn over it
     ax:Axes|None=None, # where to draw; None makes a figure
-    title:str|None=None,
+    title:str|None=None, # above
 ) -> Figure:
     "Lines over a common axis."
     ax = axes_or_new(ax, (4.5, 2.6))
-    flat = lambda v: torch.as_tensor(v).detach().cpu().double().reshape(-1)
     for label, v in lines.items():
-        x, y = (flat(a) for a in v) if isinstance(v, tuple) and len(v)==2 and not isinstance(v[0], (int, float)) else (torch.arange(len(v)), flat(v))
+        pair = isinstance(v, tuple) and len(v)==2 and not isinstance(v[0], (int, float))
+        x, y = (torch.as_tensor(a).detach().cpu().double().reshape(-1)
+                for a in (v if pair else (range(len(v)), v)))
         ax.plot(x, y, '.-' if len(y)<=50 else '-', label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    if title: ax.set_title(title, fontsize=10)
-    if len(lines)>1: ax.legend(fontsize=8)
+    ax.set_title(title, fontsize=10)
+    if len(lines)>1:
+        ax.legend(fontsize=8)
     return ax.figure
 
 def heat(
     a_hw:Shaped[Tensor, "h w"], # any numbers
     ax:Axes|None=None, # where to draw; None makes a figure
-    title:str|None=None,
-    vmin:float|None=None, vmax:float|None=None, # ends of the colour scale; None: the data's
+    title:str|None=None, # above
+    vmin:float|None=None, # one end of the colour scale; None: the data's
+    vmax:float|None=None, # the other
 ) -> Figure:
     "A matrix as colours, with its scale."
     ax = axes_or_new(ax, (3.2, 2.6))
-    im = ax.imshow(a_hw.detach().cpu().double(), vmin=vmin, vmax=vmax, cmap='viridis', interpolation='nearest', aspect='auto')
+    im = ax.imshow(a_hw.detach().cpu().double(), 'viridis', vmin=vmin, vmax=vmax,
+                   interpolation='nearest', aspect='auto')
     ax.figure.colorbar(im, ax=ax)
-    if title: ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=10)
     return ax.figure
 
 # %% ../nbs/01_show.ipynb #c017
+def _cell(
+    v, # text, integer, float, None, …
+) -> str:
+    "How it stands in a table."
+    if v is None:
+        return '–'
+    if isinstance(v, float):
+        return f'{v:.3f}'
+    return f'{v:,}' if type(v) is int else str(v)
+
 def table(
     rows:Sequence[Sequence], # cells: text, integers, floats (three decimals), None (a dash)
     headers:Sequence[str], # one per column
 ) -> str:
     "A plain text table; columns of numbers stand right."
-    require(all(len(r)==len(headers) for r in rows), f"wanted rows of {len(headers)} cells, got {sorted({len(r) for r in rows})}")
-    text = lambda v: '–' if v is None else f'{v:.3f}' if isinstance(v, float) else f'{v:,}' if isinstance(v, int) and not isinstance(v, bool) else str(v)
-    cells = [[text(v) for v in r] for r in rows]
-    wide = [max(map(len, col)) for col in zip(headers, *cells)]
-    right = [all(isinstance(r[i], (int, float, type(None))) for r in rows) for i in range(len(headers))]
-    line = lambda r: '  '.join(c.rjust(n) if s else c.ljust(n) for c, n, s in zip(r, wide, right)).rstrip()
-    return '\n'.join([line(headers), '  '.join('─'*n for n in wide), *map(line, cells)])
+    n = len(headers)
+    require(all(len(r)==n for r in rows),
+            f"wanted rows of {n} cells, got {sorted({len(r) for r in rows})}")
+    columns = []
+    for i, head in enumerate(headers):
+        cells = [head, *(_cell(r[i]) for r in rows)]
+        wide = max(map(len, cells))
+        numbers = all(isinstance(r[i], (int, float, type(None))) for r in rows)
+        cells = [c.rjust(wide) if numbers else c.ljust(wide) for c in cells]
+        columns.append([cells[0], '─'*wide, *cells[1:]])
+    return '\n'.join('  '.join(line).rstrip() for line in zip(*columns))
