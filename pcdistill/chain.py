@@ -19,7 +19,7 @@ import pcdistill
 from .core import require, rng, bpd, device as pick_device
 from .show import grid, table
 from .runs import Paused, save_json, load, load_json, cached, key, resumable, time_is_up, time_limit
-from .data import images, n_images
+from .data import images, n_images, no_test
 from .colour import COLOURS
 from .patches import to_patches
 from .teacher import bound
@@ -335,14 +335,15 @@ def distill(
         claim(folder, recipe)
         run = Run(recipe, folder, device, progress)
         if progress and not (folder/'results.json').is_file(): print(plan(recipe, run.device), flush=True)
-        teacher = run.teacher()
-        prior = run.prior(teacher)
-        how, z_bn = run.latents(teacher)
-        start = run.start(teacher, how, z_bn)
-        student = run.student(copy.deepcopy(start))
-        save_joint(student, folder/'student.safetensors')
-        n_params = sum(p.numel() for p in student.parameters())
-        plain, made = run.plain(n_params)
+        with no_test():
+            teacher = run.teacher()
+            prior = run.prior(teacher)
+            how, z_bn = run.latents(teacher)
+            start = run.start(teacher, how, z_bn)
+            student = run.student(copy.deepcopy(start))
+            save_joint(student, folder/'student.safetensors')
+            n_params = sum(p.numel() for p in student.parameters())
+            plain, made = run.plain(n_params)
         m, base = run.measured(teacher, prior, how, start, student), run.baselines(plain, n_params) # from here on test images are opened
         save_json(folder/'results.json', summary(run, prior, m, base, made, student))
         pictures(run, student, m)
