@@ -254,7 +254,7 @@ class TreeCoder(Coder):
         return (q_bs.log() + self.below(self.d)).softmax(1) @ self.lp_dvs[self.d].exp().T
 
     def tell(self, x_b):
-        self.told_ibs[self.d] += self.lp_dvs[self.d][x_b]
+        self.told_ibs[self.d] += self.lp_dvs[self.d][x_b.long()]
         for i in self.path()[:-1]:
             self.up_ibs[i] = log_mix(self.below(i)[None], self.logw[i][None])[0]
         self.d += 1
