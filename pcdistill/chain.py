@@ -23,10 +23,9 @@ from .data import images, n_images
 from .colour import COLOURS
 from .patches import to_patches
 from .teacher import bound
-from .vqvae import PriorConfig, fit_prior
 from .clusters import kmeans, assign
-from .priors import Choice, choose, simple_priors
-from .latents import extract, features, teacher_from_state
+from .priors import Choice, PriorConfig, choose, fit_prior, simple_priors
+from .latents import extract, features, kind_of, teacher_from_state
 from .em import stages
 from .leaf import relabel
 from .grow import Grown, grow, grow_blocks, settle
@@ -35,7 +34,7 @@ from .cuts import fit_any, of_squares
 from .joint import Joint, finetune, save_joint, load_joint, joint_state, joint_from_state
 from .evaluate import score, bits, measure, ledger_from, waterfall, gaussian_bits, webp_bits, png_bits, hclt_baseline
 from .inpaint import mask, inpaint, figure
-from .recipe import Recipe, TEACHERS, NO_LIKELIHOOD, estimate, plan_table, rates, recipe_from
+from .recipe import Recipe, estimate, plan_table, rates, recipe_from
 
 # %% ../nbs/61_chain.ipynb #c005
 class Run:
@@ -83,7 +82,8 @@ def teacher(self:Run):
     "The fitted teacher."
     r = self.recipe
     self.k_teacher = [r.data, r.n_train, r.patch, r.teacher, r.teacher_size, r.clusters, r.seed]
-    return self.stage('teacher', self.k_teacher, lambda ckpt: TEACHERS[r.teacher](self.images('train'), r, rng(r.seed + 1), ckpt, self.progress),
+    kind = kind_of(r.teacher); config = kind.preset(r.teacher_size, r.patch, r.clusters)
+    return self.stage('teacher', self.k_teacher, lambda ckpt: kind.fit(self.images('train'), config, rng(r.seed + 1), ckpt, self.progress),
                       pack=lambda t: t.state(), unpack=lambda t, m: teacher_from_state(t, m, self.device))
 
 @patch
@@ -96,10 +96,10 @@ def prior(self:Run, teacher) -> Choice|None:
     "The best prior of the teacher's codes; None if it has no likelihood."
     r = self.recipe
     self.k_prior = [self.k_teacher, r.autoregressive, 'priors']
-    if r.teacher in NO_LIKELIHOOD: return None
+    if not teacher.has_likelihood: return None
     def fit(ckpt):
         ids_bm = self.codes(teacher).long(); made = simple_priors(ids_bm, teacher.n_codes)
-        if hasattr(teacher, 'prior'): made['own'] = teacher.prior
+        if teacher.own_prior(): made['own'] = teacher.own_prior()
         if r.autoregressive: made['autoregressive'] = fit_prior(ids_bm, teacher.n_codes, getattr(PriorConfig, r.teacher_size)(), rng(r.seed + 2), ckpt=ckpt, progress=self.progress)
         return choose(made, extract(teacher, self.images('valid')).long())
     def pack(best): tensors, meta = best.prior.state(); return tensors, meta | dict(choice=best.name, nats=best.nats)
@@ -207,7 +207,7 @@ def measured(self:Run, teacher, prior:Choice|None, how, start:Joint, student:Joi
         z_bn = self.labels(teacher, how, start.leaf, x)
         out = {f'{name}_{k}': v for name, m in (('start', start), ('student', student)) for k, v in measure(m, x, z_bn, r.micro, False)._asdict().items()}
         if prior: out |= {f'teacher_{k}': v.double() for k, v in bound(teacher, prior.prior, x)._asdict().items()}
-        if hasattr(teacher, 'log_prob'): out['teacher_exact_b'] = teacher.log_prob(x).double()
+        if teacher.exact: out['teacher_exact_b'] = teacher.log_prob(x).double()
         return out | dict(z_bn=z_bn.to(torch.int16))
     def work(ckpt):
         parts, rows = self.images('test').split(16*r.micro), []
