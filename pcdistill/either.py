@@ -222,7 +222,7 @@ def _together(block:Normals, parts:list[Tiles]) -> Either: # half of the weight 
 # %% ../nbs/49_either.ipynb #a016
 def start_squares(
     y_xd:Shaped[Tensor, "x d"], # squares
-    z_x:Int[Tensor, "x"],       # labels of the smallest squares in them, in the order of `cut` into quarters
+    z_x:Int[Tensor, "_"],       # labels of the smallest squares in them, in the order of `cut` into quarters
     side:int,                   # of the squares
     config:SquaresConfig,       # which partitions
     rows:Labelled,              # values and labels there are
