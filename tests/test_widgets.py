@@ -189,6 +189,6 @@ def test_a_folder_that_is_no_run_gives_a_sentence(tmp_path, capsys):
     functions, rest = second.split('\ntry:'); rest = 'try:' + rest.split('\ntrain, valid')[0]
     scope = {}; exec(first + '\n' + functions, scope); scope['trained'] = lambda: (None, None, None)
     (tmp_path/'foreign').mkdir(); (tmp_path/'foreign'/'recipe.json').write_text('{"a": 1}'); (tmp_path/'broken').mkdir(); (tmp_path/'broken'/'recipe.json').write_text('{')
-    for name, words in (('missing', 'which is not there'), ('foreign', 'wanted a recipe'), ('broken', 'wanted')):
+    for name, words in (('missing', 'is not there'), ('foreign', 'wanted a recipe'), ('broken', 'wanted')):
         scope['folder'] = str(tmp_path/name); exec(rest, scope); said = capsys.readouterr().out
         assert words in said and said.count('\n')==1 and said.endswith('Digits are trained instead.\n'), said
