@@ -15,6 +15,7 @@ import torch
 from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange
+from fastcore.basics import patch
 from .core import require
 from .em import tables
 
@@ -42,7 +43,8 @@ class Emission(nn.Module):
     "p(x | k): K distributions over D ordered integer variables 0 … n_values−1."
     kind = ''        # name in the registry
     masks = 'any'    # or 'prefix': only whole rows, empty ones, and prefixes can be asked
-    soft_exact = False # whether soft evidence and `marginals` are of probabilities of integers, not of densities
+    # whether soft evidence and `marginals` are of probabilities of integers, not of densities
+    soft_exact = False
 
     n_vars:int       # D
     n_values:int     # values of a variable
@@ -66,25 +68,6 @@ class Emission(nn.Module):
         "Whether `forward` gives a probability of integers for this mask; else a density."
         return torch.ones(len(seen_xd), dtype=torch.bool, device=seen_xd.device)
 
-    def marginals(self,
-        x_xd:Shaped[Tensor, "x d"],   # values; where hidden, whatever
-        seen_xd:Bool[Tensor, "x d"],  # False where hidden
-        w_xk:Float[Tensor, "x k"],    # weight of each head of a row, given all evidence
-        soft:Soft|None=None,          # beliefs about hidden variables
-    ) -> Float[Tensor, "x d v"]:
-        "Σ_k w_k p(x_d = v | evidence, k); where seen, the row's whole weight on the value."
-        raise NotImplementedError
-
-    def draw(self,
-        x_xd:Shaped[Tensor, "x d"],     # values; where hidden, whatever
-        seen_xd:Bool[Tensor, "x d"],    # False where hidden
-        k_x:Int[Tensor, "x"],           # head of each row
-        gen:torch.Generator|None,       # randomness; None: a likely completion
-        soft:Soft|None=None,            # beliefs about hidden variables
-    ) -> Shaped[Tensor, "x d"]:
-        "Rows whose hidden values are drawn from p(hidden | evidence, k)."
-        raise NotImplementedError
-
     def coder(self,
         b:int, # rows side by side
     ) -> 'Coder':
@@ -94,6 +77,28 @@ class Emission(nn.Module):
     def spec(self) -> dict:
         "What is needed to build one like it (JSON); `kind` and the arguments."
         raise NotImplementedError
+
+# %% ../nbs/45_emission.ipynb #e007b
+@patch
+def marginals(self:Emission,
+    x_xd:Shaped[Tensor, "x d"],   # values; where hidden, whatever
+    seen_xd:Bool[Tensor, "x d"],  # False where hidden
+    w_xk:Float[Tensor, "x k"],    # weight of each head of a row, given all evidence
+    soft:Soft|None=None,          # beliefs about hidden variables
+) -> Float[Tensor, "x d v"]:
+    "Σ_k w_k p(x_d = v | evidence, k); where seen, the row's whole weight on the value."
+    raise NotImplementedError
+
+@patch
+def draw(self:Emission,
+    x_xd:Shaped[Tensor, "x d"],     # values; where hidden, whatever
+    seen_xd:Bool[Tensor, "x d"],    # False where hidden
+    k_x:Int[Tensor, "x"],           # head of each row
+    gen:torch.Generator|None,       # randomness; None: a likely completion
+    soft:Soft|None=None,            # beliefs about hidden variables
+) -> Shaped[Tensor, "x d"]:
+    "Rows whose hidden values are drawn from p(hidden | evidence, k)."
+    raise NotImplementedError
 
 # %% ../nbs/45_emission.ipynb #e009
 class Coder:
@@ -154,7 +159,7 @@ def supported(
     e:Emission,                  # any
     seen_xd:Bool[Tensor, "x d"], # a mask
 ) -> Bool[Tensor, "x d"]:
-    "The part of a mask that can be answered: rows that are no prefix count as hidden if they must."
+    "The part of a mask that can be answered; rows of no prefix count as hidden if they must."
     if e.masks=='any':
         return seen_xd
     return seen_xd & prefix(seen_xd[:, e.order_d])[:, None]
@@ -164,7 +169,7 @@ def one_reading(
     ask:Callable,  # (values, mask, beliefs, density) → a tensor with a row for each row
     x_xd, seen_xd, soft, density, # what `ask` is asked
 ) -> Tensor:
-    "Rows whose mask has no probability are asked for the density in all their parts: no row mixes the two."
+    "Rows whose mask has no probability are densities in all their parts: no row mixes the two."
     if seen_xd is None or density or soft is not None:
         return ask(x_xd, seen_xd, soft, density or soft is not None)
     exact_x = e.exact(seen_xd)
@@ -176,6 +181,7 @@ def one_reading(
     out[exact_x] = ask(x_xd[exact_x], seen_xd[exact_x], None, False)
     return out
 
+# %% ../nbs/45_emission.ipynb #e012b
 class Atom(Emission):
     "An emission that is built of no others."
     def atoms(self, f:Callable, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
@@ -186,7 +192,11 @@ class Atom(Emission):
         "One-sample estimate of the density's part of the bound −E log p(x + u), nats."
         return self(x_xd)
 
-    def rounded(self, x_xd:Int[Tensor, "x d"], gen:torch.Generator, n:int=1) -> Float[Tensor, "x k"]:
+    def rounded(self,
+        x_xd:Int[Tensor, "x d"], # whole rows
+        gen:torch.Generator,     # randomness
+        n:int=1,                 # draws
+    ) -> Float[Tensor, "x k"]:
         "log of an unbiased estimate of p(x), all variables rounded together, from n draws."
         return self(x_xd)
 
@@ -210,7 +220,8 @@ def tempered(
         if isinstance(atom, Atom):
             atom.temper_(T)
     for p, dim in tables(new):
-        p.copy_((p/T).log_softmax(dim))
+        # weights of zero stay zero, even where all on an axis are: a softmax there has no value
+        p.copy_(torch.where(p.isneginf(), p, (p/T).log_softmax(dim)))
     return new
 
 # %% ../nbs/45_emission.ipynb #e015
@@ -228,9 +239,11 @@ class Labelled(NamedTuple):
 def some_rows(rows:Labelled, n:int, gen:torch.Generator) -> Labelled:
     "At most n rows, in random order, with one label each; refuses another number of labels."
     z_x = rows.z_xq.flatten()
-    require(len(rows.y_xd)==len(z_x), f'wanted one label a patch, got {len(rows.y_xd)} and {len(z_x)}')
+    require(len(rows.y_xd)==len(z_x),
+            f'wanted one label a patch, got {len(rows.y_xd)} and {len(z_x)}')
     keep = torch.randperm(len(z_x), generator=gen)[:n]
-    return rows._replace(y_xd=rows.y_xd[keep.to(rows.y_xd.device)], z_xq=z_x[keep.to(z_x.device)].long())
+    y_xd, z_x = rows.y_xd[keep.to(rows.y_xd.device)], z_x[keep.to(z_x.device)]
+    return rows._replace(y_xd=y_xd, z_xq=z_x.long())
 
 class Family(NamedTuple):
     "How emissions of one kind are made."
@@ -246,7 +259,8 @@ def register(cls:type) -> type:
 
 def from_spec(spec:dict) -> Emission:
     "An untrained emission of a given make, to load parameters into."
-    require(spec.get('kind') in KINDS, f"wanted an emission of kind {', '.join(KINDS)}, got '{spec.get('kind')}'")
+    require(spec.get('kind') in KINDS,
+            f"wanted an emission of kind {', '.join(KINDS)}, got '{spec.get('kind')}'")
     return KINDS[spec['kind']].from_spec({n: v for n, v in spec.items() if n!='kind'})
 
 # %% ../nbs/45_emission.ipynb #e017
@@ -275,7 +289,7 @@ def check_evidence(
     tol:float=1e-4,        # nats, of probabilities
     tol_density:float=.02, # nats, of densities
 ):
-    "log p of every mask, with and without soft evidence, is that of enumeration; so are the marginals."
+    "log p and marginals of every mask, with and without soft evidence, are those of enumeration."
     for seen_d in masks_of(e.n_vars):
         seen_1d = seen_d[None]
         if not torch.equal(supported(e, seen_1d), seen_1d):
@@ -301,7 +315,8 @@ def check_evidence(
             want_dv = torch.zeros_like(P_dv)
             for d in range(e.n_vars):
                 want_dv[d].index_add_(0, all_.x_xd[fits_x][:, d], p_xk)
-            near = tol if e.soft_exact else tol_density     # else they are the density's, whatever the mask
+            # else they are the density's, whatever the mask
+            near = tol if e.soft_exact else tol_density
             assert (P_dv - want_dv).abs().max() < near, (seen_d.tolist(), 'marginals')
 
 # %% ../nbs/45_emission.ipynb #e019
@@ -312,7 +327,7 @@ def check_draws(
     n:int=4000,           # draws of each mask
     errors:float=5.,      # standard errors allowed
 ):
-    "Means of draws are posterior means; what is seen stays; a likely completion is a row of integers."
+    "Means of draws are posterior means; what is seen stays; a likely completion has integers."
     for seen_d in masks_of(e.n_vars):
         seen_1d = seen_d[None]
         if not torch.equal(supported(e, seen_1d), seen_1d):
@@ -354,7 +369,7 @@ def check_coder(
 
 @torch.no_grad()
 def check_emission(e:Emission, gen:torch.Generator, tol:float=1e-4, tol_density:float=.02):
-    "Everything the protocol promises, by enumeration (mass, masks, soft evidence, marginals, draws, coder, state)."
+    "All that the protocol promises, by enumeration: mass, evidence, draws, coder, state."
     assert (enumerated(e).lp_xk.exp().sum(0) - 1).abs().max() < 1e-4, 'mass one'
     check_evidence(e, gen, tol, tol_density)
     check_draws(e, gen)
