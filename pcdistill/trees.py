@@ -16,13 +16,11 @@ from jaxtyping import Float, Int, Bool
 from torch.nn.functional import one_hot
 from einops import rearrange, einsum
 from fastcore.basics import patch
-from fastcore.basics import patch
 from .core import require
 from .runs import resumable
 from .clusters import kmeans, assign
 from .inputs import Categorical, DiscretisedLogistic
 from .structure import Tree, chow_liu, mutual_information, side_by_side
-from .layers import log_mix, pick
 from .layers import log_mix, pick
 from .circuit import Circuit, plan
 from .queries import descend, new_values
@@ -48,23 +46,20 @@ class Trees(Atom):
     ):
         super().__init__()
         require(len(trees)==len(heads)==len(states) > 0 and min(*heads, *states) > 0,
-                f'wanted heads and states for each tree, got {len(trees)} trees, {len(heads)}, {len(states)}')
+                f'wanted heads and states for each tree, got {len(trees)} trees, '
+                f'{len(heads)}, {len(states)}')
         require(all(t.host==tuple(range(len(t.parent))) for t in trees),
                 'wanted trees with one latent for each variable (chow_liu, chain or binary_tree)')
         require(inputs in INPUTS, f"wanted inputs of {' or '.join(INPUTS)}, got '{inputs}'")
         gen = gen or torch.Generator().manual_seed(0)
         graph = side_by_side([t.regions() for t in trees])
         self.trees, self.heads, self.states = tuple(trees), tuple(heads), tuple(states)
-        self.pc = Circuit(graph, INPUTS[inputs](graph.n_units, n_values, max(states), gen), max(heads), gen)
+        units = INPUTS[inputs](graph.n_units, n_values, max(states), gen)
+        self.pc = Circuit(graph, units, max(heads), gen)
         alive_ch = torch.arange(max(heads)) < torch.tensor(self.heads)[:, None]
         self.register_buffer('alive_ch', alive_ch, persistent=False)
         self.register_buffer('live_k', alive_ch.flatten().nonzero().flatten(), persistent=False)
         self.n_vars, self.n_values, self.n_heads = graph.n_vars, n_values, len(self.live_k)
-
-    @property
-    def tree_k(self) -> Int[Tensor, "k"]:
-        "The tree of each head."
-        return self.live_k//self.pc.n_heads
 
     def spec(self) -> dict:
         "The arguments (JSON)."
@@ -77,6 +72,12 @@ class Trees(Atom):
         "Untrained trees of a given make."
         trees = [Tree(tuple(p), tuple(range(len(p)))) for p in spec['parents']]
         return cls(trees, *(spec[n] for n in ('n_values', 'heads', 'states', 'inputs')))
+
+# %% ../nbs/46_trees.ipynb #t005b
+@patch(as_prop=True)
+def tree_k(self:Trees) -> Int[Tensor, "k"]:
+    "The tree of each head."
+    return self.live_k//self.pc.n_heads
 
 # %% ../nbs/46_trees.ipynb #t007
 def soft_weights(soft:Soft, n_values:int) -> tuple[Float[Tensor, "x d v"], Float[Tensor, "x d"]]:
@@ -133,7 +134,8 @@ def marginals(self:Trees, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
 
 # %% ../nbs/46_trees.ipynb #t011
 @patch
-def _believed(self:Trees, state_ux, soft, gen) -> Int[Tensor, "x u"]: # values given states and beliefs
+# values given states and beliefs
+def _believed(self:Trees, state_ux, soft, gen) -> Int[Tensor, "x u"]:
     logp_rvs, g_xdv = self.pc.inputs.log_pmf().detach(), soft_log_weight(soft, self.n_values)
     out = []
     for r, state_x in enumerate(state_ux):
@@ -142,7 +144,8 @@ def _believed(self:Trees, state_ux, soft, gen) -> Int[Tensor, "x u"]: # values g
     return torch.stack(out, 1)
 
 @patch
-def _best(self:Trees, row_u, soft) -> Tensor: # log-value of the best value of every unit under every state
+# log-value of the best value of every unit under every state
+def _best(self:Trees, row_u, soft) -> Tensor:
     if soft is None:
         return rearrange(self.pc.inputs.best(row_u), 'u s -> u 1 s')
     logp_rvs, g_xdv = self.pc.inputs.log_pmf().detach(), soft_log_weight(soft, self.n_values)
@@ -152,7 +155,7 @@ def _best(self:Trees, row_u, soft) -> Tensor: # log-value of the best value of e
 @patch
 @torch.no_grad()
 def draw(self:Trees, x_xd, seen_xd, k_x, gen, soft=None) -> Int[Tensor, "x d"]:
-    "Hidden values from p(hidden | evidence, k); without `gen` the most likely ones, latents included."
+    "Hidden values from p(hidden | evidence, k); without `gen` the most likely, latents too."
     lp_uxs, (variable_u, row_u) = self.evidence(x_xd, seen_xd, soft), self.pc.units()
     if gen is None:
         seen_ux1 = rearrange(seen_xd.T[variable_u], 'u x -> u x 1')
@@ -178,7 +181,8 @@ def temper_(self:Trees, T:float):
         self.pc.inputs = table.to(self.pc.root_1sk)
 
 # %% ../nbs/46_trees.ipynb #t015
-def _rows_of(e:Trees, c:int) -> tuple[slice, Tensor]: # inputs and tables of tree c, in a single tree's order
+# inputs and tables of tree c, in a single tree's order
+def _rows_of(e:Trees, c:int) -> tuple[slice, Tensor]:
     tree, n = e.trees[c], len(e.trees)
     D = len(tree.host)
     child = plan(side_by_side([tree.regions()])).nodes[1:].to(e.live_k.device)
@@ -233,7 +237,8 @@ class TreeCoder(Coder):
         self.children = [[c for c in range(n) if self.parent[c]==i] for i in range(n)]
         self.d = 0
 
-    def below(self, i:int, but:int|None=None) -> Tensor: # evidence below latent i, without one child's
+    # evidence below latent i, without one child's
+    def below(self, i:int, but:int|None=None) -> Tensor:
         return self.told_ibs[i] + self.up_ibs[[c for c in self.children[i] if c!=but]].sum(0)
 
     def path(self) -> list[int]: # latents from that of the variable to the root
@@ -345,9 +350,9 @@ def fit_tree(
     e, y_xd, z_x = started(rows, config, gen), rows.y_xd, rows.z_xq
     def log_prob(at):
         return e(y_xd[at]).gather(1, z_x[at, None])[:, 0]
-    steps = dict(epochs=config.epochs, batch=config.batch, micro=config.micro, lr=(1., config.lr_end))
-    history = fit(e, log_prob, len(y_xd), gen, **steps, pseudocount=config.pseudocount,
-                  ckpt=ckpt, progress=progress, desc='trees')
+    steps = dict(epochs=config.epochs, batch=config.batch, micro=config.micro)
+    history = fit(e, log_prob, len(y_xd), gen, **steps, lr=(1., config.lr_end),
+                  pseudocount=config.pseudocount, ckpt=ckpt, progress=progress, desc='trees')
     return e, history
 
 # %% ../nbs/46_trees.ipynb #t023
