@@ -133,8 +133,8 @@ def marginals(self:Trees, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
     return torch.where(seen_xd[..., None], hot_xdv*w_xk.sum(1)[:, None, None], P_xdv)
 
 # %% ../nbs/46_trees.ipynb #t011
-@patch
 # values given states and beliefs
+@patch
 def _believed(self:Trees, state_ux, soft, gen) -> Int[Tensor, "x u"]:
     logp_rvs, g_xdv = self.pc.inputs.log_pmf().detach(), soft_log_weight(soft, self.n_values)
     out = []
@@ -143,8 +143,8 @@ def _believed(self:Trees, state_ux, soft, gen) -> Int[Tensor, "x u"]:
         out.append(lp_xv.argmax(1) if gen is None else pick(lp_xv.softmax(1), gen))
     return torch.stack(out, 1)
 
-@patch
 # log-value of the best value of every unit under every state
+@patch
 def _best(self:Trees, row_u, soft) -> Tensor:
     if soft is None:
         return rearrange(self.pc.inputs.best(row_u), 'u s -> u 1 s')
