@@ -30,7 +30,7 @@ GRAIN = 2**-20 # share of the uniform in every head
 
 @register
 class Normals(Atom):
-    "K multivariate normals over D ordered variables 0 … n_values−1, each with a grain of the uniform."
+    "K multivariate normals over D ordered variables, each with a grain of the uniform."
     kind = 'normals'
 
     def __init__(self,
@@ -39,14 +39,16 @@ class Normals(Atom):
         n_values:int=256,        # values a variable can take
         shapes:int|None=None,    # (μ, U) shared by K/shapes components each; None: one each
         order:list[int]|None=None, # coding order: variable that comes d-th; None: as they are
-        shrink:float=200.,       # pseudo-rows of the pooled shape that every shape sees in the M-step
+        shrink:float=200.,       # pseudo-rows of the pooled shape, in the M-step of every shape
         s_min:float=.15,         # least scale
         sheppard:bool=True,      # take the variance of rounding, 1/12, off the scales
     ):
         super().__init__()
         G, order = shapes or n_heads, list(order or range(n_vars))
-        require(n_heads % G==0, f'wanted a number of shapes that divides the {n_heads} components, got {G}')
-        require(sorted(order)==list(range(n_vars)), f'wanted an order of the {n_vars} variables, got {order[:8]}')
+        require(n_heads % G==0,
+                f'wanted a number of shapes that divides the {n_heads} components, got {G}')
+        require(sorted(order)==list(range(n_vars)),
+                f'wanted an order of the {n_vars} variables, got {order[:8]}')
         self.n_heads, self.n_vars, self.n_values, self.shapes = n_heads, n_vars, n_values, G
         self.shrink, self.s_min, self.sheppard = shrink, s_min, sheppard
         self.register_buffer('order', torch.tensor(order), persistent=False)
@@ -60,11 +62,6 @@ class Normals(Atom):
     def order_d(self) -> Int[Tensor, "d"]:
         return self.order
 
-    @property
-    def shape_k(self) -> Int[Tensor, "k"]:
-        "The shape of each component."
-        return torch.arange(self.n_heads, device=self.order.device)//(self.n_heads//self.shapes)
-
     def spec(self) -> dict:
         "The arguments (JSON)."
         names = ('n_heads', 'n_vars', 'n_values', 'shapes', 'shrink', 's_min', 'sheppard')
@@ -75,16 +72,24 @@ class Normals(Atom):
         "Untrained normals of a given make."
         return cls(**spec)
 
-    @torch.no_grad()
-    def temper_(self, T:float):
-        "A normal to the power 1/T is one with T times the variance."
-        self.logs_kd += math.log(T)/2
+# %% ../nbs/47_normals.ipynb #n005b
+@patch(as_prop=True)
+def shape_k(self:Normals) -> Int[Tensor, "k"]:
+    "The shape of each component."
+    return torch.arange(self.n_heads, device=self.order.device)//(self.n_heads//self.shapes)
+
+@patch
+@torch.no_grad()
+def temper_(self:Normals, T:float):
+    "A normal to the power 1/T is one with T times the variance."
+    self.logs_kd += math.log(T)/2
 
 # %% ../nbs/47_normals.ipynb #n006
 @patch
 def unit(self:Normals) -> Float[Tensor, "g d e"]:
     "U: unit lower triangular."
-    return self.U_gde.tril(-1) + torch.eye(self.n_vars, device=self.U_gde.device, dtype=self.U_gde.dtype)
+    one_de = torch.eye(self.n_vars, device=self.U_gde.device, dtype=self.U_gde.dtype)
+    return self.U_gde.tril(-1) + one_de
 
 @patch
 @torch.no_grad()
@@ -106,7 +111,8 @@ def factor(self:Normals,
 def _plan(e:Normals, parts:int=4): # column blocks of U, transposed for one product each
     D, c, U_gde = e.n_vars, (e.n_values-1)/2, e.unit()
     cuts = [round(D*i/min(parts, D)) for i in range(min(parts, D)+1)]
-    W = [(a, b, rearrange(U_gde[:, a:b, :b], 'g d e -> e (g d)')) for a, b in zip(cuts[:-1], cuts[1:])]
+    W = [(a, b, rearrange(U_gde[:, a:b, :b], 'g d e -> e (g d)'))
+         for a, b in zip(cuts[:-1], cuts[1:])]
     bias_dg = rearrange(einsum(U_gde, e.mu_gd - c, 'g d e, g e -> g d'), 'g d -> d g')
     return W, bias_dg, c
 
@@ -122,9 +128,11 @@ def _density(x_xd, e, plan): # log N of whole rows
     q_gxj = 0.
     for a, b, e_xgd in _residuals(x_xd, e, plan):
         q_gxj = q_gxj + rearrange(e_xgd.square(), 'x g d -> g x d') @ weight_gdj[:, a:b]
-    return -.5*rearrange(q_gxj, 'g x j -> x (g j)') - e.logs_kd.sum(1) - .5*e.n_vars*math.log(2*math.pi)
+    q_xk = rearrange(q_gxj, 'g x j -> x (g j)')
+    return -.5*q_xk - e.logs_kd.sum(1) - .5*e.n_vars*math.log(2*math.pi)
 
-def _chain(x_xd, e, plan, until_x=None): # log pmf of whole rows, or of their first until_x variables
+# log pmf of whole rows, or of their first until_x variables
+def _chain(x_xd, e, plan, until_x=None):
     s_gjd, lp_xgj = rearrange(e.logs_kd.exp(), '(g j) d -> g j d', g=e.shapes), 0.
     for a, b, e_xgd in _residuals(x_xd, e, plan):
         x_x1d = rearrange(x_xd[:, a:b], 'x d -> x 1 d')
@@ -132,16 +140,19 @@ def _chain(x_xd, e, plan, until_x=None): # log pmf of whole rows, or of their fi
         if until_x is not None:
             at_d = torch.arange(a, b, device=x_xd.device)
             asked = rearrange(at_d < until_x[:, None], 'x d -> x 1 d').to(e_xgd)
-        cells = [(log_mass_normal(e_xgd, s_gd, low, high)*asked).sum(-1) for s_gd in s_gjd[..., a:b].unbind(1)]
+        cells = [(log_mass_normal(e_xgd, s_gd, low, high)*asked).sum(-1)
+                 for s_gd in s_gjd[..., a:b].unbind(1)]
         lp_xgj = lp_xgj + torch.stack(cells, -1)
     return rearrange(lp_xgj, 'x g j -> x (g j)')
 
 # %% ../nbs/47_normals.ipynb #n010
-def _near(x_xd, e, plan, behind=40.): # chain of components that matter; of the others a bound, so many nats behind
+# chain of components that matter; of the others a bound, so many nats behind
+def _near(x_xd, e, plan, behind=40.):
     e_xgd = torch.cat([e_xgd for *_, e_xgd in _residuals(x_xd, e, plan)], 2)
     s_kd, low, high = e.logs_kd.exp(), x_xd <= 0, x_xd >= e.n_values-1
     half, flat, wide = -.5/s_kd**2, -e.logs_kd - .5*math.log(2*math.pi), s_kd > .4
-    low1, high1, inner1 = (rearrange(t, 'x d -> x 1 d') for t in (low, high, (~(low | high)).float()))
+    three = (low, high, (~(low | high)).float())
+    low1, high1, inner1 = (rearrange(t, 'x d -> x 1 d') for t in three)
     out_xgd = torch.where(low1, -e_xgd, torch.where(high1, e_xgd, e_xgd.abs()))
     out_xgd = out_xgd.sub_(.5).clamp_min_(0).square_()
     def by(t_xgd, w_kd):
@@ -158,7 +169,9 @@ def _near(x_xd, e, plan, behind=40.): # chain of components that matter; of the 
     lp_xk[x_p, k_p] = torch.cat([exact(*p) for p in zip(x_p.split(4096), k_p.split(4096))])
     return lp_xk
 
-def _chunked(f, e, x_xd, *more, elements:int): # f over chunks of rows with at most so many numbers x·g·d
+# %% ../nbs/47_normals.ipynb #n010b
+# f over chunks of rows with at most so many numbers x·g·d
+def _chunked(f, e, x_xd, *more, elements:int):
     rows, plan = max(1, elements//(e.shapes*e.n_vars)), _plan(e)
     if len(x_xd)==0:
         return e.mu_gd.new_zeros(0, e.n_heads)
@@ -179,11 +192,12 @@ def whole_rows(self:Normals,
     if density:
         return _chunked(_density, self, x_xd, elements=1 << 23)
     few = self.n_heads >= 16 and not torch.is_grad_enabled() and self.mu_gd.dtype==torch.float32
-    return _chunked(_near, self, x_xd, elements=1 << 22) if few else _chunked(_chain, self, x_xd, elements=1 << 20)
+    f, elements = (_near, 1 << 22) if few else (_chain, 1 << 20)
+    return _chunked(f, self, x_xd, elements=elements)
 
 # %% ../nbs/47_normals.ipynb #n014
 def noise(seen_xd:Bool[Tensor, "x d"], soft:Soft|None) -> Float[Tensor, "x d"]:
-    "Variance with which each variable is observed: 0 where seen, ∞ where hidden, 1/precision between."
+    "Variance of each observation: 0 where seen, ∞ where hidden, 1/precision between."
     between = torch.full(seen_xd.shape, math.inf, device=seen_xd.device)
     if soft is not None:
         between = 1/soft.precision_xd.float()
@@ -194,6 +208,7 @@ def groups(noise_xd:Float[Tensor, "x d"]): # distinct rows of noise, and where t
     for m, noise_d in enumerate(kinds_md):
         yield noise_d, (of_x==m).nonzero().flatten()
 
+# %% ../nbs/47_normals.ipynb #n014b
 class Given(NamedTuple):
     "Normals of some components given noisy observations of some variables, float64."
     v:Tensor      # observed variables
@@ -223,6 +238,7 @@ def given(self:Normals,
     nats = float((.5*(2*math.pi*between).log()).sum())
     return Given(v, h, L, R, left, self.mu_gd[self.shape_k[k]].double(), nats)
 
+# %% ../nbs/47_normals.ipynb #n014c
 def log_observed(
     g:Given,
     x_xd:Shaped[Tensor, "x d"], # observations
@@ -233,16 +249,20 @@ def log_observed(
     bias_kv = einsum(inv_kvw, g.mu_kd[:, g.v], 'k v w, k w -> k v')
     W_wm, q_xk = rearrange(inv_kvw, 'k v w -> w (k v)'), []
     for x in x_xd[:, g.v].double().split(256):
-        q_xk.append((rearrange(x @ W_wm, 'x (k v) -> x k v', k=len(g.mu_kd)) - bias_kv).square().sum(-1))
+        white_xkv = rearrange(x @ W_wm, 'x (k v) -> x k v', k=len(g.mu_kd)) - bias_kv
+        q_xk.append(white_xkv.square().sum(-1))
     log_det_k = g.L_kvv.diagonal(dim1=1, dim2=2).log().sum(1)
     return g.nats - .5*torch.cat(q_xk) - log_det_k - .5*len(g.v)*math.log(2*math.pi)
 
 # %% ../nbs/47_normals.ipynb #n015
-def _checked(e:Normals, x_xd, seen_xd): # the mask, all seen if None; refuses shapes that do not fit
-    require(x_xd.ndim==2 and x_xd.shape[1]==e.n_vars, f'wanted rows of {e.n_vars} variables, got {tuple(x_xd.shape)}')
+# the mask, all seen if None; refuses shapes that do not fit
+def _checked(e:Normals, x_xd, seen_xd):
+    require(x_xd.ndim==2 and x_xd.shape[1]==e.n_vars,
+            f'wanted rows of {e.n_vars} variables, got {tuple(x_xd.shape)}')
     if seen_xd is None:
         return torch.ones(x_xd.shape, dtype=torch.bool, device=x_xd.device)
-    require(seen_xd.shape==x_xd.shape, f'wanted a mask of shape {tuple(x_xd.shape)}, got {tuple(seen_xd.shape)}')
+    require(seen_xd.shape==x_xd.shape,
+            f'wanted a mask of shape {tuple(x_xd.shape)}, got {tuple(seen_xd.shape)}')
     return seen_xd
 
 @patch
@@ -252,9 +272,10 @@ def uniform_part(self:Normals, noise_xd:Float[Tensor, "x d"]) -> Float[Tensor, "
     nats_xd = torch.where(between, .5*(2*math.pi*noise_xd).log(), 0.)
     return nats_xd.sum(1) - noise_xd.isfinite().sum(1)*math.log(self.n_values) + math.log(GRAIN)
 
+# log of the normal part, masks without soft evidence
 @patch
 @torch.no_grad()
-def _parts(self:Normals, x_xd, seen_xd, density) -> Float[Tensor, "x k"]: # log of the normal part, masks without soft evidence
+def _parts(self:Normals, x_xd, seen_xd, density) -> Float[Tensor, "x k"]:
     out = self.mu_gd.new_empty(len(x_xd), self.n_heads)
     prefix_x = prefix(seen_xd) & (not density)
     if bool(prefix_x.any()):
@@ -266,9 +287,10 @@ def _parts(self:Normals, x_xd, seen_xd, density) -> Float[Tensor, "x k"]: # log 
         out[rows] = log_observed(self.given(noise_d, whole=False), x_xd[rows]).to(out)
     return out
 
+# the same with soft evidence
 @patch
 @torch.no_grad()
-def _soft_parts(self:Normals, x_xd, noise_xd) -> Float[Tensor, "x k"]: # the same with soft evidence
+def _soft_parts(self:Normals, x_xd, noise_xd) -> Float[Tensor, "x k"]:
     out = self.mu_gd.new_empty(len(x_xd), self.n_heads)
     for noise_d, rows in groups(noise_xd):
         out[rows] = log_observed(self.given(noise_d, whole=False), x_xd[rows]).to(out)
@@ -341,7 +363,7 @@ def _rows(
     M_gjab:Float[Tensor, "g j a b"], # Gram matrices of (1, ε), float64
     w_gjd:Float[Tensor, "g j d"],    # weights s^−2 of each component and variable
 ) -> Float[Tensor, "g d a"]:
-    "Better prediction of each variable from 1 and the variables before it: coefficients, then a one."
+    "Better prediction of each variable from 1 and those before it: coefficients, then a one."
     S_gab = einsum(w_gjd.log().mean(-1).exp(), M_gjab, 'g j, g j a b -> g a b')
     L = cholesky(S_gab)
     L = L/rearrange(L.diagonal(dim1=1, dim2=2), 'g a -> g 1 a')
@@ -358,7 +380,8 @@ def _rows(
 def _pooled(M_gjab, U, t_gd, s_gjd): # scatter of all components at unit contrast, in x
     rho_gj = s_gjd.log().mean(-1).exp()
     m = M_gjab[..., 0, 1:]/M_gjab[..., 0, :1].clamp_min(1e-9)
-    lost = 2e-6*M_gjab.diagonal(dim1=2, dim2=3)[..., 1:]    # what sums of float32 lose where a mean is far
+    # what sums of float32 lose where a mean is far
+    lost = 2e-6*M_gjab.diagonal(dim1=2, dim2=3)[..., 1:]
     raised = M_gjab[..., 1:, 1:] + torch.diag_embed(lost)
     inner = raised - einsum(m, m, M_gjab[..., 0, 0], 'g j a, g j b, g j -> g j a b')
     C_gab = einsum(rho_gj**-2, inner, 'g j, g j a b -> g a b')
@@ -366,7 +389,8 @@ def _pooled(M_gjab, U, t_gd, s_gjd): # scatter of all components at unit contras
     return (A @ C_gab @ A.mT).sum(0)
 
 # %% ../nbs/47_normals.ipynb #n021
-AT_ONCE = 1 << 22 # numbers of Gram matrices that the M-step takes at a time: small tensors stay in a cache
+# numbers of Gram matrices that the M-step takes at a time: small tensors stay in a cache
+AT_ONCE = 1 << 22
 
 @patch
 @torch.no_grad()
@@ -387,10 +411,12 @@ def em_step_(self:Normals,
         _step_(self, g, n, lr, pseudocount, pool_ab)
     self.count = None
 
-def _mixed(e, g, n, lr): # Gram matrices of shapes g, of the batch and of what the parameters imply; U, t, s
+# Gram matrices of shapes g, of the batch and of what the parameters imply; U, t, s
+def _mixed(e, g, n, lr):
     def split(t):
         return rearrange(t, '(g j) ... -> g j ...', g=e.shapes)[g].double()
-    M, s, U, t = split(e.count), split(e.logs_kd).exp(), e.unit()[g].double(), _typical(e)[g].double()
+    M, s = split(e.count), split(e.logs_kd).exp()
+    U, t = e.unit()[g].double(), _typical(e)[g].double()
     M = (M + M.mT)/2
     if lr < 1:
         implied = nn.functional.pad((s/t[:, None])**2, (1, 0), value=1.)
@@ -398,11 +424,13 @@ def _mixed(e, g, n, lr): # Gram matrices of shapes g, of the batch and of what t
     return M, U, t, s
 
 # %% ../nbs/47_normals.ipynb #n022
-def _shrunk(e, M, U, t, rho, nu, pool_ab): # Gram matrices with nu pseudo-rows of the pooled shape, at each component's scale
+# Gram matrices with nu pseudo-rows of the pooled shape, at each component's scale
+def _shrunk(e, M, U, t, rho, nu, pool_ab):
     half = U/t[..., None]
     shape = half @ pool_ab @ half.mT
     spread = (shape.diagonal(dim1=1, dim2=2)*t**2).clamp_min(e.s_min**2)
-    shape = shape/spread.log().mean(1).exp()[:, None, None]  # of scale one: a component nobody uses keeps its own
+    # of scale one: a component nobody uses keeps its own
+    shape = shape/spread.log().mean(1).exp()[:, None, None]
     one_m = M[..., 0, :]/M[..., 0, :1].clamp_min(1e-9)
     one_m[..., 0] = 1
     M += nu*einsum(one_m, one_m, 'g j a, g j b -> g j a b')
@@ -419,14 +447,18 @@ def _step_(e, g, n, lr, pseudocount, pool_ab): # of shapes g; n: rows of all
         M = _shrunk(e, M, U, t, rho, nu, pool_ab)
     N = M[..., 0, 0]
     alive = N.sum(1) > 1e-6
-    M.diagonal(dim1=2, dim2=3).add_(1e-9*N[..., None])       # a constant variable has no scatter at all
+    # a constant variable has no scatter at all
+    M.diagonal(dim1=2, dim2=3).add_(1e-9*N[..., None])
     M[~alive] = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
     V = _rows(M, (t[:, None]/s).square())
     r = ((V[:, None] @ M)*V[:, None]).sum(-1)*t[:, None]**2
     more = lr*e.shrink/4 if J > 1 else 0.
-    _put_(e, g[alive], *(v[alive] for v in (U, t, V, _scales(e, r, N, rho, more, lr*e.sheppard/12))))
+    s2 = _scales(e, r, N, rho, more, lr*e.sheppard/12)
+    _put_(e, g[alive], *(v[alive] for v in (U, t, V, s2)))
 
-def _scales(e, r_gjd, N_gj, rho_gj, more, rounding): # s² of every component; `more` pseudo-rows of its shape's profile
+# %% ../nbs/47_normals.ipynb #n022b
+# s² of every component; `more` pseudo-rows of its shape's profile
+def _scales(e, r_gjd, N_gj, rho_gj, more, rounding):
     N = N_gj[..., None]
     if more > 0:
         profile = (r_gjd/rho_gj[..., None]**2).sum(1, keepdim=True)/N.sum(1, keepdim=True)
@@ -448,15 +480,19 @@ def _grain(lp_xk, uniform_x1): # share of the uniform in each head, given what w
 
 @patch
 @torch.no_grad()
-def marginals(self:Normals, x_xd, seen_xd, w_xk, soft=None, tol:float=1e-4) -> Float[Tensor, "x d v"]:
-    "Σ_k w_k p(x_d = v | evidence, k) of the density; components of weight below `tol` are left out."
+def marginals(self:Normals,
+    x_xd, seen_xd, w_xk, soft=None, tol:float=1e-4,
+) -> Float[Tensor, "x d v"]:
+    "Σ_k w_k p(x_d = v | evidence, k) of the density, without components of weight below `tol`."
     seen_xd = _checked(self, x_xd, seen_xd)
     order, back = self.order, self.order.argsort()
     g_xdv = 0. if soft is None else soft_log_weight(soft, self.n_values)[:, order]
     hot_xdv = nn.functional.one_hot(torch.where(seen_xd, x_xd, 0).long(), self.n_values)[:, order]
     P_xdv = hot_xdv*w_xk.sum(1)[:, None, None]
     seen_xd, noise_xd = seen_xd[:, order], noise(seen_xd, soft)[:, order]
-    value_xd = (x_xd if soft is None else torch.where(seen_xd[:, back], x_xd, soft.value_xd))[:, order]
+    if soft is not None:
+        x_xd = torch.where(seen_xd[:, back], x_xd, soft.value_xd)
+    value_xd = x_xd[:, order]
     uniform_xdv = torch.zeros_like(P_xdv).add_(g_xdv).softmax(2)
     for noise_d, rows in groups(noise_xd):
         if not bool((noise_d > 0).any()):
@@ -468,20 +504,26 @@ def marginals(self:Normals, x_xd, seen_xd, w_xk, soft=None, tol:float=1e-4) -> F
         P_xdv[rows[:, None], (noise_d > 0).nonzero().flatten()] = 0
         if len(ks):
             given, w = self.given(noise_d, ks, whole=False), w[:, ks]
-            r = _grain(log_observed(given, value_xd[rows]), self.uniform_part(noise_d[None])[:, None]).to(w)
+            uniform_11 = self.uniform_part(noise_d[None])[:, None]
+            r = _grain(log_observed(given, value_xd[rows]), uniform_11).to(w)
             P_xdv[rows[:, None], given.h] = _masses(self, given, value_xd[rows], w*(1-r))
-            P_xdv[rows[:, None], given.h] += (w*r).sum(1)[:, None, None]*uniform_xdv[rows[:, None], given.h]
+            uniform_xhv = uniform_xdv[rows[:, None], given.h]
+            P_xdv[rows[:, None], given.h] += (w*r).sum(1)[:, None, None]*uniform_xhv
     return P_xdv[:, back]
 
-def _masses(e, given, x_xd, w_xk): # Σ_k w_k × mass of every integer, of each unknown variable: [x h v]
+# %% ../nbs/47_normals.ipynb #n024b
+# Σ_k w_k × mass of every integer, of each unknown variable: [x h v]
+def _masses(e, given, x_xd, w_xk):
     edge_v = torch.arange(e.n_values+1, device=w_xk.device) - .5
     edge_v[0], edge_v[-1] = -math.inf, math.inf
     R, mu, out = given.R_khv.float(), given.mu_kd.float(), []
     width_kh = (2*given.left_khh.float().clamp_min(1e-4)).rsqrt()
     for x_d, w_k in zip(x_xd.float(), w_xk):
         u = w_k.nonzero().flatten()
-        m_hu = (mu[u][:, given.h] + einsum(R[u], x_d[given.v] - mu[u][:, given.v], 'u h v, u v -> u h')).T
-        few = max(1, (1 << 20)//(max(1, len(u))*len(edge_v)))   # small tensors stay in the cache
+        off_uv = x_d[given.v] - mu[u][:, given.v]
+        m_hu = (mu[u][:, given.h] + einsum(R[u], off_uv, 'u h v, u v -> u h')).T
+        # small tensors stay in the cache
+        few = max(1, (1 << 20)//(max(1, len(u))*len(edge_v)))
         parts = []
         for m, r in zip(m_hu.split(few), width_kh[u].T.split(few)):
             t_huv = (edge_v - m[..., None]).mul_(r[..., None]).erf_()
@@ -490,7 +532,8 @@ def _masses(e, given, x_xd, w_xk): # Σ_k w_k × mass of every integer, of each 
     return torch.stack(out)
 
 # %% ../nbs/47_normals.ipynb #n025
-def _ancestral(e, x_xd, until_x, k_x, gen): # chain draws after the first values; and log of the normal part of these
+# chain draws after the first values; and log of the normal part of these
+def _ancestral(e, x_xd, until_x, k_x, gen):
     g_x, U, s_kd = e.shape_k[k_x], e.unit(), e.logs_kd.exp()
     eps_xd = torch.randn(x_xd.shape, generator=gen, device=x_xd.device)
     x, lp_x, top = x_xd.to(eps_xd).clone(), eps_xd.new_zeros(len(x_xd)), e.n_values-1
@@ -498,14 +541,16 @@ def _ancestral(e, x_xd, until_x, k_x, gen): # chain draws after the first values
         told_x = d < until_x
         m_x = e.mu_gd[g_x, d] - (U[:, d, :d][g_x]*(x[:, :d] - e.mu_gd[g_x, :d])).sum(1)
         s_x = s_kd[k_x, d]
-        lp_x += torch.where(told_x, log_mass_normal(x[:, d] - m_x, s_x, x[:, d] <= 0, x[:, d] >= top), 0)
+        mass_x = log_mass_normal(x[:, d] - m_x, s_x, x[:, d] <= 0, x[:, d] >= top)
+        lp_x += torch.where(told_x, mass_x, 0)
         x[:, d] = torch.where(told_x, x[:, d], (m_x + s_x*eps_xd[:, d]).round().clamp(0, top))
     return x, lp_x
 
+# %% ../nbs/47_normals.ipynb #n025b
 @patch
 @torch.no_grad()
 def draw(self:Normals, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x d"]:
-    "Hidden values from p(hidden | evidence, k): the chain after a prefix, else the density; without `gen` its mean."
+    "Hidden values by the chain after a prefix, else by the density; without `gen` its mean."
     order, back = self.order, self.order.argsort()
     x, seen = x_xd[:, order], seen_xd[:, order]
     noise_xd = noise(seen, None if soft is None else soft.each(lambda t: t[:, order]))
@@ -526,7 +571,9 @@ def draw(self:Normals, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x 
     new = out.round().clamp(0, self.n_values-1).to(x_xd.dtype)
     return torch.where(seen, x, new)[:, back]
 
-def _conditional(e, x_xd, noise_d, k, gen): # unknown variables of rows of one mask under one component
+# %% ../nbs/47_normals.ipynb #n025c
+# unknown variables of rows of one mask under one component
+def _conditional(e, x_xd, noise_d, k, gen):
     g = e.given(noise_d, k[None])
     off_xv = x_xd[:, g.v].double() - g.mu_kd[0, g.v]
     mean_xh = g.mu_kd[0, g.h] + off_xv @ g.R_khv[0].T
@@ -535,9 +582,11 @@ def _conditional(e, x_xd, noise_d, k, gen): # unknown variables of rows of one m
         return mean_xh.float(), lp_x
     left_hh = g.left_khh[0] + 1e-6*torch.eye(len(g.h), device=x_xd.device)
     L = cholesky((left_hh + left_hh.mT)/2).float()
-    return mean_xh.float() + torch.randn(len(x_xd), len(L), generator=gen, device=x_xd.device) @ L.T, lp_x
+    eps_xh = torch.randn(len(x_xd), len(L), generator=gen, device=x_xd.device)
+    return mean_xh.float() + eps_xh @ L.T, lp_x
 
-def _grains(e, x_xd, noise_xd, lp_x, soft, gen): # rows that fall to the uniform, which is likely only where a normal fails
+# rows that fall to the uniform, which is likely only where a normal fails
+def _grains(e, x_xd, noise_xd, lp_x, soft, gen):
     r_x = _grain(lp_x, e.uniform_part(noise_xd))
     at = (torch.rand(len(x_xd), generator=gen, device=x_xd.device) < r_x).nonzero().flatten()
     if len(at)==0:
@@ -559,28 +608,37 @@ def dequantised(self:Normals, x_xd:Int[Tensor, "x d"], gen:torch.Generator) -> F
 
 @patch
 @torch.no_grad()
-def rounded(self:Normals, x_xd:Int[Tensor, "x d"], gen:torch.Generator, n:int=1) -> Float[Tensor, "x k"]:
-    "log of the GHK estimate of the density's mass on the cell of each row (edges 0 and V−1 take the tails)."
+def rounded(self:Normals,
+    x_xd:Int[Tensor, "x d"], # whole rows
+    gen:torch.Generator,     # randomness
+    n:int=1,                 # draws
+) -> Float[Tensor, "x k"]:
+    "log of the GHK estimate of the density's mass on each row's cell (0 and V−1 take the tails)."
     lp_nxk = torch.stack([_ghk(self, x_xd[:, self.order], gen) for _ in range(n)])
     lp_xk = lp_nxk.logsumexp(0) - math.log(n)
     uniform_x1 = self.uniform_part(torch.zeros(x_xd.shape, device=x_xd.device))[:, None]
     return torch.logaddexp(lp_xk + math.log1p(-GRAIN), uniform_x1)
 
 def _ghk(e, x_xd, gen): # one draw of every component, float64 inside
-    U_gde, mu_gd, s_gjd = e.unit().double(), e.mu_gd.double(), rearrange(e.logs_kd.double().exp(), '(g j) d -> g j d', g=e.shapes)
-    off_xgjd = torch.zeros(len(x_xd), *s_gjd.shape, dtype=torch.double, device=x_xd.device)  # drawn values less μ
+    U_gde, mu_gd = e.unit().double(), e.mu_gd.double()
+    s_gjd = rearrange(e.logs_kd.double().exp(), '(g j) d -> g j d', g=e.shapes)
+    # drawn values less μ
+    off_xgjd = torch.zeros(len(x_xd), *s_gjd.shape, dtype=torch.double, device=x_xd.device)
     lp_xgj, top = off_xgjd.new_zeros(off_xgjd.shape[:3]), e.n_values-1
     for d in range(e.n_vars):
-        m_xgj = mu_gd[:, d, None] - einsum(U_gde[:, d, :d], off_xgjd[..., :d], 'g e, x g j e -> x g j')
+        past_xgj = einsum(U_gde[:, d, :d], off_xgjd[..., :d], 'g e, x g j e -> x g j')
+        m_xgj = mu_gd[:, d, None] - past_xgj
         s_gj, x_x11 = s_gjd[..., d], x_xd[:, d].double()[:, None, None]
         lo = torch.where(x_x11 <= 0, -math.inf, (x_x11 - .5 - m_xgj)/s_gj)
         hi = torch.where(x_x11 >= top, math.inf, (x_x11 + .5 - m_xgj)/s_gj)
-        flip = lo > 0                                                # work in the left tail, where small masses keep their digits
+        # work in the left tail, where small masses keep their digits
+        flip = lo > 0
         lo, hi = torch.where(flip, -hi, lo), torch.where(flip, -lo, hi)
         a, b = torch.special.ndtr(lo), torch.special.ndtr(hi)
         lp_xgj += (b - a).clamp_min(1e-300).log()
         u = torch.rand(a.shape, generator=gen, dtype=torch.double, device=x_xd.device)
-        t = torch.special.ndtri((a + u*(b-a)).clamp(1e-300, 1-1e-16)).clamp(lo.clamp_min(-40), hi.clamp_max(40))
+        t = torch.special.ndtri((a + u*(b-a)).clamp(1e-300, 1-1e-16))
+        t = t.clamp(lo.clamp_min(-40), hi.clamp_max(40))
         off_xgjd[..., d] = m_xgj + s_gj*torch.where(flip, -t, t) - mu_gd[:, d, None]
     return rearrange(lp_xgj, 'x g j -> x (g j)').to(e.mu_gd.dtype)
 
@@ -589,14 +647,17 @@ class NormalsCoder(Coder):
     "Rows in progress under normals, float64."
     def __init__(self, e:Normals, b:int):
         self.e, self.d, dev = e, 0, e.mu_gd.device
-        self.U_gde, self.mu_gd, self.s_kd = (t.detach().double() for t in (e.unit(), e.mu_gd, e.logs_kd.exp()))
+        three = (e.unit(), e.mu_gd, e.logs_kd.exp())
+        self.U_gde, self.mu_gd, self.s_kd = (t.detach().double() for t in three)
         self.x_bd = torch.zeros(b, e.n_vars, dtype=torch.double, device=dev)
         self.normal_bk = torch.zeros(b, e.n_heads, dtype=torch.double, device=dev)
         self.edge_v = torch.arange(e.n_values+1, device=dev).double() - .5
         self.edge_v[0], self.edge_v[-1] = -math.inf, math.inf
 
-    def shares(self) -> tuple[Tensor, float]: # log of the normal part and of the uniform part, of each head
-        return self.normal_bk + math.log1p(-GRAIN), math.log(GRAIN) - self.d*math.log(self.e.n_values)
+    # log of the normal part and of the uniform part, of each head
+    def shares(self) -> tuple[Tensor, float]:
+        uniform = math.log(GRAIN) - self.d*math.log(self.e.n_values)
+        return self.normal_bk + math.log1p(-GRAIN), uniform
 
     @property
     def lp_bk(self) -> Tensor:
@@ -614,19 +675,22 @@ class NormalsCoder(Coder):
         w_bk, u_bk = both.flatten(1).softmax(1).view_as(both).unbind(2)
         m_bk, s_k, V = self.mean(), self.s_kd[:, self.d], self.e.n_values
         p_bv = repeat(u_bk.sum(1)/V, 'b -> b v', v=V).clone()
-        for at in (w_bk > 2**-26).nonzero().split(4096):               # what has no weight is not looked at
+        # what has no weight is not looked at
+        for at in (w_bk > 2**-26).nonzero().split(4096):
             b, k = at.unbind(1)
             cells = torch.special.ndtr((self.edge_v - m_bk[b, k, None])/s_k[k, None]).diff(dim=1)
             p_bv.index_add_(0, b, w_bk[b, k, None]*cells)
         return p_bv/p_bv.sum(1, keepdim=True)
 
-    def tell(self, x_b):
-        m_bk = self.mean()
-        x_bk = repeat(x_b.double(), 'b -> b k', k=self.e.n_heads)
-        s_bk, top = self.s_kd[:, self.d].expand_as(m_bk), self.e.n_values-1
-        self.normal_bk = self.normal_bk + log_mass_normal(x_bk - m_bk, s_bk, x_bk <= 0, x_bk >= top)
-        self.x_bd[:, self.d] = x_b
-        self.d += 1
+# %% ../nbs/47_normals.ipynb #n029b
+@patch
+def tell(self:NormalsCoder, x_b):
+    m_bk = self.mean()
+    x_bk = repeat(x_b.double(), 'b -> b k', k=self.e.n_heads)
+    s_bk, top = self.s_kd[:, self.d].expand_as(m_bk), self.e.n_values-1
+    self.normal_bk = self.normal_bk + log_mass_normal(x_bk - m_bk, s_bk, x_bk <= 0, x_bk >= top)
+    self.x_bd[:, self.d] = x_b
+    self.d += 1
 
 @patch
 def coder(self:Normals, b:int) -> Coder:
@@ -653,7 +717,8 @@ def start_(
     "Set every shape to the moments of its rows."
     G, J, x_xd = e.shapes, e.n_heads//e.shapes, x_xd[:, e.order]
     c_j = torch.logspace(*map(math.log10, contrast), J) if J > 1 else torch.ones(1)
-    one = Normals(G, e.n_vars, e.n_values, shrink=max(e.shrink, 1.), s_min=e.s_min, sheppard=False).to(x_xd.device)
+    one = Normals(G, e.n_vars, e.n_values, shrink=max(e.shrink, 1.), s_min=e.s_min, sheppard=False)
+    one = one.to(x_xd.device)
     one.mu_gd.copy_(x_xd.float().mean(0).expand_as(one.mu_gd))
     one.logs_kd.copy_(x_xd.float().std(0).nan_to_num(1.).clamp_min(1).log().expand_as(one.logs_kd))
     for x, z in zip(x_xd.split(16384), z_x.split(16384)):
@@ -666,6 +731,7 @@ def start_(
     share_g = (one.share_k + 1e-4)/(one.share_k + 1e-4).sum()
     e.share_k.copy_((share_g/J).repeat_interleave(J))
 
+# %% ../nbs/47_normals.ipynb #n034b
 @torch.no_grad()
 def em_pass_(e:Normals, x_xd:Shaped[Tensor, "x d"], lr:float=1.) -> float:
     "One EM step as a mixture of its own, by the density; the log-likelihood of the rows before it."
@@ -695,7 +761,8 @@ def fit_mixture(
         order, total = torch.randperm(len(x_xd), generator=gen).to(x_xd.device), 0.
         for i, rows in enumerate(order.tensor_split(steps)):
             total += em_pass_(e, x_xd[rows], 1. if steps==1 else (1+epoch*steps+i)**-.6)
-        require(math.isfinite(total), f'wanted a finite log-likelihood, got {total} in epoch {epoch}; NaN in the rows?')
+        require(math.isfinite(total),
+                f'wanted a finite log-likelihood, got {total} in epoch {epoch}; NaN in the rows?')
         history.append(total/len(x_xd))
     return history
 
@@ -705,16 +772,19 @@ def clustered(x_xd:Shaped[Tensor, "x d"], n:int, gen:torch.Generator) -> Int[Ten
     mu_kf = kmeans(x_xd[some].float(), n, gen)
     return torch.cat([assign(x.float(), mu_kf) for x in x_xd.split(65536)])
 
+# %% ../nbs/47_normals.ipynb #n035b
 @patch
 @torch.no_grad()
 def label(self:Normals, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:
     "The component that explains each row best, by the density."
     w_k = self.share_k.clamp_min(1e-30).log()
-    parts = [(self.whole_rows(x, density=True) + w_k).argmax(1) for x in x_xd[:, self.order].split(8192)]
+    parts = [(self.whole_rows(x, density=True) + w_k).argmax(1)
+             for x in x_xd[:, self.order].split(8192)]
     return torch.cat(parts)
 
 def fit_normals(
-    rows:Labelled, config:NormalsConfig, gen:torch.Generator, ckpt:Path|None=None, progress:bool=True, order=None,
+    rows:Labelled, config:NormalsConfig, gen:torch.Generator,
+    ckpt:Path|None=None, progress:bool=True, order=None,
 ) -> tuple[Normals, list[float]]:
     "Normals with a shape for every label, and the mean log-density of each epoch."
     rows = some_rows(rows, config.n_fit, gen)
