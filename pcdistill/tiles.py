@@ -35,13 +35,15 @@ class Tiles(Emission):
         require(prior.inputs.n_vars==len(at_pd) and prior.n_states==emission.n_heads,
                 f'wanted a circuit over {len(at_pd)} latents of {emission.n_heads} values, '
                 f'got {prior.inputs.n_vars} of {prior.n_states}')
-        require(emission.n_vars==at_pd.shape[1], f'wanted pieces of {emission.n_vars} variables, got {at_pd.shape[1]}')
+        require(emission.n_vars==at_pd.shape[1],
+                f'wanted pieces of {emission.n_vars} variables, got {at_pd.shape[1]}')
         self.emission, self.prior, self.n_pieces = emission, prior, len(at_pd)
         self.n_vars, self.n_values, self.n_heads = at_pd.numel(), emission.n_values, prior.n_heads
         self.masks, self.soft_exact = emission.masks, emission.soft_exact
         self.register_buffer('at_pd', at_pd, persistent=False)
         piece_after_piece = at_pd[:, emission.order_d.to(at_pd.device)].flatten()
-        self.register_buffer('order', piece_after_piece if order is None else torch.tensor(order), persistent=False)
+        order_d = piece_after_piece if order is None else torch.tensor(order)
+        self.register_buffer('order', order_d, persistent=False)
 
     @property
     def order_d(self) -> Int[Tensor, "d"]:
@@ -50,13 +52,15 @@ class Tiles(Emission):
     def spec(self) -> dict:
         "The arguments (JSON)."
         inner = self.emission.spec() | dict(kind=self.emission.kind)
-        return dict(emission=inner, prior=self.prior.spec(), at_pd=self.at_pd.tolist(), order=self.order.tolist())
+        places = dict(at_pd=self.at_pd.tolist(), order=self.order.tolist())
+        return dict(emission=inner, prior=self.prior.spec()) | places
 
     @classmethod
     def from_spec(cls, spec:dict) -> 'Tiles':
         "Untrained tiles of a given make."
         at_pd = torch.tensor(spec['at_pd'])
-        return cls(from_spec(spec['emission']), circuit_from_spec(spec['prior']), at_pd, spec['order'])
+        prior = circuit_from_spec(spec['prior'])
+        return cls(from_spec(spec['emission']), prior, at_pd, spec['order'])
 
 # %% ../nbs/48_tiles.ipynb #i006
 def cut(t_xd:Shaped[Tensor, "x d"], at_pd:Int[Tensor, "p e"]) -> Shaped[Tensor, "xp e"]:
@@ -71,7 +75,8 @@ def put_back(t_xd:Shaped[Tensor, "x d *v"], order:Int[Tensor, "d"]) -> Shaped[Te
 def pieces(self:Tiles, x_xd, seen_xd=None, soft=None) -> tuple:
     "Values, mask and beliefs of the pieces, as rows."
     of = lambda t_xd: cut(t_xd, self.at_pd)
-    return of(x_xd), None if seen_xd is None else of(seen_xd), None if soft is None else soft.each(of)
+    seen = None if seen_xd is None else of(seen_xd)
+    return of(x_xd), seen, None if soft is None else soft.each(of)
 
 @patch
 def whole(self:Tiles, t_xd:Shaped[Tensor, "xp e *v"]) -> Shaped[Tensor, "x d *v"]:
@@ -98,7 +103,8 @@ def forward(self:Tiles, x_xd, seen_xd=None, soft=None, density=False) -> Float[T
 @patch
 def exact(self:Tiles, seen_xd):
     "Where every piece has a probability."
-    return rearrange(self.emission.exact(cut(seen_xd, self.at_pd)), '(x p) -> x p', p=self.n_pieces).all(1)
+    exact_x = self.emission.exact(cut(seen_xd, self.at_pd))
+    return rearrange(exact_x, '(x p) -> x p', p=self.n_pieces).all(1)
 
 @patch
 def atoms(self:Tiles, f:Callable, x_xd) -> Float[Tensor, "x k"]:
@@ -117,7 +123,8 @@ def marginals(self:Tiles, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
 def marginals_given(self:Tiles, x_xd, seen_xd, w_xpz, soft=None) -> Float[Tensor, "x d v"]:
     "The same from a posterior of the latents that is at hand."
     x, seen, belief = self.pieces(x_xd, seen_xd, soft)
-    return self.whole(self.emission.marginals(x, seen, rearrange(w_xpz, 'x p z -> (x p) z'), belief))
+    w_xz = rearrange(w_xpz, 'x p z -> (x p) z')
+    return self.whole(self.emission.marginals(x, seen, w_xz, belief))
 
 @patch
 @torch.no_grad()
@@ -145,7 +152,8 @@ class TilesCoder(Coder):
         self.e, self.d, self.p, self.logw_bk = e, 0, None, None
         self.coders = [e.emission.coder(b) for _ in range(e.n_pieces)]
         self.lp_bpz = torch.stack([c.lp_bk for c in self.coders], 1)
-        piece_d = put_back(torch.arange(e.n_vars, device=e.order.device)[None]//e.at_pd.shape[1], e.at_pd.flatten())[0]
+        piece_1d = torch.arange(e.n_vars, device=e.order.device)[None]//e.at_pd.shape[1]
+        piece_d = put_back(piece_1d, e.at_pd.flatten())[0]
         self.piece_d = piece_d[e.order].tolist()
 
     @property
