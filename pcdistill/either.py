@@ -33,9 +33,11 @@ class Either(Emission):
         super().__init__()
         require(len(parts) > 0, 'wanted at least one emission, got none')
         sizes = {(p.n_vars, p.n_values, tuple(p.order_d.tolist())) for p in parts}
-        require(len(sizes)==1, 'wanted emissions over the same variables, values and coding order, got different ones')
+        require(len(sizes)==1, 'wanted emissions over the same variables, values and coding order, '
+                'got different ones')
         self.parts, self.heads = nn.ModuleList(parts), [p.n_heads for p in parts]
-        self.n_vars, self.n_values, self.n_heads = parts[0].n_vars, parts[0].n_values, sum(self.heads)
+        self.n_vars, self.n_values = parts[0].n_vars, parts[0].n_values
+        self.n_heads = sum(self.heads)
         self.masks = 'any' if all(p.masks=='any' for p in parts) else 'prefix'
         self.soft_exact = all(p.soft_exact for p in parts)
         self.prior_k = nn.Parameter(torch.full((self.n_heads,), -math.log(self.n_heads)))
@@ -62,7 +64,7 @@ class Either(Emission):
 # %% ../nbs/49_either.ipynb #a006
 @patch
 def forward(self:Either, x_xd, seen_xd=None, soft=None, density=False) -> Float[Tensor, "x k"]:
-    "log p(evidence | k) of every head; rows whose mask has no probability are densities in all parts."
+    "log p(evidence | k); rows whose mask has no probability are densities in all parts."
     return one_reading(self, self._all, x_xd, seen_xd, soft, density)
 
 @patch
@@ -88,7 +90,8 @@ def log_mixture(self:Either, x_xd, density=False) -> Float[Tensor, "x"]:
 @patch
 def marginals(self:Either, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d v"]:
     "Σ_k w_k p(x_d = v | evidence, k)."
-    return sum(p.marginals(x_xd, seen_xd, w, soft) for p, w in zip(self.parts, w_xk.split(self.heads, 1)))
+    ws = w_xk.split(self.heads, 1)
+    return sum(p.marginals(x_xd, seen_xd, w, soft) for p, w in zip(self.parts, ws))
 
 @patch
 @torch.no_grad()
@@ -110,6 +113,7 @@ def label(self:Either, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]
     parts = [(self(x, density=True) + self.prior_k).argmax(1) for x in x_xd.split(8192)]
     return torch.cat(parts)
 
+# %% ../nbs/49_either.ipynb #a007b
 class EitherCoder(Coder):
     "Rows in progress under every part, each with the share of its heads."
     def __init__(self, e:Either, b:int):
@@ -122,12 +126,14 @@ class EitherCoder(Coder):
     def table(self, logw_bk):
         if logw_bk is not self.logw_bk:
             self.logw_bk, self.logws = logw_bk, logw_bk.split(self.heads, 1)
-            self.told_bw = torch.stack([(w + c.lp_bk).logsumexp(1) for w, c in zip(self.logws, self.coders)], 1)
+            told = [(w + c.lp_bk).logsumexp(1) for w, c in zip(self.logws, self.coders)]
+            self.told_bw = torch.stack(told, 1)
         self.tables = torch.stack([c.table(w) for c, w in zip(self.coders, self.logws)])
         return einsum(self.told_bw.softmax(1), self.tables, 'b w, w b v -> b v')
 
     def tell(self, x_b):
-        p_wb = self.tables.gather(2, x_b.long()[None, :, None].expand(len(self.tables), -1, 1))[..., 0]
+        x_wb1 = x_b.long()[None, :, None].expand(len(self.tables), -1, 1)
+        p_wb = self.tables.gather(2, x_wb1)[..., 0]
         self.told_bw = self.told_bw + p_wb.log().T
         for c in self.coders:
             c.tell(x_b)
@@ -162,7 +168,7 @@ def square_order(
     return (at_pd if inner is None else at_pd[:, inner.cpu()]).flatten().tolist()
 
 def piece_order(side:int, c:int, how:str, order:list[int]) -> list[int]:
-    "The order in which each piece meets its variables, in the order of the square (the same in all pieces)."
+    "The order in which each piece meets its variables, in the order of the square (all agree)."
     rank = torch.tensor(order).argsort()
     orders = [rank[row].argsort().tolist() for row in places(side, c, how)]
     assert all(o==orders[0] for o in orders)
@@ -185,7 +191,8 @@ class SquaresConfig(NormalsConfig):
 def _shapes(n:int, scales:int) -> int: # shapes for n components, about `scales` a shape
     return next(b for b in (n//scales, n//16, n//8, n//4, n//2, n) if b and n%b==0)
 
-def _mixture(y_xd, n, scales, config, gen, steps, ckpt, progress, order) -> Normals: # of n components that find themselves
+# of n components that find themselves
+def _mixture(y_xd, n, scales, config, gen, steps, ckpt, progress, order) -> Normals:
     shapes = _shapes(n, scales)
     e = Normals(n, y_xd.shape[1], 256, shapes, order, config.shrink).to(y_xd.device)
     start_(e, y_xd, clustered(y_xd, shapes, gen))
@@ -196,7 +203,10 @@ def _some(y_xd, n, gen):
     return y_xd[torch.randperm(len(y_xd), generator=gen)[:n].to(y_xd.device)]
 
 # %% ../nbs/49_either.ipynb #a015
-def _partitions(y_xd, side, sizes, config, gen, beside, progress, inner=None, scales=16) -> list[Tiles]: # a part for every way to cut
+# a part for every way to cut
+def _partitions(
+    y_xd, side, sizes, config, gen, beside, progress, inner=None, scales=16,
+) -> list[Tiles]:
     c, parts = y_xd.shape[1]//side**2, []
     order = square_order(side, c, None if inner is None else inner.order_d)
     for how, n in sizes.items():
@@ -205,13 +215,14 @@ def _partitions(y_xd, side, sizes, config, gen, beside, progress, inner=None, sc
         piece = inner if how=='quarters' else None
         if piece is None:
             few = replace(config, shrink=config.shrink/len(at_pd))
-            piece = _mixture(small_xd, n, scales, few, gen, (4, config.batch), beside(f'{side}-{how}'), progress,
-                             piece_order(side, c, how, order))
+            piece = _mixture(small_xd, n, scales, few, gen, (4, config.batch),
+                             beside(f'{side}-{how}'), progress, piece_order(side, c, how, order))
         z_xp = rearrange(piece.label(small_xd), '(x p) -> x p', p=len(at_pd))
         parts.append(Tiles(piece, fit_split(z_xp, piece.n_heads, config.heads, gen), at_pd, order))
     return parts
 
-def _together(block:Normals, parts:list[Tiles]) -> Either: # half of the weight to the one normal, the rest to the partitions
+# half of the weight to the one normal, the rest to the partitions
+def _together(block:Normals, parts:list[Tiles]) -> Either:
     e = Either([block, *parts]).to(block.share_k.device)
     rest = [block.share_k.new_full((p.n_heads,), 1/p.n_heads/len(parts)) for p in parts]
     share_k = torch.cat([block.share_k/block.share_k.sum(), *rest])
@@ -222,7 +233,7 @@ def _together(block:Normals, parts:list[Tiles]) -> Either: # half of the weight 
 # %% ../nbs/49_either.ipynb #a016
 def start_squares(
     y_xd:Shaped[Tensor, "x d"], # squares
-    z_x:Int[Tensor, "_"],       # labels of the smallest squares in them, in the order of `cut` into quarters
+    z_x:Int[Tensor, "_"],       # labels of the smallest squares in them, as `cut` orders quarters
     side:int,                   # of the squares
     config:SquaresConfig,       # which partitions
     rows:Labelled,              # values and labels there are
@@ -234,20 +245,25 @@ def start_squares(
     c, inner, order = y_xd.shape[1]//side**2, None, None
     if not config.joined:
         sizes = dict(tall=config.halves, wide=config.halves, quarters=config.quarters)
-        parts = _partitions(y_xd, side, {h: n for h, n in sizes.items() if n}, config, gen, beside, progress)
+        sizes = {h: n for h, n in sizes.items() if n}
+        parts = _partitions(y_xd, side, sizes, config, gen, beside, progress)
         few = replace(config, epochs=(config.epochs+1)//2)
         labelled = rows._replace(y_xd=y_xd, z_xq=z_x)
         block, _ = fit_normals(labelled, few, gen, beside('block'), progress, square_order(side, c))
         return _together(block, parts)
-    small_xd, below = cut(y_xd, places(side, c).to(y_xd.device)), replace(config, joined=config.joined[:-1])
+    small_xd = cut(y_xd, places(side, c).to(y_xd.device))
+    below = replace(config, joined=config.joined[:-1])
     inner = start_squares(small_xd, z_x, side//2, below, rows, gen, beside, progress)
     n = config.joined[-1]
-    parts = _partitions(y_xd, side, dict.fromkeys(PARTITIONS, n), config, gen, beside, progress, inner, 32)
+    sizes = dict.fromkeys(PARTITIONS, n)
+    parts = _partitions(y_xd, side, sizes, config, gen, beside, progress, inner, 32)
     few, order = max(1, n//4), square_order(side, c, inner.order_d)
     some = _some(y_xd, max(20_000, 200*n), gen)
-    block = _mixture(some, few, 32, config, gen, (3, config.batch//4), beside(f'{side}-whole'), progress, order)
+    block = _mixture(some, few, 32, config, gen, (3, config.batch//4),
+                     beside(f'{side}-whole'), progress, order)
     return _together(block, parts)
 
+# %% ../nbs/49_either.ipynb #a016b
 def fit_squares(
     rows:Labelled,         # squares, and the labels of the smallest squares in each
     config:SquaresConfig,  # which partitions
@@ -259,15 +275,20 @@ def fit_squares(
     if not (config.halves or config.quarters):
         return fit_normals(rows, config, gen, ckpt, progress)
     beside = lambda name: ckpt and ckpt.with_name(f'{ckpt.name}.{name}')
-    e = start_squares(rows.y_xd, rows.z_xq.flatten(), rows.side, config, rows, gen, beside, progress)
+    z_x = rows.z_xq.flatten()
+    e = start_squares(rows.y_xd, z_x, rows.side, config, rows, gen, beside, progress)
     keep = torch.randperm(len(rows.y_xd), generator=gen)[:config.n_fit].to(rows.y_xd.device)
     batch = 2*config.batch//(4 if config.joined else 1)
     steps = max(1, round(len(keep)/batch))
-    first, last = 4 + steps, 4 + steps*(1+config.epochs)    # as if all had made a pass already
+    # as if all had made a pass already
+    first, last = 4 + steps, 4 + steps*(1+config.epochs)
     def log_prob(at):
         return e.log_mixture(rows.y_xd[keep[at.to(keep.device)]], density=True)
-    history = fit(e, log_prob, len(keep), gen, config.epochs, batch, 2048 if config.joined else 8192,
-                  lambda done: (first + done*(last-first))**-.6, 1., ckpt, progress, 'squares')
+    def lr(done):
+        return (first + done*(last-first))**-.6
+    micro = 2048 if config.joined else 8192
+    history = fit(e, log_prob, len(keep), gen, config.epochs, batch, micro, lr, 1.,
+                  ckpt, progress, 'squares')
     return e, history
 
 FAMILIES['normals'] = Family(SquaresConfig, fit_squares)
