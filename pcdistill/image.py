@@ -44,8 +44,10 @@ def patch_places(
 class ImageMoments(NamedTuple):
     "What is known about hidden pixels."
     mean_bchw:Tensor    # posterior mean, RGB, float
-    entropy_bhw:Tensor  # entropy of each variable's marginal posterior, bits, summed over a pixel's channels
+    # entropy of each variable's marginal posterior, bits, summed over a pixel's channels
+    entropy_bhw:Tensor
 
+# %% ../nbs/49_image.ipynb #w005b
 class Image(nn.Module):
     "p(x) of whole images."
     def __init__(self,
@@ -83,7 +85,8 @@ def rows(self:Image, x_bchw:UInt8[Tensor, "b c h w"]) -> Int[Tensor, "b d"]:
     "Images as rows of integers, on the device of the model."
     require(x_bchw.dtype==torch.uint8, f'wanted images of uint8, got {x_bchw.dtype}')
     require(tuple(x_bchw.shape[1:])==self.shape,
-            f'wanted images of {self.shape} (channels, rows, columns), got {tuple(x_bchw.shape[1:])}')
+            f'wanted images of {self.shape} (channels, rows, columns), '
+            f'got {tuple(x_bchw.shape[1:])}')
     return rearrange(self.colour.forward(x_bchw.to(self.device)), 'b c h w -> b (h w c)')
 
 @patch
@@ -91,8 +94,10 @@ def mask_rows(self:Image, seen_bhw:Bool[Tensor, "b h w"]|None) -> Bool[Tensor, "
     "Masks of pixels as masks of rows."
     if seen_bhw is None:
         return None
-    require(tuple(seen_bhw.shape[1:])==self.shape[1:], f'wanted masks of {self.shape[1:]}, got {tuple(seen_bhw.shape[1:])}')
-    require(not self.lossy, f'wanted whole images, got a mask: the codes of {self.colour.name}, a lossy colour '
+    require(tuple(seen_bhw.shape[1:])==self.shape[1:],
+            f'wanted masks of {self.shape[1:]}, got {tuple(seen_bhw.shape[1:])}')
+    require(not self.lossy,
+            f'wanted whole images, got a mask: the codes of {self.colour.name}, a lossy colour '
             'map, need not be colours, so that RGB pixels cannot be summed out exactly')
     return repeat(seen_bhw.to(self.device), 'b h w -> b (h w c)', c=self.shape[0])
 
@@ -105,11 +110,14 @@ def pixels(self:Image, t_bd:Tensor) -> Tensor:
 @patch
 def hidden_nats(self:Image, x_bchw) -> Float[Tensor, "b"]|float:
     "Nats the colour map hides, to be paid on top."
-    return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32) if self.lossy else 0.
+    if not self.lossy:
+        return 0.
+    return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32)
 
+# %% ../nbs/49_image.ipynb #w006b
 @patch
 def supported(self:Image, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-    "The part of a mask that can be answered: patches of which only prefixes can be asked count as hidden."
+    "The part of a mask that can be answered; patches of no prefix count as hidden if they must."
     if self.emission.masks=='any':
         return seen_bhw
     seen_bd = self.mask_rows(seen_bhw)
@@ -135,7 +143,8 @@ def forward(self:Image,
     density:bool=False,                       # the density where there is a probability too
 ) -> Float[Tensor, "b"]:
     "log p of the evidence, nats."
-    return self.prior(self.evidence(x_bchw, seen_bhw, soft, density))[:, 0] - self.hidden_nats(x_bchw)
+    lp_bnk = self.evidence(x_bchw, seen_bhw, soft, density)
+    return self.prior(lp_bnk)[:, 0] - self.hidden_nats(x_bchw)
 
 class Parts(NamedTuple):
     "log p(x, z) in two terms, nats."
@@ -153,7 +162,7 @@ def parts(self:Image, x_bchw:UInt8[Tensor, "b c h w"], z_bn:Int[Tensor, "b n"]) 
 # %% ../nbs/49_image.ipynb #g010
 @patch
 def posterior(self:Image, x_bchw, seen_bhw=None, lp_bnk=None) -> Float[Tensor, "b n k"]:
-    "p(z_n = k | evidence) of every patch; `lp_bnk`: the evidence, if it is at hand (here and below)."
+    "p(z_n = k | evidence); `lp_bnk`: the evidence, if it is at hand (here and below)."
     return soft_posterior(self.prior, self.evidence(x_bchw, seen_bhw) if lp_bnk is None else lp_bnk)
 
 @patch
@@ -163,7 +172,8 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
     lp_bnk = self.evidence(x_bchw, seen_bhw, soft) if lp_bnk is None else lp_bnk
     y_xd, seen_xd, belief = self.tiles.pieces(self.rows(x_bchw), self.mask_rows(seen_bhw), soft)
     w_xk = rearrange(soft_posterior(self.prior, lp_bnk), 'b n k -> (b n) k')
-    mean, entropy = (self.pixels(self.tiles.whole(t)) for t in patch_moments(self.emission, y_xd, seen_xd, w_xk, belief))
+    two = patch_moments(self.emission, y_xd, seen_xd, w_xk, belief)
+    mean, entropy = (self.pixels(self.tiles.whole(t)) for t in two)
     mean = self.colour.mean_rgb(mean)
     mean = torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device).float(), mean)
     return ImageMoments(mean, entropy.sum(1)/math.log(2))
@@ -171,7 +181,7 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
 @patch
 @torch.no_grad()
 def draw(self:Image, x_bchw, seen_bhw, gen, lp_bnk=None, soft=None) -> UInt8[Tensor, "b c h w"]:
-    "Images whose hidden pixels are drawn from p(hidden | evidence); without `gen` a likely completion."
+    "Images with hidden pixels from p(hidden | evidence); without `gen` a likely completion."
     lp_bnk = self.evidence(x_bchw, seen_bhw, soft) if lp_bnk is None else lp_bnk
     return self.draw_given(x_bchw, seen_bhw, soft_choice(self.prior, lp_bnk, gen), gen, soft)
 
@@ -183,6 +193,7 @@ def draw_given(self:Image, x_bchw, seen_bhw, z_bn, gen, soft=None) -> UInt8[Tens
     new = self.colour.inverse(self.pixels(y_bd))
     return torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device), new)
 
+# %% ../nbs/49_image.ipynb #w010b
 @patch
 def sample(self:Image,
     n:int,               # images
@@ -191,27 +202,31 @@ def sample(self:Image,
     "Images drawn from p(x)."
     x = torch.zeros(n, *self.shape, dtype=torch.uint8, device=self.device)
     if not self.lossy:
-        return self.draw(x, torch.zeros(n, *self.shape[1:], dtype=torch.bool, device=self.device), gen)
+        hidden = torch.zeros(n, *self.shape[1:], dtype=torch.bool, device=self.device)
+        return self.draw(x, hidden, gen)
     k_b = torch.zeros(n, dtype=torch.long, device=self.device)
     nothing = self.rows(x)
-    return self.colour.inverse(self.pixels(self.tiles.draw(nothing, torch.zeros_like(nothing).bool(), k_b, gen)))
+    y_bd = self.tiles.draw(nothing, torch.zeros_like(nothing).bool(), k_b, gen)
+    return self.colour.inverse(self.pixels(y_bd))
 
 # %% ../nbs/49_image.ipynb #g012
 def finetune(
     image:Image,                     # changed in place
     x_bchw:UInt8[Tensor, "b c h w"], # training images
     gen:torch.Generator,             # order of the images
-    valid_bchw:UInt8[Tensor, "v c h w"]|None=None, # validation images; given, the best epoch is kept
+    valid_bchw:UInt8[Tensor, "v c h w"]|None=None, # to validate: the best epoch is kept
     micro:int=64,                    # images at a time in memory
     **settings,                      # of `em.fit`: epochs, batch, lr, pseudocount, ckpt, progress
 ) -> list[float]:
-    "EM on log p(x) over every parameter, by the density where there are two readings; mean log p of each epoch."
+    "EM on log p(x), by the density where there are two readings; mean log p of each epoch."
     def validate():
         return sum(float(image(x).sum()) for x in valid_bchw.split(micro))/len(valid_bchw)
     def log_prob(rows):
         return image(x_bchw[rows], density=True)
-    settings = dict(epochs=5, batch=2000, lr=(.5, .05), pseudocount=.1, desc='fine-tuning') | settings
-    return fit(image, log_prob, len(x_bchw), gen, micro=micro, validate=None if valid_bchw is None else validate, **settings)
+    usual = dict(epochs=5, batch=2000, lr=(.5, .05), pseudocount=.1, desc='fine-tuning')
+    settings = usual | settings
+    best = None if valid_bchw is None else validate
+    return fit(image, log_prob, len(x_bchw), gen, micro=micro, validate=best, **settings)
 
 def image_state(image:Image) -> tuple[dict[str, Tensor], dict]:
     "Parameters and make of an image circuit, as `runs.save` wants them."
@@ -221,11 +236,13 @@ def image_state(image:Image) -> tuple[dict[str, Tensor], dict]:
 
 def image_from_state(tensors:dict[str, Tensor], meta:dict) -> Image:
     "Inverse of `image_state`; refuses what is no image circuit or has NaN in it."
-    require(meta.get('kind')=='image', f"wanted a circuit of images, got {meta.get('kind', 'something else')}; distill it again")
+    kind = meta.get('kind', 'something else')
+    require(kind=='image', f'wanted a circuit of images, got {kind}; distill it again')
     bad = [n for n, t in tensors.items() if t.isnan().any() or t.isposinf().any()]
     require(not bad, f'wanted finite parameters, got NaN or +infinity in {bad[0] if bad else ""}')
     prior = circuit_from_spec(meta['prior'])
-    image = Image(from_spec(meta['emission']), prior, COLOURS[meta['colour']], meta['patch'], tuple(meta['shape']))
+    emission, colour = from_spec(meta['emission']), COLOURS[meta['colour']]
+    image = Image(emission, prior, colour, meta['patch'], tuple(meta['shape']))
     image.load_state_dict(tensors)
     return image
 
