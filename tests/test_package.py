@@ -91,7 +91,7 @@ def test_notebook_is_clean(nb):
 
 DENSE = {'show', 'runs', 'data', 'colour', 'patches', 'masses', 'core', 'teacher', 'vqvae', 'mae', 'clusters', 'priors', 'switching', 'conv', 'latents', 'stream',
          'inputs', 'layers', 'structure', 'circuit', 'em', 'queries', 'blocks', 'block_queries', 'factors', 'resize', 'leaf', 'residual', 'top', 'cuts', 'joint', 'grow',
-         'evaluate', 'inpaint', 'compress', 'widgets', 'browsers', 'recipe', 'chain', 'cli', 'normals', 'either', 'image'} # not yet rewritten for 100 columns; it only gets shorter
+         'evaluate', 'inpaint', 'compress', 'widgets', 'browsers', 'recipe', 'chain', 'cli'} # not yet rewritten for 100 columns; it only gets shorter
 
 def crowded(text):
     "Lines that hold more than one statement."
@@ -100,13 +100,14 @@ def crowded(text):
 
 @each(NBS)
 def test_exported_cells_are_small(nb):
-    assert max((lines(c) for c in exported(nb)), default=0)<=70
+    limit = 52 if nb not in LIBRARY or nb.stem[3:] in DENSE else 40
+    assert max((lines(c) for c in exported(nb)), default=0)<=limit
 
 @each([p for p in LIBRARY if p.stem[3:] not in DENSE])
 def test_a_line_is_short_and_holds_one_statement(nb):
     for c in exported(nb):
         text = '\n'.join(l for l in source(c).splitlines() if not l.startswith('#|'))
-        assert [l for l in text.splitlines() if len(l) > 120]==[] and [text.splitlines()[r-1] for r in crowded(text)]==[]
+        assert [l for l in text.splitlines() if len(l) > 100]==[] and [text.splitlines()[r-1] for r in crowded(text)]==[]
 
 @each(LIBRARY + EXTRA)
 def test_notebook_teaches(nb):
