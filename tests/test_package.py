@@ -89,9 +89,11 @@ def test_notebook_is_clean(nb):
             assert not re.search(r' at 0x[0-9a-f]{6,}', said), 'a memory address is stored'
             assert not re.search(r'/(home|root|work|tmp|Users)/', said), 'a path of a machine is stored'
 
-DENSE = {'show', 'runs', 'data', 'colour', 'patches', 'masses', 'core', 'teacher', 'vqvae', 'mae', 'clusters', 'priors', 'switching', 'conv', 'latents', 'stream',
-         'inputs', 'layers', 'structure', 'circuit', 'em', 'queries', 'blocks', 'block_queries', 'factors', 'resize', 'leaf', 'residual', 'top', 'cuts', 'joint', 'grow',
-         'evaluate', 'inpaint', 'compress', 'widgets', 'browsers', 'recipe', 'chain', 'cli'} # not yet rewritten for 100 columns; it only gets shorter
+# not yet rewritten for 100 columns and one statement a line; it only gets shorter
+DENSE = {'teacher', 'vqvae', 'mae', 'clusters', 'priors', 'switching', 'conv', 'latents',
+         'stream', 'blocks', 'block_queries', 'factors', 'leaf', 'residual', 'top', 'cuts',
+         'joint', 'grow', 'evaluate', 'inpaint', 'compress', 'widgets', 'browsers', 'recipe',
+         'chain', 'cli'}
 
 def crowded(text):
     "Lines that hold more than one statement."
