@@ -282,15 +282,14 @@ def _parts(self:Normals, x_xd, seen_xd, density) -> Float[Tensor, "x k"]:
         until_x = seen_xd[prefix_x].sum(1)
         out[prefix_x] = _chunked(_chain, self, x_xd[prefix_x], until_x, elements=1 << 20)
     rest = (~prefix_x).nonzero().flatten()
-    for noise_d, at in groups(noise(seen_xd[rest], None)) if len(rest) else ():
-        rows = rest[at]
-        out[rows] = log_observed(self.given(noise_d, whole=False), x_xd[rows]).to(out)
+    if len(rest):
+        out[rest] = self._observed(x_xd[rest], noise(seen_xd[rest], None))
     return out
 
-# the same with soft evidence
+# log of the normal part of any observations, noisy or not
 @patch
 @torch.no_grad()
-def _soft_parts(self:Normals, x_xd, noise_xd) -> Float[Tensor, "x k"]:
+def _observed(self:Normals, x_xd, noise_xd) -> Float[Tensor, "x k"]:
     out = self.mu_gd.new_empty(len(x_xd), self.n_heads)
     for noise_d, rows in groups(noise_xd):
         out[rows] = log_observed(self.given(noise_d, whole=False), x_xd[rows]).to(out)
@@ -343,7 +342,7 @@ def forward(self:Normals, x_xd, seen_xd=None, soft=None, density=False) -> Float
     noise_xd = noise(seen_xd, None if soft is None else soft.each(lambda t: t[:, self.order]))
     if soft is not None:
         value_xd = torch.where(seen_xd, x_xd, soft.value_xd[:, self.order])
-        lp_xk = self._soft_parts(value_xd, noise_xd)
+        lp_xk = self._observed(value_xd, noise_xd)
     elif not bool(seen_xd.all()):
         lp_xk = self._parts(x_xd, seen_xd, density)
     elif torch.is_grad_enabled() and self.mu_gd.requires_grad:
