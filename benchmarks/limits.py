@@ -4,7 +4,7 @@
 
 CIFAR-10, whole images, exact RGB bits/dim (YCoCg-R is reversible). Labels are k-means of the patches' own pixels: no teacher. Every row: the leaf, scored with independent
 patches ('alone') and under a Chow-Liu top counted from the labels ('top'); with --epochs passes of EM on log p(x) where the row says so ('tuned', best epoch on 200 validation images).
-Rows whose names begin with 'no circuit' are the switching autoregression of 26, whose pixels cannot be summed out in any order.
+Rows whose names begin with 'no circuit' are the switching autoregression of `extra/switching`, whose pixels cannot be summed out in any order.
 Results: nbs/experiments/results/limits-cifar10.json, after every row; rows that are there are not run again. Seconds are processor time of one core. E05 shows them.
 """
 import argparse, json, time
@@ -19,7 +19,7 @@ from pcdistill.evaluate import bits, gaussian_bits, mean_bits, png_bits, webp_bi
 from pcdistill.leaf import LeafConfig
 from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
-from pcdistill.switching import SwitchingConfig, fit_switching
+from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
 
 class Row(NamedTuple):
     "A model to train."
@@ -60,7 +60,7 @@ def train(row:Row, x, valid, test, epochs:int, tuning:int) -> dict:
 
 def reference(patch:int, K:int, n:int, x, valid, test) -> dict:
     "The switching autoregression with a tree of latents: exact, but no circuit."
-    model, s = timed(fit_switching, x[:n], SwitchingConfig(patch, K, tree=True, passes=6), rng(0), progress=False)
+    model, s = timed(SwitchingAR.fit, x[:n], SwitchingConfig(patch, K, passes=6), rng(0), progress=False)
     exact = {name: bits(torch.cat([model.log_prob(p).double() for p in part.split(50)]), x[0].numel()) for name, part in (('valid', valid), ('test', test))}
     return dict(name=f'no circuit: switching autoregression, {patch}×{patch}, K = {K}, {n} images', family='switching', patch=patch, labels=K, latent_values=K,
                 top=dict(valid=exact['valid'].bits, test=exact['test'].bits, stderr=exact['test'].stderr), parameters=dict(leaf=sum(t.numel() for n, t in model.state_dict().items() if not n.startswith('prior')), top=sum(t.numel() for t in model.prior.state_dict().values())), seconds=dict(leaf=s))

@@ -22,9 +22,9 @@ from pcdistill.leaf import LeafConfig, fit_leaf
 from pcdistill.patches import to_patches
 from pcdistill.runs import key, save_json
 from pcdistill.show import table
-from pcdistill.stream import extract_parts, in_parts, made, recount_, some_rows
+from pcdistill.stream import extract_parts, in_parts, made, some_rows
 from pcdistill.teacher import fit_pixels
-from pcdistill.top import fit_top
+from pcdistill.top import fit_top, recount_
 from w1 import Peak
 
 SIDE, PATCH, PIXELS = 32, 4, 3*32*32

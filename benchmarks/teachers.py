@@ -13,24 +13,24 @@ from pathlib import Path
 import torch
 from chain import RESULTS, COMMIT, student, timed
 from pcdistill.clusters import assign, kmeans
-from pcdistill.conv import fit_conv_vqvae
+from pcdistill.extra.conv import ConvVQVAE2
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.evaluate import bits
 from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.leaf import LeafConfig
-from pcdistill.mae import MAEConfig, fit_mae
+from pcdistill.mae import MAE, MAEConfig
 from pcdistill.priors import choose, simple_priors
 from pcdistill.runs import save_json
-from pcdistill.switching import SwitchingConfig, fit_switching
+from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
 from pcdistill.teacher import bound, fit_noise, fit_pca, fit_pixels
-from pcdistill.vqvae import VQConfig, fit_vqvae
+from pcdistill.vqvae import VQConfig, VQVAE2
 
 PATCH, K, N = 4, 64, 64                                   # side of a patch, labels, patches an image
 VQ = VQConfig.tiny(PATCH, K_bottom=K, epochs=30, lr=4e-3)
-TEACHERS = {'pixels': lambda x, g: fit_pixels(x, PATCH, K, g), 'vq': lambda x, g: fit_vqvae(x, VQ, g, progress=False), 'noise': lambda x, g: fit_noise(x, PATCH, K, g),
-            'switching': lambda x, g: fit_switching(x, SwitchingConfig(PATCH, K, tree=True, passes=6), g, progress=False), 'conv': lambda x, g: fit_conv_vqvae(x, VQ, g, progress=False),
-            'pca': lambda x, g: fit_pca(x, PATCH, K, g), 'mae': lambda x, g: fit_mae(x, MAEConfig.tiny(PATCH, K=K, epochs=24), g, progress=False)}
+TEACHERS = {'pixels': lambda x, g: fit_pixels(x, PATCH, K, g), 'vq': lambda x, g: VQVAE2.fit(x, VQ, g, progress=False), 'noise': lambda x, g: fit_noise(x, PATCH, K, g),
+            'switching': lambda x, g: SwitchingAR.fit(x, SwitchingConfig(PATCH, K, passes=6), g, progress=False), 'conv': lambda x, g: ConvVQVAE2.fit(x, VQ, g, progress=False),
+            'pca': lambda x, g: fit_pca(x, PATCH, K, g), 'mae': lambda x, g: MAE.fit(x, MAEConfig.tiny(PATCH, K=K, epochs=24), g, progress=False)}
 LABELS = {'pixels': ('pixels', 'clusters'), 'vq vectors': ('vq', 'clusters'), 'vq codes': ('vq', 'codes'), 'noise': ('noise', 'codes'), 'switching': ('switching', 'codes'),
           'conv vectors': ('conv', 'clusters'), 'pca': ('pca', 'clusters'), 'mae': ('mae', 'clusters')}
 

@@ -23,10 +23,9 @@ from .data import images, n_images, no_test
 from .colour import COLOURS
 from .patches import to_patches
 from .teacher import bound
-from .vqvae import PriorConfig, fit_prior
 from .clusters import kmeans, assign
-from .priors import Choice, choose, simple_priors
-from .latents import extract, features, teacher_from_state
+from .priors import Choice, PriorConfig, choose, fit_prior, simple_priors
+from .latents import extract, features, kind_of, teacher_from_state
 from .circuit import from_spec
 from .em import stages
 from .leaf import relabel
@@ -36,7 +35,7 @@ from .cuts import fit_any, of_squares
 from .joint import Joint, finetune, save_joint, load_joint, joint_state, joint_from_state
 from .evaluate import PlainHCLT, score, bits, measure, ledger_from, waterfall, gaussian_bits, webp_bits, png_bits, hclt_baseline
 from .inpaint import mask, inpaint, figure
-from .recipe import Recipe, TEACHERS, estimate, place_of, plan_table, recipe_from
+from .recipe import Recipe, estimate, place_of, plan_table, recipe_from
 
 # %% ../nbs/61_chain.ipynb #c005
 class Run:
@@ -90,7 +89,10 @@ def teacher(self:Run):
     "The fitted teacher."
     r = self.recipe
     self.k_teacher = [r.data, r.n_train, r.patch, r.teacher, r.teacher_size, r.clusters, r.seed]
-    def fit(ckpt): return TEACHERS[r.teacher].fit(self.images('train'), r, rng(r.seed + 1), ckpt, self.progress)
+    kind = kind_of(r.teacher)
+    config = kind.preset(r.teacher_size, r.patch, r.clusters)
+    def fit(ckpt):
+        return kind.fit(self.images('train'), config, rng(r.seed + 1), ckpt, self.progress)
     return self.stage('teacher', self.k_teacher, fit, pack=lambda t: t.state(), unpack=lambda t, m: teacher_from_state(t, m, self.device))
 
 @patch
@@ -104,11 +106,11 @@ def prior(self:Run, teacher) -> Choice|None:
     "The best prior of the teacher's codes; None if it has no likelihood."
     r = self.recipe
     self.k_prior = [self.k_teacher, r.autoregressive, 'priors']
-    if not TEACHERS[r.teacher].bounds: return None
+    if not teacher.has_likelihood: return None
     def fit(ckpt):
         ids_bm = self.codes(teacher).long()
         made = simple_priors(ids_bm, teacher.n_codes)
-        if TEACHERS[r.teacher].exact: made['own'] = teacher.prior
+        if teacher.own_prior(): made['own'] = teacher.own_prior()
         if r.autoregressive:
             config = getattr(PriorConfig, r.teacher_size)()
             made['autoregressive'] = fit_prior(ids_bm, teacher.n_codes, config, rng(r.seed + 2), ckpt=ckpt, progress=self.progress)
@@ -245,7 +247,7 @@ def measured(self:Run, teacher, prior:Choice|None, how, start:Joint, student:Joi
         for name, joint in dict(start=start, student=student).items():
             out |= {f'{name}_{k}': v for k, v in measure(joint, x, z_bn, r.micro, False)._asdict().items()}
         if prior: out |= {f'teacher_{k}': v.double() for k, v in bound(teacher, prior.prior, x)._asdict().items()}
-        if TEACHERS[r.teacher].exact: out['teacher_exact_b'] = teacher.log_prob(x).double()
+        if teacher.exact: out['teacher_exact_b'] = teacher.log_prob(x).double()
         return {k: v.cpu() for k, v in out.items()}
     def work(ckpt):
         parts, rows = self.images('test').split(16*r.micro), []

@@ -10,9 +10,9 @@ DOCS = [root/name for name in ('README.md', 'CONTRIBUTING.md')]
 LIBRARY = [p for p in NBS if re.match(r'\d\d_', p.name) or p.parent.name=='extra']
 
 # Library notebooks that still refer by number, by the name of their module. It only gets shorter.
-NOT_YET = {'conv', 'stream', 'block_queries',
-           'factors', 'leaf', 'residual', 'top', 'cuts', 'joint', 'grow', 'inpaint', 'compress',
-           'browsers', 'teacher', 'vqvae', 'mae', 'switching', 'evaluate'}
+NOT_YET = {'block_queries',
+           'factors', 'leaf', 'residual', 'cuts', 'joint', 'grow', 'inpaint', 'compress',
+           'browsers', 'evaluate'}
 
 def name(path): return re.sub(r'^\d\d_', '', path.stem)
 def where(path): return path.relative_to(root).as_posix()

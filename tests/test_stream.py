@@ -8,10 +8,10 @@ from pcdistill.data import images
 from pcdistill.em import EM, fit
 from pcdistill.inputs import Categorical
 from pcdistill.latents import extract
-from pcdistill.stream import Parts, count_pairs, extract_parts, in_parts, made, recount_, row_groups, shards, some_rows, stored, together
+from pcdistill.stream import Parts, extract_parts, in_parts, made, row_groups, shards, some_rows, stored, together
 from pcdistill.structure import binary_tree
 from pcdistill.teacher import fit_pixels
-from pcdistill.top import fit_top
+from pcdistill.top import count_pairs, fit_top, recount_
 
 here = Path(__file__).parent.parent
 SIZES = (70, 1, 129, 200)                                                     # parts of unequal length, 400 rows
@@ -221,9 +221,9 @@ MEMORY = '''
     from pcdistill.core import rng
     from pcdistill.em import fit
     from pcdistill.latents import extract
-    from pcdistill.stream import extract_parts, in_parts, made, recount_, some_rows
+    from pcdistill.stream import extract_parts, in_parts, made, some_rows
     from pcdistill.teacher import fit_pixels
-    from pcdistill.top import fit_top
+    from pcdistill.top import fit_top, recount_
     torch.set_num_threads(1); n = int(sys.argv[1])
     photos = made(lambda g: torch.randint(0, 256, (4000, 3, 32, 32), generator=g, dtype=torch.uint8), n, 0)      # 12 MB a part
     x, = some_rows(2000, rng(0), photos, read=2); teacher = fit_pixels(x, 16, 8, rng(0))

@@ -1,14 +1,18 @@
 "Teachers: exact pmfs, patch independence, repetition, resumption, files, clusters."
+import sys
+from dataclasses import replace
 import pytest, torch
 from pcdistill.clusters import assign, kmeans
-from pcdistill.conv import ConvVQVAE2, fit_conv_vqvae
+from pcdistill.extra.conv import ConvVQVAE2
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.patches import to_patches
-from pcdistill.teacher import Teacher, bound, fit_noise, fit_pixels, log_logistic, uniform_prior
-from pcdistill import vqvae
-from pcdistill.vqvae import Codebook, CodePrior, PriorConfig, VQConfig, VQVAE2, fit_prior, fit_vqvae, init_, log_mixture, log_patches, n_theta
+from pcdistill import teacher, latents
+from pcdistill.masses import log_mass_logistic
+from pcdistill.priors import CodePrior, PriorConfig, choose, fit_prior, simple_priors
+from pcdistill.teacher import ControlConfig, PixelTeacher, Teacher, bound, fit_noise, fit_pixels, init_, train, uniform_prior
+from pcdistill.vqvae import Codebook, VQConfig, VQVAE2, log_mixture, log_patches, n_theta
 
 SHORT = VQConfig.tiny(epochs=3, per_epoch=96)
 
@@ -24,15 +28,15 @@ def random_vq(p, shape, make=VQVAE2):
 def photos(): return images('photos', 'train', 256)
 
 @pytest.fixture(scope='module')
-def teachers(photos): return {'vqvae': fit_vqvae(photos, SHORT, rng(0), progress=False), 'vqconv': fit_conv_vqvae(photos, SHORT, rng(0), progress=False),
-                              'pixel': fit_pixels(photos, 4, 16, rng(0)), 'noise': fit_noise(photos, 4, 16, rng(0))}
+def teachers(photos): return {'vqvae': VQVAE2.fit(photos, SHORT, rng(0), progress=False), 'vqconv': ConvVQVAE2.fit(photos, SHORT, rng(0), progress=False),
+                              'pixels': fit_pixels(photos, 4, 16, rng(0)), 'noise': fit_noise(photos, 4, 16, rng(0))}
 
 @pytest.mark.parametrize('levels', [2, 5, 256])
 def test_logistic_has_mass_one(levels):
     v = torch.arange(float(levels)).double()
     for mu in (-50., 0., levels/2, levels+200.):
         for s in (1e-3, .3, 40., 1e4):
-            m = log_logistic(v, torch.tensor(mu).double(), torch.tensor(s).double().log(), levels).exp().sum()
+            m = log_mass_logistic(v, torch.tensor(mu).double(), torch.tensor(s).double().log(), levels).exp().sum()
             assert abs(m-1) < 1e-9, (mu, s)
 
 @pytest.mark.parametrize('seed', range(4))
@@ -103,59 +107,61 @@ def test_conditional_is_the_product_over_patches(teachers, photos):
 def same(a, b): return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
 
 def test_same_seed_same_numbers(photos, teachers):
-    assert same(fit_vqvae(photos, SHORT, rng(0), progress=False), teachers['vqvae'])
-    assert not same(fit_vqvae(photos, SHORT, rng(1), progress=False), teachers['vqvae'])
+    assert same(VQVAE2.fit(photos, SHORT, rng(0), progress=False), teachers['vqvae'])
+    assert not same(VQVAE2.fit(photos, SHORT, rng(1), progress=False), teachers['vqvae'])
     state = torch.get_rng_state(); torch.manual_seed(99)           # the global generator plays no part
-    try: assert same(fit_vqvae(photos, SHORT, rng(0), progress=False), teachers['vqvae'])
+    try: assert same(VQVAE2.fit(photos, SHORT, rng(0), progress=False), teachers['vqvae'])
     finally: torch.set_rng_state(state)
 
 class Killed(Exception): pass
 
-def kill_at(monkeypatch, name, step):
+def kill_at(monkeypatch, where, name, step):
     "Make the training raise in its `step`-th step."
-    plain, calls = getattr(vqvae, name), []
+    plain, calls = getattr(where, name), []
     def dying(*args, **kwargs):
         calls.append(1)
         if len(calls)==step: raise Killed
         return plain(*args, **kwargs)
-    monkeypatch.setattr(vqvae, name, dying)
+    monkeypatch.setattr(where, name, dying)
 
 @pytest.fixture
 def eager(monkeypatch):
     "Checkpoints after every epoch, so that a short run has some."
-    plain = vqvae.resumable
-    monkeypatch.setattr(vqvae, 'resumable', lambda *a, **k: plain(*a, **{**k, 'every_s': 0.}))
+    plain = teacher.resumable
+    monkeypatch.setattr(teacher, 'resumable', lambda *a, **k: plain(*a, **{**k, 'every_s': 0.}))
 
-@pytest.mark.parametrize('fit,kind', [(fit_vqvae, 'vqvae'), (fit_conv_vqvae, 'vqconv')])
-def test_killed_and_resumed_teacher_is_the_same(fit, kind, photos, teachers, tmp_path, monkeypatch, eager):
+@pytest.mark.parametrize('make', [VQVAE2, ConvVQVAE2])
+def test_killed_and_resumed_teacher_is_the_same(make, photos, teachers, tmp_path, monkeypatch, eager):
     with monkeypatch.context() as m, pytest.raises(Killed):
-        kill_at(m, 'vq_loss', 8); fit(photos, SHORT, rng(0), tmp_path/'c', progress=False)
+        kill_at(m, VQVAE2, 'loss', 8); make.fit(photos, SHORT, rng(0), tmp_path/'c', progress=False)
     assert (tmp_path/'c').exists()
-    assert same(fit(photos, SHORT, rng(123), tmp_path/'c', progress=False), teachers[kind])   # the generator comes from the file
+    assert same(make.fit(photos, SHORT, rng(123), tmp_path/'c', progress=False), teachers[make.kind])   # the generator comes from the file
 
 @pytest.mark.parametrize('ema,restart', [(0., .05), (0., 0.), (.98, 0.)])
 def test_other_ways_to_train_codes(ema, restart, photos, tmp_path, monkeypatch, eager):
-    config = VQConfig.tiny(epochs=4, per_epoch=96, ema=ema, restart=restart); t = fit_vqvae(photos, config, rng(0), progress=False)
+    config = VQConfig.tiny(epochs=4, per_epoch=96, ema=ema, restart=restart); t = VQVAE2.fit(photos, config, rng(0), progress=False)
     assert all(v.isfinite().all() for v in t.state_dict().values()) and len(t.codes(photos).unique()) > 5 and not any(p.requires_grad for p in t.parameters())
-    with monkeypatch.context() as m, pytest.raises(Killed): kill_at(m, 'vq_loss', 10); fit_vqvae(photos, config, rng(0), tmp_path/'c', progress=False)
-    assert same(fit_vqvae(photos, config, rng(5), tmp_path/'c', progress=False), t)
+    with monkeypatch.context() as m, pytest.raises(Killed): kill_at(m, VQVAE2, 'loss', 10); VQVAE2.fit(photos, config, rng(0), tmp_path/'c', progress=False)
+    assert same(VQVAE2.fit(photos, config, rng(5), tmp_path/'c', progress=False), t)
     save_teacher(tmp_path/'t', t); again = load_teacher(tmp_path/'t'); assert same(again, t) and again.config==config
 
 def test_gradient_moves_codes_to_their_vectors_and_nothing_else_does():
     z = torch.randn(500, 1, 2, generator=rng(0)); book = Codebook(4, 2, 0., 0.); book.learn(z, rng(1)); opt = torch.optim.Adam(book.parameters(), .02)
-    for _ in range(300): opt.zero_grad(); book(z)[2].backward(); opt.step()
+    for _ in range(300): opt.zero_grad(); book(z).far.backward(); opt.step()
     before = book.e_kf.clone(); book.learn(z, rng(2)); assert torch.equal(book.e_kf, before)
-    ids = book(z)[0].flatten(); assert torch.allclose(torch.stack([z[ids==k, 0].mean(0) for k in range(4)]), before, atol=.05)
+    ids = book(z).id_bn.flatten(); assert torch.allclose(torch.stack([z[ids==k, 0].mean(0) for k in range(4)]), before, atol=.05)
 
 def test_killed_and_resumed_prior_is_the_same(photos, teachers, tmp_path, monkeypatch, eager):
     t = teachers['vqvae']; ids, config = t.codes(photos), PriorConfig.tiny(epochs=4)
     whole = fit_prior(ids, t.n_codes, config, rng(5), progress=False)
+    for i, p in enumerate((whole, simple_priors(ids, t.n_codes)['tree'])):
+        save_teacher(tmp_path/f'{i}', p); assert torch.equal(load_teacher(tmp_path/f'{i}').log_prob(ids), p.log_prob(ids))
     with monkeypatch.context() as m, pytest.raises(Killed):
-        kill_at(m, 'warm_cosine', 9); fit_prior(ids, t.n_codes, config, rng(5), tmp_path/'c', progress=False)
+        kill_at(m, teacher, 'warm_cosine', 9); fit_prior(ids, t.n_codes, config, rng(5), tmp_path/'c', progress=False)
     assert same(fit_prior(ids, t.n_codes, config, rng(5), tmp_path/'c', progress=False), whole)
 
 def test_codebooks_are_used(photos):
-    t = fit_vqvae(photos, VQConfig.tiny(epochs=40), rng(0), progress=False); bottom, top = t.codes(photos).split([t.n_bottom, t.n_top], 1)
+    t = VQVAE2.fit(photos, VQConfig.tiny(epochs=40), rng(0), progress=False); bottom, top = t.codes(photos).tensor_split([t.gh*t.gw], 1)
     assert len(bottom.unique()) > .6*t.config.K_bottom and len(top.unique()) > .6*t.config.K_top
 
 def test_bounds_are_finite_and_ordered(photos, teachers):
@@ -165,7 +171,7 @@ def test_bounds_are_finite_and_ordered(photos, teachers):
         L = bound(t, prior, xv, batch=7)
         assert all(l.shape==(40,) and l.isfinite().all() and (l < 0).all() for l in L)
         assert torch.allclose(L.codes_uniform_b, torch.tensor(uniform_prior(t.n_codes)))
-        assert L.codes_prior_b.mean() > L.codes_uniform_b.mean()*1.05
+        assert L.codes_prior_b.mean() > L.codes_uniform_b.mean()*1.1
         assert torch.allclose(L.conditional_b, bound(t, prior, xv, batch=40).conditional_b, rtol=1e-4)
 
 @pytest.mark.parametrize('n_codes', [(3, 2, 4), (5, 5), (2, 2, 2, 3, 3)])
@@ -181,6 +187,72 @@ def test_prior_learns_what_there_is(photos):
     g = rng(0); a = torch.randint(0, 6, (600, 1), generator=g); ids = torch.cat([a, (a+1)%6, a], 1)    # one free code, two copies
     p = fit_prior(ids, (6, 6, 6), PriorConfig.tiny(epochs=30), rng(1), progress=False)
     assert abs(p.log_prob(ids).mean() + torch.tensor(6.).log()) < .1
+
+@pytest.mark.parametrize('n', range(1, 7))
+def test_tiny_sets_have_teachers(n, photos):
+    "Batch normalisation, priors and k-means with almost nothing."
+    x = photos[:n, :, :4, :4]                                            # a single patch an image
+    t = VQVAE2.fit(x, SHORT, rng(0), progress=False); ids = t.codes(x)
+    assert all(v.isfinite().all() for v in t.state_dict().values()) and t.log_cond(x).isfinite().all()
+    priors = simple_priors(ids, t.n_codes) | dict(own=fit_prior(ids, t.n_codes, PriorConfig.tiny(epochs=1), rng(0), progress=False))
+    assert all(v < float('inf') for v in choose(priors, ids).nats.values())
+    assert bound(fit_pixels(x, 1, min(5, n), rng(0)), None, photos[:9, :, :4, :4]).conditional_b.isfinite().all()
+
+@pytest.mark.parametrize('kind', list(latents.TEACHERS))
+def test_the_default_type_of_the_process_does_not_matter(kind, photos):
+    "Weights and random numbers are float32: the same teacher, and the same priors."
+    make = latents.kind_of(kind); config = ControlConfig(4, 8) if not make.trained else make.preset('tiny', 4, 8)
+    if make.trained: config = replace(config, epochs=1, per_epoch=64)
+    if kind=='switching': config = make.Config.tiny(4, K=3, passes=2)
+    def run():
+        t = make.fit(photos[:64], config, rng(0), progress=False); ids = t.codes(photos[:64])
+        p = simple_priors(ids, t.n_codes) | dict(own=fit_prior(ids, t.n_codes, PriorConfig.tiny(epochs=1), rng(1), progress=False))
+        return t, ids, {k: v.log_prob(ids) for k, v in p.items()}
+    t, ids, lp = run(); torch.set_default_dtype(torch.float64)
+    try: u, ids2, lp2 = run(); tensors, meta = t.state(); again = latents.teacher_from_state(tensors, meta)
+    finally: torch.set_default_dtype(torch.float32)
+    assert all(not v.is_floating_point() or v.dtype==torch.float32 for v in u.state_dict().values())
+    assert same(again, t) and (ids==ids2).float().mean() > .99
+    for k, v in t.state_dict().items(): assert torch.allclose(v.double(), u.state_dict()[k].double(), rtol=1e-3, atol=1e-3), k
+    for k in lp: assert lp2[k].dtype==torch.float32 and torch.allclose(lp[k], lp2[k], rtol=2e-3)
+
+def test_channels_lean_on_the_values_of_earlier_ones():
+    "One component whose green is red's: its mass follows the red that is there, not the red that was expected."
+    theta = torch.zeros(1, n_theta(3), 1, 1); theta[:, 4:7] = -3; theta[:, 7] = 5.                      # tanh 5 ≈ 1
+    for r in (30., 128., 220.):
+        y = torch.tensor([[r], [r], [128.]])[None]; other = torch.tensor([[r], [255-r], [128.]])[None]
+        near, far = log_mixture(y, theta), log_mixture(other, theta)
+        assert near > far + 3 or r==128.
+
+def test_picture_is_the_mean_of_the_model():
+    "Locations without values: each channel at its own, the later ones at what follows from them."
+    from pcdistill.vqvae import locations
+    mean, a = torch.tensor([.2, -.1, .3]).view(1, 3, 1, 1), torch.tensor([.5, -1., 2.]).view(1, 3, 1, 1); t = a.tanh().flatten()
+    r = .2; g = -.1 + t[0]*r; b = .3 + t[1]*r + t[2]*g
+    assert torch.allclose(locations(mean, a).flatten(), torch.tensor([r, g, b]))
+    u = torch.tensor([.9, -.8, 0.]).view(1, 3, 1, 1)
+    assert torch.allclose(locations(mean, a, u).flatten(), torch.tensor([.2, -.1 + t[0]*.9, .3 + t[1]*.9 - t[2]*.8]))
+
+def test_the_prior_of_the_best_epoch_is_kept():
+    "Codes without a rule, learnt by heart: the last epoch is worse than nothing, what is returned is not."
+    free, config = torch.randint(0, 8, (60, 6), generator=rng(0)), PriorConfig(32, epochs=40, lr=.02, held_out=.5)
+    kept = fit_prior(free, (8,)*6, config, rng(1), progress=False); held, seen = free[torch.randperm(60, generator=rng(1))].split(30)
+    last = train(init_(CodePrior((8,)*6, config), rng(1)), seen, config, rng(1), progress=False)
+    assert kept.log_prob(held).mean() >= uniform_prior((8,)*6) - 1e-4 > last.log_prob(held).mean() + 1
+
+def test_a_teacher_of_ones_own_is_registered(photos, tmp_path, monkeypatch, refuses):
+    class Mine(PixelTeacher): kind = 'mine'
+    monkeypatch.setitem(globals(), 'Mine', Mine); monkeypatch.setitem(latents.TEACHERS, 'mine', ''); monkeypatch.setitem(sys.modules, 'of_mine', sys.modules[__name__])
+    latents.register('mine', 'of_mine:Mine')
+    t = Mine.fit(photos, ControlConfig(4, 8), rng(0)); save_teacher(tmp_path/'t', t)
+    assert type(load_teacher(tmp_path/'t')) is Mine
+    refuses(lambda: latents.kind_of('forest'), "got 'forest'")
+    refuses(lambda: latents.teacher_from_state({}, dict(kind='pixels', shape=[3, 16, 16], patch=4, K=8)), 'another version', 'fit it again')
+
+def test_nothing_of_the_core_imports_what_is_extra():
+    import subprocess
+    code = 'import sys, pcdistill.chain, pcdistill.cli; assert not [m for m in sys.modules if "pcdistill.extra" in m]'
+    assert subprocess.run([sys.executable, '-c', code]).returncode==0
 
 def test_state_round_trip(teachers, photos, tmp_path):
     for name, t in teachers.items():
@@ -208,11 +280,10 @@ def test_wrong_images_are_refused(teachers, photos):
         for bad in (photos[:2].float(), photos[:2, :, :8], photos[0]):
             with pytest.raises(Refused): t.codes(bad)
             with pytest.raises(Refused): t.log_cond(bad)
-    for fit in (lambda p: fit_conv_vqvae(photos, VQConfig.tiny(p), rng(0), progress=False), lambda p: fit_pixels(photos, p, 4, rng(0)), lambda p: fit_noise(photos, p, 4, rng(0)), lambda p: fit_vqvae(photos, VQConfig.tiny(p), rng(0), progress=False)):
+    for fit in (lambda p: ConvVQVAE2.fit(photos, VQConfig.tiny(p), rng(0), progress=False), lambda p: fit_pixels(photos, p, 4, rng(0)), lambda p: fit_noise(photos, p, 4, rng(0)), lambda p: VQVAE2.fit(photos, VQConfig.tiny(p), rng(0), progress=False)):
         for p in (0, 3, 5):
             with pytest.raises(Refused): fit(p)
     with pytest.raises(Refused): fit_pixels(photos[:1], 4, 17, rng(0))
-    with pytest.raises(Refused): fit_vqvae(photos[:1], SHORT, rng(0), progress=False)
 
 def test_kmeans_repeats_and_uses_every_mean():
     f = torch.randn(3000, 6, generator=rng(0))
@@ -230,7 +301,7 @@ def test_kmeans_refuses():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 def test_the_same_code_runs_on_cuda(photos):
-    x = photos.cuda(); t = fit_vqvae(x, SHORT, rng(0), progress=False)
+    x = photos.cuda(); t = VQVAE2.fit(x, SHORT, rng(0), progress=False)
     prior = fit_prior(extract(t, x), t.n_codes, PriorConfig.tiny(epochs=1), rng(0), progress=False)
     assert all(l.is_cuda and l.isfinite().all() for l in bound(t, prior, x[:20]))
     for u in (fit_pixels(x, 4, 8, rng(0)), fit_noise(x, 4, 8, rng(0))): assert bound(u, None, x[:20]).conditional_b.is_cuda
