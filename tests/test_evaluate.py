@@ -6,20 +6,22 @@ from pcdistill.circuit import Circuit
 from pcdistill.colour import Colour, COLOURS
 from pcdistill.core import rng
 from pcdistill.data import images
-from pcdistill.evaluate import (Estimate, bits, gaussian_bits, hclt_baseline, hclt_size, hclt_states, lattice_gaussian, ledger, ledger_from,
-                                log_between, mean_bits, measure, moment_sums, png_bits, score, table, waterfall, waterfall_bits, webp_bits)
-from pcdistill.inputs import Categorical, Evidence
-from pcdistill.joint import Joint
-from pcdistill.leaf import HCLTLeaf
-from pcdistill.structure import chain, quad_tree
+from pcdistill.core import bpd
+from pcdistill.evaluate import (Estimate, bits, bits_table, fit_one_normal, fit_plain_hclt, hclt_size, hclt_states, ledger, ledger_from,
+                                mean_bits, measure, moment_sums, png_bits, readings, score, waterfall, waterfall_bits, webp_bits)
+from pcdistill.image import Image as Student, whole_image
+from pcdistill.inputs import Evidence
+from pcdistill.normals import Normals
+from pcdistill.structure import chain
+from pcdistill.trees import Trees
 from pcdistill.teacher import Bound
 
-def toy(seed:int, K:int=3, values:int=2, spread:float=1.5) -> Joint:
+def toy(seed:int, K:int=3, values:int=2, spread:float=1.5) -> Student:
     "Two 2×2 patches of a 2×4 image, weights far from uniform."
-    leaf = HCLTLeaf(quad_tree(2, 2), Categorical(4, values, 2, rng(seed)), K, rng(seed+1))
-    joint = Joint(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['rgb'], 2, (1, 2, 4))
+    leaf = Trees([chain(4)], values, [K], [2], gen=rng(seed)); pc = leaf.pc
+    joint = Student(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['rgb'], 2, (1, 2, 4))
     with torch.no_grad():
-        for p, dim in ((leaf.inputs.logp_dvs, 1), (leaf.edges_est, 1), (leaf.root_1sk, 1), (joint.top.edges_est, 1), (joint.top.root_1sk, 1)):
+        for p, dim in ((pc.inputs.logp_dvs, 1), (pc.edges_est, 1), (pc.root_1sk, 1), (joint.prior.edges_est, 1), (joint.prior.root_1sk, 1)):
             p.copy_((spread*torch.randn(p.shape, generator=rng(seed+3))).log_softmax(dim))
     return joint
 
@@ -50,9 +52,9 @@ def test_ledger_by_enumeration(seed):
 def test_ledger_keeps_its_digits_where_float32_does_not():
     "Log-likelihoods near −10,000 nats and posteriors near certainty: the marginal term is small, not negative, and not noise."
     K, n = 4, 64
-    leaf = HCLTLeaf(chain(48), Categorical(48, 256, 4, rng(0)), K, rng(1))
-    joint = Joint(leaf, Circuit(chain(n), Evidence(n, K), 1, rng(2)), COLOURS['rgb'], 4, (3, 32, 32))
-    with torch.no_grad(): leaf.root_1sk[0] = torch.full((4, 4), 1e-9).fill_diagonal_(1.).log().log_softmax(0)
+    leaf = Trees([chain(48)], 256, [K], [4], gen=rng(0))
+    joint = Student(leaf, Circuit(chain(n), Evidence(n, K), 1, rng(2)), COLOURS['rgb'], 4, (3, 32, 32))
+    with torch.no_grad(): leaf.pc.root_1sk[0] = torch.full((4, 4), 1e-9).fill_diagonal_(1.).log().log_softmax(0)
     x = torch.randint(0, 256, (6, 3, 32, 32), generator=rng(3), dtype=torch.uint8)
     z_bn = joint.evidence(x).argmax(2)
     m = measure(joint, x, z_bn, progress=False)
@@ -67,7 +69,7 @@ def test_ledger_says_when_something_is_wrong(refuses):
     refuses(lambda: measure(joint, ALL_X, z[:3], progress=False), '256', '3')
     m = measure(joint, ALL_X, z, progress=False); b = some_bound(256, 0)
     with pytest.raises(AssertionError): ledger_from(m.student_b - 1e3, m.parts_b2, b.conditional_b, b.codes_prior_b)
-    with torch.no_grad(): joint.top.root_1sk[0, 0] = -torch.inf
+    with torch.no_grad(): joint.prior.root_1sk[0, 0] = -torch.inf
     refuses(lambda: measure(joint, ALL_X, torch.zeros(256, 2).long(), progress=False), 'positive probability')
 
 def test_score_and_bits(refuses):
@@ -82,42 +84,36 @@ def test_score_and_bits(refuses):
 
 # ---- the Gaussian on the integers
 
-@pytest.mark.parametrize('seed', range(8))
-def test_lattice_gaussian_is_a_distribution(seed):
-    gen = rng(seed); D, V = 1 + seed%4, 2 + seed%4
-    all_x = torch.tensor(list(itertools.product(range(V), repeat=D)))
-    chol = torch.randn(D, D, generator=gen).tril().double(); chol.diagonal().copy_(10**(3*torch.rand(D, generator=gen)-2))
-    mu = V*torch.randn(D, generator=gen).double()
-    lp = lattice_gaussian(all_x, mu, chol, levels=V)
-    assert abs(lp.exp().sum()-1) < 1e-10
-    from scipy.stats import norm
-    for x, got in zip(all_x[::5], lp[::5]):
-        p, s = 1., chol.diagonal()
-        cond = mu + (chol.tril(-1) @ torch.linalg.inv(chol)) @ (x - mu)
-        for d in range(D):
-            low = 0 if x[d]==0 else norm.cdf((x[d]-.5-cond[d])/s[d])
-            high = 1 if x[d]==V-1 else norm.cdf((x[d]+.5-cond[d])/s[d])
-            p *= high - low
-        assert abs(got.exp()-p) < 1e-9
-
-def test_log_between_in_the_tails():
-    mp = pytest.importorskip('mpmath'); mp.mp.dps = 400
-    for a, b in [(0, .1), (-.05, .05), (5, 6), (20, 20.001), (-37, -36), (30, math.inf), (-math.inf, -30), (-math.inf, 3), (2, math.inf)]:
-        exact = mp.log((mp.erf(mp.mpf(b)/mp.sqrt(2)) - mp.erf(mp.mpf(a)/mp.sqrt(2)))/2)
-        got = log_between(*torch.tensor([[float(a)], [float(b)]], dtype=torch.float64)).item()
-        assert abs(got-float(exact)) < 1e-9*max(1, abs(float(exact))), (a, b, got, exact)
-
-def test_gaussian_bits(refuses):
+def test_one_normal(refuses):
     train, valid, test = (images('digits', s) for s in ('train', 'valid', 'test'))
-    b = gaussian_bits(train, valid, test)
-    assert b.shape==(len(test),) and b.isfinite().all() and (b > 0).all()                 # digits have dead pixels
-    assert torch.allclose(b[:5], gaussian_bits(train, valid, test[:5]))                   # nothing is learnt from test
-    assert torch.allclose(b, gaussian_bits(train, valid, test.flip(0)).flip(0))
-    few = gaussian_bits(train[:10], valid, test); assert few.isfinite().all() and few.mean() > b.mean()
-    refuses(lambda: gaussian_bits(train, valid, test[..., :4]), '(1, 8, 4)', '(1, 8, 8)')
-    x = torch.randint(0, 256, (2500, 5), dtype=torch.uint8, generator=rng(0)); n, one, two = moment_sums(x)
+    b = bpd(score(fit_one_normal(train, valid), test, progress=False), 64)
+    assert b.isfinite().all() and (b > 0).all()                                           # digits have dead pixels
+    few = bpd(score(fit_one_normal(train[:10], valid), test, progress=False), 64); assert few.isfinite().all() and few.mean() > b.mean()
+    refuses(lambda: fit_one_normal(train, valid[..., :4]), '(1, 8, 4)', '(1, 8, 8)')
+    x = torch.randint(0, 256, (2500, 5), dtype=torch.uint8, generator=rng(0)); one, two = moment_sums(x)
     centred = x.long()-128
-    assert n==2500 and torch.equal(one.long(), centred.sum(0)) and torch.equal(two.long(), centred.T @ centred)
+    assert torch.equal(one.long(), centred.sum(0)) and torch.equal(two.long(), centred.T @ centred)
+
+def test_the_ridge_of_one_normal_is_chosen_on_validation():
+    "Validation images like the training ones want a small ridge, noisier ones a large one; test images are not even given."
+    g = rng(0); base = 128 + 4*torch.randn(700, 3, generator=g) @ torch.randn(3, 12, generator=g)
+    as_images = lambda t: t.round().clamp(0, 255).to(torch.uint8).view(-1, 1, 3, 4)
+    width = lambda valid: fit_one_normal(as_images(base[:500]), as_images(valid)).emission.logs_kd.detach().exp().min().item()
+    assert width(base[500:]) < 1.5 and width(base[500:] + 8*torch.randn(200, 12, generator=g)) > 3
+
+def test_one_normal_is_the_covariance_it_was_given():
+    g = rng(3); x = (128 + torch.randn(500, 6, generator=g) @ (8*torch.randn(6, 6, generator=g))).clamp(0, 255).to(torch.uint8).view(500, 1, 2, 3)
+    m = fit_one_normal(x, x, ridges=(1.,)); A = m.emission.factor()[0]
+    want = torch.cov(x.flatten(1).double().T, correction=0) + torch.eye(6)
+    assert torch.allclose(A @ A.T, want, rtol=1e-4) and torch.allclose(m.emission.mu_gd[0].double(), x.flatten(1).double().mean(0), atol=1e-3)
+
+def test_readings_of_normals_and_of_trees():
+    "Wide normals: the GHK bound is close to the chain and below uniform dequantising; of trees all three are one number."
+    e = Normals(2, 4); g = rng(0)
+    with torch.no_grad(): e.mu_gd.copy_(128 + 5*torch.randn(2, 4, generator=g)); e.U_gde.copy_(.3*torch.randn(2, 4, 4, generator=g)); e.logs_kd.fill_(1.)
+    m = whole_image(e, COLOURS['rgb'], (1, 2, 2)); r = readings(m, m.sample(400, rng(1)), rng(2), n_rounded=400, draws=16)
+    assert abs(r.rounded.bits - r.chain.bits) < .01 and r.rounded.bits < r.dequantised.bits
+    t = readings(toy(0), ALL_X, rng(0), n_rounded=256); assert t.chain.bits==t.dequantised.bits==t.rounded.bits
 
 # ---- files
 
@@ -143,18 +139,18 @@ def test_states_for_a_parameter_count():
 def test_plain_hclt_is_a_distribution_of_rgb_integers():
     two = Colour('two', (2, 2, 2), lambda x: x.to(torch.int16), lambda y: y)
     all_x = torch.tensor(list(itertools.product(range(2), repeat=6)), dtype=torch.uint8).view(-1, 3, 1, 2)
-    model, made = hclt_baseline(all_x[torch.randint(0, 64, (300,), generator=rng(0))], two, 60, rng(1), epochs=2, batch=100, progress=False)
+    model = fit_plain_hclt(all_x[torch.randint(0, 64, (300,), generator=rng(0))], two, 60, rng(1), epochs=2, batch=100, progress=False)
     assert abs(score(model, all_x, progress=False).exp().sum()-1) < 1e-5
-    assert made['n_params']==sum(p.numel() for p in model.parameters()) and made['n_images']==300
-    grey, _ = hclt_baseline(images('digits', 'train', 300), COLOURS['ycocg_r'], 40_000, rng(1), n_images=200, epochs=2, batch=100, progress=False)
-    assert grey.pc.inputs.n_values==256                                                   # one channel passes every map unchanged
-    a, b = (hclt_baseline(images('digits', 'train', 300), COLOURS['rgb'], 40_000, rng(1), epochs=1, batch=100, progress=False)[0] for _ in range(2))
+    assert hclt_size(6, 2, model.emission.states[0])==sum(p.numel() for p in model.emission.parameters())
+    grey = fit_plain_hclt(images('digits', 'train', 300), COLOURS['ycocg_r'], 40_000, rng(1), n_images=200, epochs=2, batch=100, progress=False)
+    assert grey.emission.n_values==256                                                   # one channel passes every map unchanged
+    a, b = (fit_plain_hclt(images('digits', 'train', 300), COLOURS['rgb'], 40_000, rng(1), epochs=1, batch=100, progress=False) for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))         # same seed, same result
 
 # ---- table and picture
 
 def test_table_and_waterfall():
-    text = table({'student': Estimate(4., .01, 10), 'Gaussian': 4.5, 'WebP': mean_bits(torch.tensor([3., 4.])), 'lvd': None}, params={'student': 12})
+    text = bits_table({'student': Estimate(4., .01, 10), 'Gaussian': 4.5, 'WebP': mean_bits(torch.tensor([3., 4.])), 'lvd': None}, params={'student': 12})
     lines = text.splitlines()
     assert '0.500' in lines[3] and '-0.500' in lines[4] and lines[2].endswith('12') and len(lines)==6
     fig = waterfall_bits(5., dict(conditional=.5, prior=-.2, marginal=.1))
