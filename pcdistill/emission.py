@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'prefix', 'Moments', 'moments', 'sample',
-           'supported', 'one_reading', 'Atom', 'tempered', 'Labelled', 'some_rows', 'Family', 'register', 'from_spec',
-           'Enumerated', 'enumerated', 'masks_of', 'check_evidence', 'check_draws', 'check_coder', 'check_emission']
+           'supported', 'one_reading', 'Atom', 'tempered', 'known', 'Labelled', 'some_rows', 'Family', 'family',
+           'register', 'from_spec', 'Enumerated', 'enumerated', 'masks_of', 'check_evidence', 'check_draws',
+           'check_coder', 'check_emission']
 
 # %% ../nbs/30_emission.ipynb #e002
 import copy
 from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
@@ -225,8 +227,20 @@ def tempered(
     return new
 
 # %% ../nbs/30_emission.ipynb #e015
-KINDS:dict[str, type] = {}     # kind → class
-FAMILIES:dict[str, 'Family'] = {} # name on the command line → how it is fitted
+# kind → class, and name on the command line → how it is fitted; or the module that says so
+KINDS:dict[str, type|str] = dict(
+    trees='pcdistill.trees', normals='pcdistill.normals', tiles='pcdistill.tiles',
+    either='pcdistill.either', predicted='pcdistill.extra.predicted')
+FAMILIES:dict[str, 'Family|str'] = dict(
+    trees='pcdistill.trees', grown='pcdistill.grow', normals='pcdistill.either',
+    residuals='pcdistill.extra.predicted')
+
+def known(registry:dict, name:str, what:str):
+    "What a registry holds under a name; a module is imported first, and puts it there."
+    require(name in registry, f"wanted {what} of {', '.join(registry)}, got '{name}'")
+    if isinstance(registry[name], str):
+        import_module(registry[name])
+    return registry[name]
 
 class Labelled(NamedTuple):
     "Rows of patches and the latent value of each."
@@ -235,6 +249,8 @@ class Labelled(NamedTuple):
     n_values:int   # values a variable can take
     n_heads:int    # labels there are
     side:int       # of the square that a row is
+    f_xf:Tensor|None=None         # the teacher's features of each row
+    valid:'Labelled|None'=None    # rows that a family may judge itself by
 
 def some_rows(rows:Labelled, n:int, gen:torch.Generator) -> Labelled:
     "At most n rows, in random order, with one label each; refuses another number of labels."
@@ -243,25 +259,30 @@ def some_rows(rows:Labelled, n:int, gen:torch.Generator) -> Labelled:
             f'wanted one label a patch, got {len(rows.y_xd)} and {len(z_x)}')
     keep = torch.randperm(len(z_x), generator=gen)[:n]
     y_xd, z_x = rows.y_xd[keep.to(rows.y_xd.device)], z_x[keep.to(z_x.device)]
-    return rows._replace(y_xd=y_xd, z_xq=z_x.long())
+    f_xf = None if rows.f_xf is None else rows.f_xf[keep.to(rows.f_xf.device)]
+    return rows._replace(y_xd=y_xd, z_xq=z_x.long(), f_xf=f_xf)
 
 class Family(NamedTuple):
     "How emissions of one kind are made."
-    config:type    # frozen dataclass of its settings, with `preset(name)`
+    config:type    # frozen dataclass of its settings
     fit:Callable   # (rows, config, gen, ckpt, progress) → (emission, history)
+
+def family(name:str) -> Family:
+    "How emissions of a family are made."
+    return known(FAMILIES, name, 'an emission')
 
 def register(cls:type) -> type:
     "Make an emission known under its `kind` (a decorator)."
-    require(cls.kind!='' and KINDS.get(cls.kind, cls).__qualname__==cls.__qualname__,
-            f"wanted a kind that no other emission has, got '{cls.kind}'")
+    there = KINDS.get(cls.kind, cls)
+    same = isinstance(there, str) or there.__qualname__==cls.__qualname__
+    require(cls.kind!='' and same, f"wanted a kind that no other emission has, got '{cls.kind}'")
     KINDS[cls.kind] = cls
     return cls
 
 def from_spec(spec:dict) -> Emission:
     "An untrained emission of a given make, to load parameters into."
-    require(spec.get('kind') in KINDS,
-            f"wanted an emission of kind {', '.join(KINDS)}, got '{spec.get('kind')}'")
-    return KINDS[spec['kind']].from_spec({n: v for n, v in spec.items() if n!='kind'})
+    cls = known(KINDS, spec.get('kind'), 'an emission of kind')
+    return cls.from_spec({n: v for n, v in spec.items() if n!='kind'})
 
 # %% ../nbs/30_emission.ipynb #e017
 class Enumerated(NamedTuple):

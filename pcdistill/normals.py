@@ -22,7 +22,7 @@ from .masses import log_mass_normal
 from .runs import resumable
 from .clusters import kmeans, assign
 from .layers import pick
-from .emission import Atom, Coder, Family, Labelled, Soft, FAMILIES
+from .emission import Atom, Coder, Labelled, Soft
 from .emission import prefix, register, soft_log_weight, some_rows
 
 # %% ../nbs/33_normals.ipynb #n005
@@ -791,5 +791,3 @@ def fit_normals(
     e = Normals(K, D, rows.n_values, rows.n_heads, order, config.shrink).to(rows.y_xd.device)
     start_(e, rows.y_xd, rows.z_xq)
     return e, fit_mixture(e, rows.y_xd, gen, config.epochs, config.batch, ckpt, progress)
-
-FAMILIES['normals'] = Family(NormalsConfig, fit_normals)
