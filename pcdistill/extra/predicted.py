@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import require
 from ..layers import pick
 from ..emission import Atom, Coder, Emission, Family, Labelled, FAMILIES
-from ..emission import from_spec, prefix, register
+from ..emission import from_spec, prefix, register, some_rows
 from ..trees import TreesConfig, fit_trees, unstack
 from ..normals import Normals, start_
 from ..either import Either
@@ -156,9 +156,8 @@ def coder(self:Predicted, b:int) -> Coder:
 
 # %% ../../nbs/extra/predicted.ipynb #p019
 # mean of the coder's tables over draws, for few rows
-def _estimate(e, gen, x_xd, seen_xd, w_xk) -> Float[Tensor, "x d v"]:
-    logw_xk = w_xk.clamp_min(1e-30).log() - e(x_xd, seen_xd).nan_to_num(neginf=0.)
-    x, seen, logw = (repeat(t, 'x d -> (x n) d', n=e.draws) for t in (x_xd, seen_xd, logw_xk))
+def _estimate(e, gen, *row):
+    x, seen, logw = (repeat(t, 'x d -> (x n) d', n=e.draws) for t in row)
     coder, tables = e.coder(len(x)), []
     for x_b, seen_b in zip(x.T.long(), seen.T):
         p_bv = coder.table(logw)
@@ -166,16 +165,17 @@ def _estimate(e, gen, x_xd, seen_xd, w_xk) -> Float[Tensor, "x d v"]:
         coder.tell(told_b)
         p_bv = torch.where(seen_b[:, None], one_hot(told_b, e.n_values), p_bv)
         tables.append(reduce(p_bv, '(x n) v -> x v', 'mean', n=e.draws))
-    return torch.stack(tables, 1).to(w_xk)*w_xk.sum(1)[:, None, None]
+    return torch.stack(tables, 1)
 
 @patch
 @torch.no_grad()
 def marginals(self:Predicted, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d v"]:
     "Σ_k w_k p(x_d = v | seen, k): an estimate, the same at every call."
-    self.residuals(x_xd, seen_xd, soft)  # refuses what cannot be asked
     gen = torch.Generator(x_xd.device).manual_seed(0)
-    few = zip(*(t.split(max(1, 1024//self.draws)) for t in (x_xd, seen_xd, w_xk)))
-    return torch.cat([_estimate(self, gen, *part) for part in few])
+    lp_xk = self(x_xd, seen_xd, soft).nan_to_num(neginf=0.)
+    row = (x_xd, seen_xd, w_xk.clamp_min(1e-30).log() - lp_xk)
+    parts = [_estimate(self, gen, *few) for few in zip(*(t.split(16) for t in row))]
+    return torch.cat(parts).to(w_xk)*w_xk.sum(1)[:, None, None]
 
 # %% ../../nbs/extra/predicted.ipynb #p023
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ def fit_predicted(
     rows:Labelled, config:PredictedConfig, gen:torch.Generator, ckpt=None, progress:bool=True,
 ) -> tuple[Emission, list[float]]:
     "An emission over residuals, and the mean log p(patch | label) of each epoch."
-    y_xd, z_x, n = rows.y_xd, rows.z_xq.flatten().long()*config.own, rows.n_heads**config.own
+    rows, n = some_rows(rows, config.n_fit, gen), rows.n_heads if config.own else 1
+    y_xd, z_x = rows.y_xd, rows.z_xq % n
     normal = Normals(n, y_xd.shape[1], rows.n_values, shrink=config.shrink).to(y_xd.device)
     start_(normal, y_xd, z_x)
     linears, e_xd = predictions(normal), torch.empty_like(y_xd)
