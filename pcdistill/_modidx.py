@@ -181,6 +181,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pcdistill.compress._crc': ('compress.html#_crc', 'pcdistill/compress.py'),
                                     'pcdistill.compress._exact': ('compress.html#_exact', 'pcdistill/compress.py'),
                                     'pcdistill.compress._read': ('compress.html#_read', 'pcdistill/compress.py'),
+                                    'pcdistill.compress._sum': ('compress.html#_sum', 'pcdistill/compress.py'),
                                     'pcdistill.compress._threads': ('compress.html#_threads', 'pcdistill/compress.py'),
                                     'pcdistill.compress.compress_files': ('compress.html#compress_files', 'pcdistill/compress.py'),
                                     'pcdistill.compress.decode': ('compress.html#decode', 'pcdistill/compress.py'),
