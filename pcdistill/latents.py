@@ -33,8 +33,8 @@ def extract(
     about = dict(kind='codes', n_codes=list(teacher.n_codes))
     if path is not None and Path(path).exists():
         tensors, meta = load(path)
-        require(meta==about and len(tensors['ids_bm'])==len(x_bchw),
-                f"wanted the codes of these {len(x_bchw)} images in {Path(path).name}, got a file of something else")
+        require(meta==about and len(tensors['ids_bm'])==len(x_bchw), f"wanted the codes of these "
+                f"{len(x_bchw)} images in {Path(path).name}, got a file of something else")
         return tensors['ids_bm'].to(x_bchw.device)
     kind = smallest(max(teacher.n_codes))
     ids_bm = torch.cat([teacher.codes(x).to(kind) for x in x_bchw.split(batch)])
@@ -91,7 +91,8 @@ def teacher_from_state(
     dev:torch.device|str='cpu', # where it shall live
 ) -> nn.Module:
     "Inverse of a teacher's or prior's `state`: ready for use, no longer for training."
-    return kind_of(meta.get('kind')).from_state(tensors, meta).eval().requires_grad_(False).to(dev)
+    made = kind_of(meta.get('kind')).from_state(tensors, meta)
+    return made.eval().requires_grad_(False).to(dev)
 
 def load_teacher(
     path:str|Path,

@@ -59,7 +59,7 @@ def stored(
     split:str='train',# 'train', 'valid' or 'test'
     size:int=1000,    # images a part
 ) -> Parts:
-    "The images of a named data set or a folder, in parts; only the part that is asked for is decoded."
+    "The images of a named data set or a folder in parts; a part is decoded when it is asked for."
     require(size > 0, f'wanted at least one image a part, got {size}')
     images = open_split(name, split)
     return Parts(math.ceil(len(images)/size), lambda i: images[i*size:(i+1)*size])
@@ -126,7 +126,8 @@ def shards(
         tensors, meta = load(shard(folder, i))
         want = dict(kind='shard', part=i, parts=n, about=about)
         wrong = [f'{k} {meta.get(k)!r} instead of {v!r}' for k, v in want.items() if meta.get(k)!=v]
-        require(not wrong, f"wanted a shard of these data in {shard(folder, i)}, got one of {', '.join(wrong)}")
+        require(not wrong, f"wanted a shard of these data in {shard(folder, i)}, "
+                f"got one of {', '.join(wrong)}")
         return tensors['ids_bm']
     return Parts(n, read)
 
@@ -140,16 +141,18 @@ def extract_parts(
 ) -> Parts:
     "Ids of every part, one file each; what was killed goes on where it was."
     n = len(sources[0])
-    kept = shards(folder, n, about)
-    there = [i for i in range(n) if shard(folder, i).is_file()]
-    for i in there:
-        kept[i]                # refuses what is broken or foreign
-    missing = [i for i in range(n) if i not in there]
+    kept, missing = shards(folder, n, about), []
+    for i in range(n):
+        if shard(folder, i).is_file():
+            kept[i]                # refuses what is broken or foreign
+        else:
+            missing.append(i)
     for i, rows in zip(missing, together(*sources, order=missing)):
-        ids_bm = code(*rows)
-        require(len(ids_bm)==len(rows[0]) > 0, f'wanted ids for {len(rows[0])} rows of part {i}, got {len(ids_bm)}')
+        ids_bm, b = code(*rows), len(rows[0])
+        require(len(ids_bm)==b > 0, f'wanted ids for {b} rows of part {i}, got {len(ids_bm)}')
         low, high = map(int, ids_bm.aminmax())
-        require(0 <= low and high < K, f'wanted ids from 0 to {K-1}, got {low} to {high} in part {i}')
+        require(0 <= low and high < K,
+                f'wanted ids from 0 to {K-1}, got {low} to {high} in part {i}')
         meta = dict(kind='shard', part=i, parts=n, about=about)
         save(shard(folder, i), {'ids_bm': ids_bm.to(smallest(K))}, meta)
     return kept
@@ -165,7 +168,8 @@ def in_parts(
     def rows(gen, steps):
         seen, order = 0, torch.randperm(len(sources[0]), generator=gen)
         for at in order.split(mix):
-            lot = [torch.cat(t) if len(t) > 1 else t[0] for t in zip(*together(*sources, order=at.tolist()))]
+            lot = [torch.cat(parts) if mix > 1 else parts[0]
+                   for parts in zip(*together(*sources, order=at.tolist()))]
             for pick in torch.randperm(len(lot[0]), generator=gen).split(micro):
                 require(seen+len(pick) <= n_rows, f'wanted {n_rows} rows in all parts, got more')
                 yield seen*steps//n_rows, tuple(t[pick.to(t.device)] for t in lot)

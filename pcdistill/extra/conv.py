@@ -39,7 +39,7 @@ class ConvVQVAE2(VQVAE2):
         return spread(2*config.f, config.width, up, config.blocks, n_theta(c)*config.mixtures)
 
 @patch
-def decode(self:ConvVQVAE2, f_bnf:Float[Tensor, "b n f"], pick_x=slice(None)) -> Float[Tensor, "x j m q"]:
+def decode(self:ConvVQVAE2, f_bnf, pick_x=slice(None)) -> Float[Tensor, "x j m q"]:
     "The decoder's numbers for all patches of images, or for those picked."
     theta_bohw = self.decoder(rearrange(f_bnf, 'b (h w) f -> b f h w', h=self.gh))
     theta_xjmq = rearrange(theta_bohw, 'b (j m) (gh p) (gw q) -> (b gh gw) j m (p q)',

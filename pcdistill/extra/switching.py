@@ -7,8 +7,8 @@ __all__ = ['NOISES', 'SwitchingConfig', 'context', 'n_context', 'Noise', 'log_no
 
 # %% ../../nbs/extra/switching.ipynb #c002
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 import torch
 from fastcore.basics import patch, patch_to
@@ -19,8 +19,8 @@ from jaxtyping import Float, Float64, UInt8
 from ..core import require, rng
 from ..runs import resumable
 from ..masses import log_mass_logistic, log_mass_normal
-from ..clusters import assign, kmeans
-from ..teacher import Teacher, check_images, normal, zeros_
+from ..clusters import assign, kmeans, shuffled
+from ..teacher import Sizes, Teacher, check_images, normal, zeros_
 from ..inputs import Evidence
 from ..structure import Tree, chain
 from ..circuit import Circuit
@@ -31,7 +31,7 @@ from ..priors import TreePrior
 
 # %% ../../nbs/extra/switching.ipynb #c005
 @dataclass(frozen=True)
-class SwitchingConfig:
+class SwitchingConfig(Sizes):
     "Everything that decides a switching model, but the images and the seed."
     patch:int = 4          # side of a patch: one latent each
     K:int = 32             # predictors
@@ -41,17 +41,8 @@ class SwitchingConfig:
     n_fit:int = 10_000     # images, at most
     ridge:float = 100.     # pixels that the predictor of all patches is worth, in every component
 
-    @classmethod
-    def tiny(cls, patch:int=4, **changes):
-        return replace(cls(patch, 8, passes=6, n_fit=1000), **changes)
-
-    @classmethod
-    def small(cls, patch:int=4, **changes):
-        return cls(patch, **changes)
-
-    @classmethod
-    def paper(cls, patch:int=4, **changes):
-        return replace(cls(patch, 64, passes=15, n_fit=50_000), **changes)
+    TINY = dict(K=8, passes=6, n_fit=1000)
+    PAPER = dict(K=64, passes=15, n_fit=50_000)
 
 # %% ../../nbs/extra/switching.ipynb #c007
 def context(
@@ -84,8 +75,7 @@ class Noise(NamedTuple):
 
 def log_normal(v, mu, log_s):
     "log of the mass of a normal on 0 … 255."
-    e = v-mu
-    return log_mass_normal(e, log_s.exp().expand_as(e), (v <= 0).expand_as(e), (v >= 255).expand_as(e))
+    return log_mass_normal(*torch.broadcast_tensors(v-mu, log_s.exp(), v <= 0, v >= 255))
 
 NOISES = dict(normal=Noise(log_normal, torch.special.ndtri, 1.),
               logistic=Noise(log_mass_logistic, torch.logit, 3**.5/math.pi))
@@ -106,11 +96,12 @@ class SwitchingAR(Teacher):
         parent:tuple[int,...]|None=None, # tree of the latents; None: a chain
     ):
         super().__init__(config, shape)
-        require(config.noise in NOISES and config.radius > 0, f"wanted noise of {', '.join(NOISES)} and "
-                f"a radius of at least 1, got '{config.noise}' and {config.radius}")
+        require(config.noise in NOISES and config.radius > 0, f"wanted noise of {', '.join(NOISES)} "
+                f"and a radius of at least 1, got '{config.noise}' and {config.radius}")
         n, K, c = len(self.n_codes), config.K, shape[0]
         tree = Tree(tuple(parent), tuple(range(n))) if parent else chain(n)
         self.prior = TreePrior(self.n_codes, Circuit(tree, Evidence(n, K), 1, rng(0)))
+        self.history = [] # objective of EM before each pass but the first
         zeros_(self, A_kcf=(K, c, n_context(c, config.radius)), var_kc=(K, c), lp_k=(K,))
 
     def own_prior(self):
@@ -118,17 +109,17 @@ class SwitchingAR(Teacher):
 
     def residuals(self, u_bhwf:Float[Tensor, "b h w f"]) -> Float[Tensor, "b h w k c"]:
         "x − μ of every pixel under every predictor."
-        e_bhwx = u_bhwf @ rearrange(self.A_kcf, 'k c f -> f (k c)')
-        return rearrange(e_bhwx, 'b h w (k c) -> b h w k c', k=self.config.K)
+        return einsum(u_bhwf, self.A_kcf, 'b h w f, k c f -> b h w k c')
 
     def over_patches(self, a_bhwk:Float[Tensor, "b h w *k"]) -> Float[Tensor, "b n *k"]:
         "Sums over the pixels of each patch."
         p = self.patch
         return reduce(a_bhwk, 'b (nh p) (nw q) ... -> b (nh nw) ...', 'sum', p=p, q=p)
 
-    def pieces(self, x_bchw) -> tuple[Tensor, ...]:
-        "Images, some at a time."
-        return x_bchw.split(max(1, 50_000//(self.shape[1]*self.shape[2])))
+    def contexts(self, x_bchw) -> Iterator[tuple[Tensor, Tensor]]:
+        "Images and what predicts their pixels, some at a time."
+        for x in x_bchw.split(max(1, 50_000//(self.shape[1]*self.shape[2]))):
+            yield x, context(x, self.config.radius)
 
     def state(self) -> tuple[dict, dict]:
         "Tensors and metadata, as `runs.save` wants them."
@@ -146,11 +137,10 @@ class SwitchingAR(Teacher):
 def evidence(self:SwitchingAR, x_bchw) -> Float[Tensor, "b n k"]:
     "f_n(k): log-probability of a patch's pixels, given all pixels before and its latent, in nats."
     check_images(x_bchw, self.shape)
-    noise, out = NOISES[self.config.noise], []
-    log_s_kc = self.scale().log()
-    for x in self.pieces(x_bchw):
+    log_mass, log_s_kc, out = NOISES[self.config.noise].log_mass, self.scale().log(), []
+    for x, u_bhwf in self.contexts(x_bchw):
         v = rearrange(x.float(), 'b c h w -> b h w 1 c')
-        lp_bhwkc = noise.log_mass(v, v-self.residuals(context(x, self.config.radius)), log_s_kc)
+        lp_bhwkc = log_mass(v, v-self.residuals(u_bhwf), log_s_kc)
         out.append(self.over_patches(lp_bhwkc.sum(-1)))
     return torch.cat(out)
 
@@ -204,7 +194,8 @@ def regress_(self:SwitchingAR, G_kff:Float64[Tensor, "k f f"], n_k:Float64[Tenso
     "Predictors and variances from moments of n pixels."
     L_kff, c = torch.linalg.cholesky(G_kff), self.shape[0]
     d_kc = L_kff.diagonal(dim1=1, dim2=2)[:, -c:]
-    inverse_kff = torch.linalg.solve_triangular(L_kff, torch.eye(L_kff.shape[-1]).to(L_kff), upper=False)
+    one_ff = torch.eye(L_kff.shape[-1]).to(L_kff)
+    inverse_kff = torch.linalg.solve_triangular(L_kff, one_ff, upper=False)
     self.A_kcf.copy_(inverse_kff[:, -c:]*d_kc[..., None])
     self.var_kc.copy_(d_kc.square()/n_k[:, None] + 1/12)
 
@@ -221,8 +212,7 @@ def em_pass(self:SwitchingAR,
     sq_kc = einsum(A_kcf, G0_ff, A_kcf, 'k c f, f g, k c g -> k c') + a/12
     total = self.lp_k.sum() - .5*(sq_kc/self.var_kc + a*self.var_kc.log()).sum()
     G_kff, n_k = G0_ff.repeat(K, 1, 1), torch.ones_like(self.lp_k, dtype=torch.float64)
-    for x in self.pieces(x_bchw):
-        u_bhwf = context(x, self.config.radius)
+    for _, u_bhwf in self.contexts(x_bchw):
         lp_bnk = self.density(u_bhwf) + self.lp_k
         r_bnk = first(u_bhwf) if first else lp_bnk.softmax(-1)
         total += lp_bnk.logsumexp(-1).double().sum()
@@ -240,21 +230,21 @@ def start_(self:SwitchingAR,
     gen:torch.Generator,
 ) -> tuple[Float64[Tensor, "f f"], Callable]:
     "Moments of the pseudo-data, and the first responsibilities."
-    r, K, c = self.config.radius, self.config.K, self.shape[0]
-    contexts = [context(x, r) for x in x_bchw.split(50)]
-    n = x_bchw.numel()/c
-    all_bn1 = [self.over_patches(torch.ones_like(u[..., :1]))/self.patch**2 for u in contexts]
-    G_ff = sum(map(self.gram, contexts, all_bn1))[0]/n
+    K, c, n = self.config.K, self.shape[0], x_bchw.numel()//self.shape[0]
+    us = [u for _, u in self.contexts(x_bchw)]
+    G_ff = sum(einsum(u, u, 'b h w f, b h w g -> f g').double() for u in us)/n
     G_ff += 1e-4*torch.eye(len(G_ff)).to(G_ff)
-    self.regress_(G_ff.repeat(K, 1, 1)*n, torch.full((K,), n).to(G_ff))
+    self.regress_(G_ff.expand(K, -1, -1), torch.ones(K).to(G_ff))
     one_fc = self.A_kcf[0].T.clone()
     def size(u_bhwf):
         moved = torch.cat([u_bhwf @ one_fc, u_bhwf[..., -c:]], -1).abs()
         return (self.over_patches(moved)/self.patch**2 + .5).log()
-    f_xf = torch.cat([size(u).flatten(0, 1) for u in contexts])
+    f_xf = torch.cat([size(u).flatten(0, 1) for u in us])
     f_xf += 1e-3*normal(f_xf.shape, gen).to(f_xf)   # no two alike
     mean_kf = kmeans(f_xf, K, gen, n_fit=50_000, steps=10)
-    return G_ff*self.config.ridge, lambda u_bhwf: F.one_hot(assign(size(u_bhwf), mean_kf), K).float()
+    def first(u_bhwf):
+        return F.one_hot(assign(size(u_bhwf), mean_kf), K).float()
+    return G_ff*self.config.ridge, first
 
 # %% ../../nbs/extra/switching.ipynb #c026
 @patch
@@ -262,33 +252,31 @@ def start_(self:SwitchingAR,
 def fit_latents_(self:SwitchingAR,
     x_bchw:UInt8[Tensor, "b c h w"], # images
     gen:torch.Generator,
-    most:int=1 << 27,                # numbers of evidence kept, at most
 ) -> SwitchingAR:
-    "Fit the tree of latents."
-    f_bnk = self.evidence(x_bchw[:max(1, most//sum(self.n_codes))])
+    "Fit the tree of latents, on as many images as their evidence fits into half a GB."
+    f_bnk = self.evidence(x_bchw[:max(1, (1 << 27)//sum(self.n_codes))])
     pc = fit_top((f_bnk+self.lp_k).argmax(-1), self.config.K)
+    def log_prob(rows):
+        return pc(f_bnk[rows])[:, 0]
     n = len(f_bnk)
     with torch.enable_grad():
-        fit_em(pc, lambda rows: pc(f_bnk[rows])[:, 0], n, gen, 2, n, 256, (1., 1.), 8., progress=False)
+        fit_em(pc, log_prob, n, gen, epochs=2, batch=n, micro=256, lr=(1., 1.), pseudocount=8.,
+               progress=False)
     self.prior = TreePrior(self.n_codes, pc)
     return self.eval().requires_grad_(False)
 
 @patch_to(SwitchingAR, cls_method=True)
-def fit(cls, x_bchw, config, gen, ckpt=None, progress=True,
-    history:list|None=None, # gets the objective before each pass but the first
-):
+def fit(cls, x_bchw, config, gen, ckpt=None, progress=True):
     "EM, then the latents; a killed run resumes and ends with the same numbers."
     check_images(x_bchw)
-    history = [] if history is None else history
     model = cls(config, x_bchw.shape[1:]).to(x_bchw.device)
-    rows = torch.randperm(len(x_bchw), generator=gen, device=gen.device)[:config.n_fit]
-    x_bchw = x_bchw[rows.to(x_bchw.device)]
+    x_bchw = shuffled(x_bchw, gen, config.n_fit)
     G0_ff, first = model.start_(x_bchw[:1000], gen)
-    state = dict(model=model, history=history)
-    for epoch in resumable(ckpt, config.passes, state, every_s=60., progress=progress, desc='switching'):
+    state = dict(model=model, history=model.history)
+    for epoch in resumable(ckpt, config.passes, state, 60., progress, 'switching'):
         now = model.em_pass(x_bchw, G0_ff, None if epoch else first)
         if epoch:
-            history.append(now)
+            model.history.append(now)
     return model.fit_latents_(x_bchw, gen)
 
 # %% ../../nbs/extra/switching.ipynb #c030
@@ -306,7 +294,7 @@ def sample(self:SwitchingAR, n:int, gen:torch.Generator) -> UInt8[Tensor, "n c h
             for k in range(c):
                 u_bf = context(x_bchw[:, :, max(0, i-r-1):i+1], r)[:, -1, j]
                 left_b = x_bchw[:, k, i, j] - u_bf[:, k-c]
-                u_bf[:, k-c] = 0                                   # what is left is minus the prediction
+                u_bf[:, k-c] = 0   # what is left is minus the prediction
                 mu_b = left_b - (u_bf*self.A_kcf[z_b, k]).sum(-1)
                 v_b = mu_b + s_kc[z_b, k]*draw(noise, n, gen).to(mu_b)
                 x_bchw[:, k, i, j] = v_b.round().clamp(0, 255).byte()
