@@ -242,8 +242,8 @@ def test_the_prior_of_the_best_epoch_is_kept():
 
 def test_a_teacher_of_ones_own_is_registered(photos, tmp_path, monkeypatch, refuses):
     class Mine(PixelTeacher): kind = 'mine'
-    monkeypatch.setitem(globals(), 'Mine', Mine); monkeypatch.setitem(latents.TEACHERS, 'mine', ''); monkeypatch.setitem(sys.modules, 'of_mine', sys.modules[__name__])
-    latents.register('mine', 'of_mine:Mine')
+    monkeypatch.setitem(globals(), 'Mine', Mine); monkeypatch.setitem(sys.modules, 'of_mine', sys.modules[__name__])
+    monkeypatch.setitem(latents.TEACHERS, 'mine', 'of_mine:Mine')
     t = Mine.fit(photos, ControlConfig(4, 8), rng(0)); save_teacher(tmp_path/'t', t)
     assert type(load_teacher(tmp_path/'t')) is Mine
     refuses(lambda: latents.kind_of('forest'), "got 'forest'")
