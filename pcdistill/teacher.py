@@ -111,7 +111,7 @@ def build(cls, config, meta:dict) -> 'Teacher':
     "An unfitted one, to load tensors into."
     return cls(config, tuple(meta['shape']))
 
-# %% ../nbs/40_teacher.ipynb #cf98387d
+# %% ../nbs/40_teacher.ipynb #c060
 class Sizes:
     "Presets of a configuration, from what its `TINY` and `PAPER` change; `changes` come last."
     TINY, PAPER = {}, {}

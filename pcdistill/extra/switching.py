@@ -96,8 +96,9 @@ class SwitchingAR(Teacher):
         parent:tuple[int,...]|None=None, # tree of the latents; None: a chain
     ):
         super().__init__(config, shape)
-        require(config.noise in NOISES and config.radius > 0, f"wanted noise of {', '.join(NOISES)} "
-                f"and a radius of at least 1, got '{config.noise}' and {config.radius}")
+        require(config.noise in NOISES and config.radius > 0,
+                f"wanted noise of {', '.join(NOISES)} and a radius of at least 1, "
+                f"got '{config.noise}' and {config.radius}")
         n, K, c = len(self.n_codes), config.K, shape[0]
         tree = Tree(tuple(parent), tuple(range(n))) if parent else chain(n)
         self.prior = TreePrior(self.n_codes, Circuit(tree, Evidence(n, K), 1, rng(0)))
@@ -186,17 +187,15 @@ def gram(self:SwitchingAR,
     "Σ r u uᵀ for every component."
     p = self.patch
     u_xpf = rearrange(u_bhwf, 'b (nh p) (nw q) f -> (b nh nw) (p q) f', p=p, q=p)
-    G_kx = r_bnk.flatten(0, 1).T @ (u_xpf.mT @ u_xpf).flatten(1)
-    return rearrange(G_kx, 'k (f g) -> k f g', f=u_xpf.shape[-1]).double()
+    G_xff = einsum(u_xpf, u_xpf, 'x p f, x p g -> x f g')
+    return einsum(r_bnk.flatten(0, 1), G_xff, 'x k, x f g -> k f g').double()
 
 @patch
 def regress_(self:SwitchingAR, G_kff:Float64[Tensor, "k f f"], n_k:Float64[Tensor, "k"]):
     "Predictors and variances from moments of n pixels."
     L_kff, c = torch.linalg.cholesky(G_kff), self.shape[0]
     d_kc = L_kff.diagonal(dim1=1, dim2=2)[:, -c:]
-    one_ff = torch.eye(L_kff.shape[-1]).to(L_kff)
-    inverse_kff = torch.linalg.solve_triangular(L_kff, one_ff, upper=False)
-    self.A_kcf.copy_(inverse_kff[:, -c:]*d_kc[..., None])
+    self.A_kcf.copy_(torch.linalg.inv(L_kff)[:, -c:]*d_kc[..., None])
     self.var_kc.copy_(d_kc.square()/n_k[:, None] + 1/12)
 
 # %% ../../nbs/extra/switching.ipynb #c021
