@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GONE', 'sheet', 'viridis', 'Gallery', 'Pad', 'chooser', 'put', 'put_figure', 'panel', 'log_true', 'pixel_text',
-           'hidden_text', 'completions', 'blended', 'inpaint_pad']
+           'hidden_text', 'completions', 'inpaint_pad']
 
 # %% ../nbs/53_widgets.ipynb #c002
 import io, math
@@ -21,7 +21,7 @@ import pcdistill
 from .core import Refused, require, rng
 from .show import as_picture
 from .image import Image
-from .inpaint import Inpainted, fit_image, inpaint
+from .inpaint import Inpainted, check_mask, fit_image, inpaint
 
 # %% ../nbs/53_widgets.ipynb #c007
 def sheet(
@@ -41,9 +41,9 @@ def viridis(
     a:Float[Tensor, "b h w"], # numbers from 0 on
 ) -> Float[Tensor, "b 3 h w"]:
     "Numbers as colours, 0…1; the largest is yellow."
-    a = a.detach().cpu().double()
-    rgba = mpl.colormaps['viridis']((a/a.max().clamp_min(1e-9)).numpy())
-    return rearrange(torch.from_numpy(rgba[..., :3]).float(), 'b h w c -> b c h w')
+    palette = torch.tensor(mpl.colormaps['viridis'].colors)
+    share = (a/a.max().clamp_min(1e-9)).cpu()
+    return rearrange(palette[(255*share).long()], 'b h w c -> b c h w')
 
 # %% ../nbs/53_widgets.ipynb #c010
 _FILES = Path(pcdistill.__file__).parent/'assets'/'widgets'
@@ -80,7 +80,6 @@ class Pad(anywidget.AnyWidget):
     brush = _synced(traitlets.Int, 2)             # side of the brush, pixels
     blend = _synced(traitlets.Float, 0.)          # 0: a sample, 1: the mean
     at = _synced(traitlets.List)                  # row and column under the cursor
-    label = _synced(traitlets.Unicode, 'picture to paint on')
     readout = _synced(traitlets.Unicode)          # what is at the cursor
     note = _synced(traitlets.Unicode)             # what went wrong
 
@@ -140,7 +139,7 @@ def log_true(
     seen_hw:Bool[Tensor, "h w"],  # True where seen
     row:int, col:int,             # a hidden pixel
 ) -> tuple[float, bool]|None:
-    """log p(true value of the pixel | seen), nats, and whether it is a probability (else a density);
+    """log p(true value of the pixel | seen), nats, and whether it is a probability, else a density;
     None of a mask that is not supported."""
     both_bhw = repeat(seen_hw, 'h w -> 2 h w').clone()
     both_bhw[1, row, col] = True
@@ -151,9 +150,6 @@ def log_true(
         lp_b = image(repeat(x_chw, 'c h w -> 2 c h w'), both_bhw, density=not exact)
     return float(lp_b[1] - lp_b[0]), exact
 
-def _numbers(v:Tensor, how:str) -> str:
-    return ', '.join(format(a, how) for a in v.tolist())
-
 def pixel_text(
     image:Image,      # the circuit
     result:Inpainted, # of one image
@@ -161,16 +157,14 @@ def pixel_text(
 ) -> str:
     "What the circuit says of a pixel."
     x_chw, seen_hw = result.image[0], result.seen[0]
-    here, true = f'row {row}, column {col}: ', f'value {_numbers(x_chw[:, row, col], "d")}'
+    here, true = f'row {row}, column {col}', f'value {x_chw[:, row, col].tolist()}'
     if seen_hw[row, col]:
-        return f'{here}seen\n{true}'
+        return f'{here}: seen\n{true}'
     found = log_true(image, x_chw, seen_hw, row, col)
     if found:
-        lp, exact = found
-        true += f' has {"p" if exact else "density"} = {math.exp(lp):.2g}'
-    mean = _numbers(result.mean[0, :, row, col], '.1f')
-    entropy = f'{float(result.entropy[0, row, col]):.2f} bits'
-    return f'{here}hidden\n{true}\nmean {mean}\nentropy {entropy}'
+        true += f' has {"p" if found[1] else "density"} = {math.exp(found[0]):.2g}'
+    mean = result.mean[0, :, row, col].double().round(decimals=1).tolist()
+    return f'{here}: hidden\n{true}\nmean {mean}\nentropy {result.entropy[0, row, col]:.2f} bits'
 
 def hidden_text(result:Inpainted) -> str:
     "How much the hidden pixels of one image say, in two lines."
@@ -185,17 +179,11 @@ def hidden_text(result:Inpainted) -> str:
 # %% ../nbs/53_widgets.ipynb #c018
 def completions(
     result:Inpainted, # of one image
+    t:float=0.,       # 0: as they are, 1: the mean
 ) -> Float[Tensor, "b c h w"]:
-    "Samples, then the mean, then the likely completion; floats 0…1."
-    return torch.cat([result.samples[:, 0].float(), result.mean, result.likely.float()]).cpu()/255
-
-def blended(
-    result:Inpainted, # of one image
-    i:int,            # which of its completions
-    t:float,          # 0: as it is, 1: the mean
-) -> Float[Tensor, "1 c h w"]:
-    "Completion i, drawn towards the mean; floats 0…1."
-    return torch.lerp(completions(result)[i:i+1], result.mean.cpu()/255, t)
+    "Samples, then the mean, then the likely completion, drawn towards the mean; floats 0…1."
+    found = torch.cat([result.samples[:, 0].float(), result.mean, result.likely.float()])
+    return torch.lerp(found, result.mean, t).cpu()/255
 
 # %% ../nbs/53_widgets.ipynb #c021
 def _raw(t:Tensor) -> bytes:
@@ -211,68 +199,62 @@ def _pad_parts(image, x_bchw, seen_hw) -> ui.VBox: # the controls, laid out
     side = ui.HBox([pad, ui.VBox([big, few])])
     return panel([choose, side], 'inpaint', pad=pad, choose=choose, big=big, few=few)
 
-def _show_completions(box): # small
-    r = box.result
-    bits = -float(r.log_likely_b)/math.log(2)
-    names = [f'sample {i+1}' for i in range(len(r.samples))] + ['mean', f'likely\n{bits:.0f} bits']
-    put(box.few, completions(r), names, len(names))
+def _show_few(box): # all completions, small
+    bits = -float(box.result.log_likely_b)/math.log(2)
+    names = [f'sample {i+1}' for i in range(len(box.result.samples))]
+    put(box.few, completions(box.result), [*names, 'mean', f'likely\n{bits:.0f} bits'])
 
-def _show_large(box): # the one chosen, and entropy
-    r = box.result
-    chosen = blended(r, box.few.value, box.pad.blend).expand(-1, 3, -1, -1)
-    most = f'entropy of each pixel\n0 to {float(r.entropy.max()):.2f} bits'
-    put(box.big, torch.cat([chosen, viridis(r.entropy)]), [hidden_text(r), most])
+def _show_big(box): # the one chosen, and entropy
+    chosen = completions(box.result, box.pad.blend)[box.few.value].expand(1, 3, -1, -1)
+    entropy = box.result.entropy
+    said = f'entropy of each pixel\n0 to {float(entropy.max()):.2f} bits'
+    put(box.big, torch.cat([chosen, viridis(entropy)]), [hidden_text(box.result), said])
 
 # %% ../nbs/53_widgets.ipynb #c022
+def _heed(box, control, name, act): # what is refused is said under the canvas
+    def done(change):
+        try:
+            act(change)
+        except Refused as e:
+            box.pad.note = str(e)
+    control.observe(done, name)
+
 def inpaint_pad(
     image:Image,                     # the circuit
     x_bchw:UInt8[Tensor, "b c h w"], # images to choose from
-    seen_hw:Bool[Tensor, "_ _"]|None=None, # True where seen at first; None: nothing hidden
+    seen_hw:Bool[Tensor, "_ _"],     # True where seen at first
     n:int=4,                         # samples
     seed:int=0,                      # of the samples: the same mask gives the same ones
 ) -> ui.VBox:
-    "Hide pixels with the mouse; what the circuit makes of it follows. `.result` is the last answer."
-    (b, *shape), size = x_bchw.shape, image.shape[1:]
-    require(b > 0 and tuple(shape)==image.shape and n > 0, 'wanted at least one image of '
-            f'{image.shape} and one sample, got {b} of {tuple(shape)} and {n}')
-    seen_hw = torch.ones(size, dtype=torch.bool) if seen_hw is None else seen_hw
-    require(tuple(seen_hw.shape)==size, f'wanted a mask of shape {size}, got {tuple(seen_hw.shape)}')
+    "Hide pixels with the mouse and see what the circuit makes of it. `.result`: the last answer."
+    require(len(x_bchw) > 0, 'wanted at least one image to paint on, got none')
+    _, h, w = image.shape
+    check_mask(seen_hw, 1, h, w)
     box = _pad_parts(image, x_bchw, seen_hw)
     pad = box.pad
     def look(_=None):
         pad.readout = pixel_text(image, box.result, *pad.at) if pad.at else ''
     def paint(_=None):
-        hidden = torch.tensor(list(pad.mask)) > 0
-        require(len(hidden)==seen_hw.numel(),
-                f'wanted a mask of {seen_hw.numel()} bytes, got {len(hidden)}')
-        seen_1hw = ~hidden.view(1, *size)
-        box.result = inpaint(image, box.x_bchw, seen_1hw, n, rng(seed, image.device))
-        _show_completions(box)
-        _show_large(box)
+        hidden = torch.tensor(list(pad.mask))
+        require(len(hidden)==h*w, f'wanted a mask of {h*w} bytes, got {len(hidden)}')
+        seen_1hw = hidden.view(1, h, w)==0
+        box.result = inpaint(image, box.x_1chw, seen_1hw, n, rng(seed, image.device))
+        _show_few(box)
+        _show_big(box)
         look()
-    def load(new_bchw): # another image; the mask stays
-        box.x_bchw, pad.note = new_bchw, ''
-        pad.image = _raw(rearrange(new_bchw.expand(1, 3, -1, -1), '1 c h w -> h w c'))
+    def load(x_1chw): # another image; the mask stays
+        box.x_1chw, pad.note = x_1chw, ''
+        pad.image = _raw(rearrange(x_1chw.expand(1, 3, -1, -1), '1 c h w -> h w c'))
         paint()
     def drop(change):
         if change.new:
             pad.dropped = b''
             load(fit_image(change.new, image.shape))
-    _wire(box, paint, look, drop, lambda change: load(x_bchw[change.new:change.new+1]))
+    _heed(box, pad, 'mask', paint)
+    _heed(box, pad, 'at', look)
+    _heed(box, pad, 'dropped', drop)
+    _heed(box, pad, 'blend', lambda _: _show_big(box))
+    _heed(box, box.few, 'value', lambda _: _show_big(box))
+    _heed(box, box.choose, 'value', lambda change: load(x_bchw[change.new][None]))
     load(x_bchw[:1])
     return box
-
-# %% ../nbs/53_widgets.ipynb #c022b
-def _wire(box, paint, look, drop, choose): # what is done when; refusals are shown under the canvas
-    def heed(control, name, act):
-        def done(change):
-            try:
-                act(change)
-            except Refused as e:
-                box.pad.note = str(e)
-        control.observe(done, name)
-    for name, act in dict(mask=paint, at=look, dropped=drop).items():
-        heed(box.pad, name, act)
-    heed(box.choose, 'value', choose)
-    for control, name in ((box.few, 'value'), (box.pad, 'blend')):
-        control.observe(lambda _: _show_large(box), name)
