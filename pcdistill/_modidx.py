@@ -159,6 +159,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'pcdistill.cli.run_evaluate': ('cli.html#run_evaluate', 'pcdistill/cli.py'),
                                'pcdistill.cli.run_inpaint': ('cli.html#run_inpaint', 'pcdistill/cli.py'),
                                'pcdistill.cli.run_sample': ('cli.html#run_sample', 'pcdistill/cli.py'),
+                               'pcdistill.cli.setting': ('cli.html#setting', 'pcdistill/cli.py'),
                                'pcdistill.cli.shown': ('cli.html#shown', 'pcdistill/cli.py'),
                                'pcdistill.cli.words_of_coding': ('cli.html#words_of_coding', 'pcdistill/cli.py'),
                                'pcdistill.cli.words_of_distill': ('cli.html#words_of_distill', 'pcdistill/cli.py'),

@@ -246,10 +246,11 @@ def unfitted(
     y_bnd = to_patches(colour.forward(x_bchw), r.side)
     y_xd, q = y_bnd.flatten(0, 1), r.emission.across**2
     z_xq = torch.randint(r.clusters, (len(y_xd), q), generator=gen).to(dev)
-    n_values = max(colour.levels(c))
-    rows = Labelled(y_xd, z_xq, n_values, r.clusters, r.side, y_xd.float())
-    fit, few = family_of(r.family).fit, replace(r.emission, epochs=0)
-    emission, _ = fit(rows._replace(valid=rows), few, gen, None, False)
+    rows = Labelled(y_xd, z_xq, max(colour.levels(c)), r.clusters, r.side)
+    family, few = family_of(r.family), replace(r.emission, epochs=0)
+    if family.features:
+        rows = rows._replace(f_xf=y_xd.float(), valid=rows)
+    emission, _ = family.fit(rows, few, gen, None, False)
     n = y_bnd.shape[1]
     z_bn = torch.randint(emission.n_heads, (b, n), generator=gen).to(dev)
     return Image(emission, fit_top(z_bn, emission.n_heads, 1., chain(n)), colour, r.side, (c, h, w))
