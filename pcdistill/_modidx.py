@@ -114,7 +114,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.chain.load_run': ('chain.html#load_run', 'pcdistill/chain.py'),
                                  'pcdistill.chain.number': ('chain.html#number', 'pcdistill/chain.py'),
                                  'pcdistill.chain.pictures': ('chain.html#pictures', 'pcdistill/chain.py'),
-                                 'pcdistill.chain.plan': ('chain.html#plan', 'pcdistill/chain.py'),
                                  'pcdistill.chain.read_recipe': ('chain.html#read_recipe', 'pcdistill/chain.py'),
                                  'pcdistill.chain.size_of': ('chain.html#size_of', 'pcdistill/chain.py'),
                                  'pcdistill.chain.square_labels': ('chain.html#square_labels', 'pcdistill/chain.py'),

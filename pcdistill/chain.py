@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Run', 'square_labels', 'number', 'ledger_terms', 'teacher_bits', 'summary', 'size_of', 'comparison', 'distill',
-           'plan', 'read_recipe', 'claim', 'pictures', 'load_run', 'export_run']
+           'read_recipe', 'claim', 'pictures', 'load_run', 'export_run']
 
 # %% ../nbs/61_chain.ipynb #c002
 import base64, copy, html, json, math, time
@@ -21,7 +21,7 @@ from .core import require, rng, bpd, device as pick_device
 from .show import grid, table
 from .runs import Paused, cached, key, load, load_json, resumable, save_json
 from .runs import time_is_up, time_limit
-from .data import images, n_images, no_test
+from .data import images, no_test
 from .colour import COLOURS
 from .patches import to_patches
 from .clusters import kmeans, assign
@@ -445,7 +445,7 @@ def distill(
         claim(Path(folder), recipe)
         run = Run(recipe, folder, device, progress)
         if progress and not (run.folder/'results.json').is_file():
-            print(plan(recipe, run.device), flush=True)
+            print(plan_table(estimate(recipe, run.device)), flush=True)
         with no_test():
             teacher = run.teacher()
             prior = run.prior(teacher)
@@ -462,11 +462,6 @@ def distill(
         save_json(run.folder/'results.json', results)
         pictures(run, student, m)
     return run
-
-def plan(recipe:Recipe, device:str|torch.device='cpu') -> str:
-    "What a run will take on a device, as text; see `recipe.estimate`."
-    n, n_test = n_images(recipe.data), n_images(recipe.data, 'test')
-    return plan_table(estimate(recipe, n, n_test, device))
 
 # %% ../nbs/61_chain.ipynb #c025
 def read_recipe(folder:Path) -> dict:

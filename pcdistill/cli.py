@@ -25,8 +25,8 @@ from .latents import TEACHERS
 from .evaluate import Estimate, score, bits, mean_bits, paper_crop_bits
 from .inpaint import MASKS, mask, inpaint, figure
 from .compress import MAGIC, compress_files, decompress_file, run_hash
-from .recipe import SIZES, Recipe, place_of, recipe
-from .chain import distill, load_run, plan
+from .recipe import SIZES, Recipe, estimate, place_of, plan_table, recipe
+from .chain import distill, load_run
 
 # %% ../nbs/62_cli.ipynb #c005
 FIGURE = b'atplotlib' # in the first bytes of a PNG or SVG of ours
@@ -83,7 +83,7 @@ def chosen(
 def run_distill(a):
     r = chosen(a)
     if a.plan:
-        return print(plan(r, pick_device(a.device)))
+        return print(plan_table(estimate(r, pick_device(a.device))))
     run = distill(r, a.out or f'runs/{Path(r.data).name}-{r.preset}-{r.family}', a.device, minutes=a.minutes)
     print(f'{run}\n\nfiles in {run.folder}')
 

@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from jaxtyping import UInt8
 from .core import Refused, require, rng
 from .show import table
-from .data import images, names
+from .data import images, n_images, names
 from .colour import COLOURS
 from .patches import to_patches
 from .structure import chain
@@ -68,22 +68,20 @@ def one_of(what:str, got, known):
     "Refuse a word that is not known."
     require(got in known, f"wanted {what} of {', '.join(known)}, got '{got}'")
 
-def is_good(value, kinds:tuple, least:float) -> bool:
-    "Whether a value is of one of these types, and large enough if it is a number."
+def is_good(value, kind, least:float|None=None) -> bool:
+    "Whether a setting is of a type (a class, a union, a tuple of one), and no number too small."
+    kinds = get_args(kind) or (kind,)
+    if get_origin(kind) is tuple:
+        return type(value) is tuple and all(is_good(v, kinds[0], least) for v in value)
+    least = (1 if int in kinds else 0) if least is None else least
     number = type(value) in (int, float)
-    whole_for_real = float in kinds and type(value) is int
-    return (type(value) in kinds or whole_for_real) and (not number or value >= least)
+    right = type(value) in kinds or type(value) is int and float in kinds
+    return right and (not number or value >= least)
 
 def refuse_bad(settings):
     "Refuse settings (a dataclass) of which one is of another type or too small."
-    bad = []
-    for f in fields(settings):
-        value, kinds = getattr(settings, f.name), get_args(f.type) or (f.type,)
-        least = LEAST.get(f.name, 1 if int in kinds else 0)
-        many = get_origin(f.type) is tuple
-        parts = value if many and type(value) is tuple else (value,)
-        if many > (type(value) is tuple) or not all(is_good(v, kinds, least) for v in parts):
-            bad.append(f'{f.name} {value!r}')
+    held = [(f, getattr(settings, f.name)) for f in fields(settings)]
+    bad = [f'{f.name} {v!r}' for f, v in held if not is_good(v, f.type, LEAST.get(f.name))]
     require(not bad, 'wanted settings of their types, and positive whole numbers, '
             f"in a {type(settings).__name__}, got {', '.join(bad)}")
 
@@ -289,11 +287,10 @@ def plain_seconds(x_bchw, n_params:int, n:int) -> tuple[float, float]:
 
 def estimate(
     r:Recipe,   # what is to be done
-    n:int,      # training images there are
-    n_test:int, # test images there are
     dev:torch.device|str='cpu', # where
 ) -> dict[str, float]:
     "Seconds of the stages, from one micro-batch of each: give or take a factor of two or three."
+    n, n_test = n_images(r.data), n_images(r.data, 'test')
     n, n_test, f = min(n, r.n_train or n), min(n_test, r.n_test or n_test), r.emission
     x, n_tune = images(r.data, 'train', r.micro).to(dev), min(n, r.n_tune or n)
     image = unfitted(r, x).to(dev)
