@@ -202,7 +202,8 @@ def recipe(
     one_of('an emission', family, FAMILIES)
     larger = preset + '_cuda'*(torch.device(dev).type=='cuda')
     row = PRESETS.get((larger, family)) or PRESETS.get((preset, family))
-    require(row, f"wanted a family that the preset {preset} has settings for, got '{family}'")
+    require(row is not None,
+            f"wanted a family that the preset {preset} has settings for, got '{family}'")
     c, h, w = shape or tuple(images(data, 'train', 1).shape[1:])
     (n_fit, some), (clusters, settings, tuning) = SIZES[preset], row
     config = config_of(family, dict(n_fit=n_fit) | settings | (emission or {}))
