@@ -25,8 +25,8 @@ from .layers import log_mix, pick
 from .circuit import Circuit, plan
 from .queries import descend, new_values
 from .em import fit
-from .emission import Atom, Coder, Family, Labelled, Soft, FAMILIES, register
-from .emission import soft_log_weight, some_rows
+from .emission import Atom, Coder, Family, FamilyConfig, Labelled, Soft, FAMILIES
+from .emission import register, soft_log_weight, some_rows
 
 # %% ../nbs/31_trees.ipynb #t005
 INPUTS = dict(categorical=Categorical, logistic=DiscretisedLogistic)
@@ -357,7 +357,7 @@ def coder(self:Trees, b:int) -> Coder:
 
 # %% ../nbs/31_trees.ipynb #t021
 @dataclass(frozen=True)
-class TreesConfig:
+class TreesConfig(FamilyConfig):
     "How trees are made and trained."
     states:int=32             # states of a latent
     own:bool=False            # each label has a tree, latents, and inputs of its own
@@ -368,6 +368,10 @@ class TreesConfig:
     lr_end:float=.1           # last EM step (the first is 1)
     pseudocount:float=.1      # α per sum node
     n_fit:int=500_000         # patches used at most
+
+    def passes(self, n_heads:int) -> float:
+        "A patch of a tree of its own meets one head."
+        return self.epochs/n_heads if self.own else self.epochs
 
 @torch.no_grad()
 def start_from_states_(
