@@ -188,6 +188,15 @@ class SquaresConfig(NormalsConfig):
         "Labelled squares a side of the square an emission is over."
         return 2**len(self.joined)
 
+    def within(self, patch:int, rows:int, cols:int) -> 'SquaresConfig':
+        "The same without partitions that squares of this side, in so many rows, do not have."
+        whole = replace(self, halves=0, quarters=0) if patch%2 else self
+        at, grid = 2**len(whole.joined), (rows, cols)
+        fits = all(n%at==0 for n in grid) and rows*cols >= 2*at**2
+        if not whole.joined or fits and (whole.halves or whole.quarters):
+            return whole
+        return replace(whole, joined=whole.joined[:-1]).within(patch, rows, cols)
+
 def _shapes(n:int, scales:int) -> int: # shapes for n components, about `scales` a shape
     return next(b for b in (n//scales, n//16, n//8, n//4, n//2, n) if b and n%b==0)
 

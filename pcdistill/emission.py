@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'prefix', 'Moments', 'moments', 'sample',
-           'supported', 'one_reading', 'Atom', 'tempered', 'known', 'Labelled', 'some_rows', 'Family', 'family',
-           'register', 'from_spec', 'Enumerated', 'enumerated', 'masks_of', 'check_evidence', 'check_draws',
+           'supported', 'one_reading', 'Atom', 'tempered', 'known', 'Labelled', 'some_rows', 'FamilyConfig', 'Family',
+           'family', 'register', 'from_spec', 'Enumerated', 'enumerated', 'masks_of', 'check_evidence', 'check_draws',
            'check_coder', 'check_emission']
 
 # %% ../nbs/30_emission.ipynb #e002
@@ -262,10 +262,23 @@ def some_rows(rows:Labelled, n:int, gen:torch.Generator) -> Labelled:
     f_xf = None if rows.f_xf is None else rows.f_xf[keep.to(rows.f_xf.device)]
     return rows._replace(y_xd=y_xd, z_xq=z_x.long(), f_xf=f_xf)
 
+class FamilyConfig:
+    "What is asked of the settings of every family."
+    across = 1   # labelled squares a side of the square that a row is
+
+    def passes(self, n_heads:int) -> float:
+        "How often each row meets all heads while the family is fitted; for estimates of time."
+        return self.epochs
+
+    def within(self, patch:int, rows:int, cols:int) -> 'FamilyConfig':
+        "The same without what images of so many patches of this side have no place for."
+        return self
+
 class Family(NamedTuple):
     "How emissions of one kind are made."
-    config:type    # frozen dataclass of its settings
+    config:type    # frozen dataclass of its settings, a FamilyConfig
     fit:Callable   # (rows, config, gen, ckpt, progress) → (emission, history)
+    features:bool=False # whether it wants the teacher's features, and rows to judge by
 
 def family(name:str) -> Family:
     "How emissions of a family are made."

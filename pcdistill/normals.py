@@ -22,7 +22,7 @@ from .masses import log_mass_normal
 from .runs import resumable
 from .clusters import kmeans, assign
 from .layers import pick
-from .emission import Atom, Coder, Labelled, Soft
+from .emission import Atom, Coder, FamilyConfig, Labelled, Soft
 from .emission import prefix, register, soft_log_weight, some_rows
 
 # %% ../nbs/33_normals.ipynb #n005
@@ -698,7 +698,7 @@ def coder(self:Normals, b:int) -> Coder:
 
 # %% ../nbs/33_normals.ipynb #n034
 @dataclass(frozen=True)
-class NormalsConfig:
+class NormalsConfig(FamilyConfig):
     "How normals are made and trained."
     scales:int=1          # components a label, which share a shape
     shrink:float=200.     # pseudo-rows of the pooled shape

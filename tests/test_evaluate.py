@@ -150,7 +150,7 @@ def test_plain_hclt_is_a_distribution_of_rgb_integers():
 # ---- table and picture
 
 def test_table_and_waterfall():
-    text = bits_table({'student': Estimate(4., .01, 10), 'Gaussian': 4.5, 'WebP': mean_bits(torch.tensor([3., 4.])), 'lvd': None}, params={'student': 12})
+    text = bits_table({'student': Estimate(4., .01, 10), 'Gaussian': mean_bits(torch.tensor([4.5])), 'WebP': mean_bits(torch.tensor([3., 4.])), 'lvd': None}, params={'student': 12})
     lines = text.splitlines()
     assert '0.500' in lines[3] and '-0.500' in lines[4] and lines[2].endswith('12') and len(lines)==6
     fig = waterfall_bits(5., dict(conditional=.5, prior=-.2, marginal=.1))

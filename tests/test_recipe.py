@@ -1,23 +1,33 @@
 "The chain: killed at any stage it ends with the same numbers; what is wrong is said in one sentence and nothing is lost."
-import json, os, re, shutil, subprocess, sys
-from dataclasses import replace
+import importlib, json, os, re, shutil, subprocess, sys
+from dataclasses import asdict, replace
 import numpy as np, pytest, torch
 from PIL import Image
-from pcdistill import chain as R, cli, leaf, runs
-from pcdistill.core import Refused
+from pcdistill import chain as R, cli, emission, runs, trees
+from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.grow import GrowConfig
-from pcdistill.recipe import FAMILIES, TEACHERS, estimate, plan_table, recipe, recipe_from
-from pcdistill.runs import Paused, load, save
+from pcdistill.emission import FAMILIES, FamilyConfig, known
+from pcdistill.image import save_image
+from pcdistill.latents import TEACHERS
+from pcdistill.recipe import PRESETS, config_of, estimate, plan_table, recipe, recipe_from
+from pcdistill.runs import Paused, load, load_json, save
+
+def there(family):
+    "Whether the module of a family is there."
+    try: return not isinstance(known(FAMILIES, family, 'an emission'), str)
+    except ImportError: return False
+
+def needs(*families): return pytest.mark.skipif(not all(map(there, families)), reason=f"wanted the families {', '.join(families)}")
+
+def distill(*args, **kwargs): return R.distill(*args, **kwargs).results
 
 def small(**changes):
-    r = recipe('digits', shape=(1, 8, 8), teacher='pixels', clusters=8, n_train=200, n_test=40, epochs=2, **changes)
-    return replace(r, leaf=replace(r.leaf, states=4, epochs=2))
+    return recipe('digits', **dict(teacher='pixels', clusters=8, n_train=200, n_test=40, epochs=2, emission=dict(states=4, epochs=2)) | changes)
 
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')/'whole'
-    return folder, R.distill(small(), folder, 'cpu', progress=False)
+    return folder, distill(small(), folder, 'cpu', progress=False)
 
 @pytest.fixture
 def copy(done, tmp_path):
@@ -44,7 +54,7 @@ def dies_writing(monkeypatch, name, n):
         return write(path, data)
     monkeypatch.setattr(runs, 'write_file', counted)
 
-STAGES = ('teacher', 'prior', 'latents', 'start', 'student', 'plain', 'measured', 'baselines')
+STAGES = ('teacher', 'prior', 'latents', 'start', 'student', 'plain', 'measured', 'readings', 'baselines')
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_path, monkeypatch):
@@ -53,16 +63,16 @@ def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_p
         if name==stage: raise Killed
         return whole(self, name, *args, **kwargs)
     monkeypatch.setattr(R.Run, 'stage', dies)
-    with pytest.raises(Killed): R.distill(small(), tmp_path/'run', 'cpu', progress=False)
+    with pytest.raises(Killed): distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
-    assert numbers(R.distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
+    assert numbers(distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
 
 def test_killed_within_fine_tuning(done, tmp_path, monkeypatch):
     dies_writing(monkeypatch, '.student-', 2)
-    with pytest.raises(Killed): R.distill(small(), tmp_path/'run', 'cpu', progress=False)
+    with pytest.raises(Killed): distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert list((tmp_path/'run').glob('.student-*.ckpt'))           # one epoch is there
-    assert numbers(R.distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
+    assert numbers(distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
     assert not list((tmp_path/'run').glob('.*.ckpt'))               # and gone when the stage is done
 
 def test_results_are_whole_and_consistent(done):
@@ -74,7 +84,7 @@ def test_results_are_whole_and_consistent(done):
     assert s['bits_complete'] >= s['bits'] and r['lvd_start']['bits_complete'] >= r['lvd_start']['bits'] and l['marginal'] >= 0
     assert abs(l['conditional'] + l['prior'] + l['marginal'] - l['total']) < 2e-5
     assert abs(t['bits'] - s['bits'] - l['total']) < 2e-5 and abs(t['bits_conditional'] + t['bits_codes_prior'] - t['bits']) < 2e-5
-    assert set(r['baselines'])=={'gaussian', 'webp_lossless', 'png', 'hclt', 'lvd'} and r['version'] and r['config']['leaf']['states']==4
+    assert set(r['baselines'])=={'gaussian', 'webp_lossless', 'png', 'hclt', 'lvd'} and r['version'] and r['config']['emission']['states']==4 and r['config']['family']=='trees'
     for name in ('student (fine-tuned)', 'LVD start', "teacher's bound", 'plain HCLT', 'Gaussian', 'WebP', 'PNG'): assert name in R.comparison(r)
 
 def test_commands_on_a_run(done, tmp_path, capsys):
@@ -85,11 +95,14 @@ def test_commands_on_a_run(done, tmp_path, capsys):
     for mask in cli.MASKS: assert cli.main(['inpaint', str(folder), '--mask', mask, '-n', '2', '--out', str(tmp_path/f'{mask}.png')])==0
     assert len(list(tmp_path.glob('*.png')))==1 + len(cli.MASKS)
 
-@pytest.mark.parametrize('family, own', [('gaussian', False), ('residual', False), ('residual', True)])
-def test_other_leaves_go_through_the_same_chain(family, own, tmp_path):
-    r = recipe('digits', 'tiny', family, (1, 8, 8), teacher='pixels', clusters=4, n_train=200, n_test=20, epochs=1)
-    if own: r = replace(r, leaf=replace(r.leaf, states=4, epochs=2, own=True, inputs='logistic'))
-    out = R.distill(r, tmp_path/'run', 'cpu', progress=False)
+OTHERS = [('normals', {}), ('normals', dict(halves=6, quarters=6, joined=[4], epochs=1)), ('normals', dict(halves=0, joined=[])), ('residuals', {}),
+          ('residuals', dict(states=4, epochs=2, own=True, inputs='logistic')), ('trees', dict(states=4, epochs=2, inputs='logistic'))]
+
+@pytest.mark.parametrize('family, settings', [pytest.param(*o, marks=needs(o[0])) for o in OTHERS])
+def test_other_families_go_through_the_same_chain(family, settings, tmp_path):
+    r = recipe('digits', 'tiny', family, teacher='pixels', clusters=4, n_train=200, n_test=20, epochs=1, patch=2 if settings.get('joined') else None, emission=settings)
+    assert r.side==(4 if family!='normals' or r.emission.joined or r.patch==4 else 2)
+    out = distill(r, tmp_path/'run', 'cpu', progress=False)
     assert out['student']['family']==family and out['ledger']['marginal'] >= 0 and out['student']['bits_complete'] >= out['student']['bits']
     assert cli.main(['inpaint', str(tmp_path/'run'), '-n', '2', '--out', str(tmp_path/'i.png')])==0
     Image.fromarray(images('digits', 'test')[0, 0].numpy()).save(tmp_path/'x.png')
@@ -100,12 +113,11 @@ def test_other_leaves_go_through_the_same_chain(family, own, tmp_path):
 
 def few(teacher, **changes):
     "The chain on 60 digits."
-    r = recipe('digits', shape=(1, 8, 8), teacher=teacher, clusters=6, n_train=60, n_test=20, epochs=1, autoregressive=False, **changes)
-    return replace(r, leaf=replace(r.leaf, states=4, epochs=1))
+    return recipe('digits', teacher=teacher, clusters=6, n_train=60, n_test=20, epochs=1, autoregressive=False, emission=dict(states=4, epochs=1), **changes)
 
 @pytest.mark.parametrize('teacher', TEACHERS)
 def test_every_teacher_goes_through_the_chain(teacher, tmp_path):
-    out = R.distill(few(teacher), tmp_path/'run', 'cpu', progress=False)
+    out = distill(few(teacher), tmp_path/'run', 'cpu', progress=False)
     t, s, l = out['teacher'], out['student'], out['ledger']
     assert t['kind']==teacher and s['bits_complete'] >= s['bits'] and abs(l['marginal'] - (s['bits_complete'] - s['bits'])) < 3e-5
     if teacher=='mae':
@@ -124,68 +136,100 @@ def test_codes_as_latents(teacher, tmp_path):
     ids = fitted.codes(x)[:, :z_bn.shape[1]]
     assert torch.equal(z_bn.long(), how[ids]) and len(how)==fitted.n_codes[0] and len(z_bn.unique())==int(z_bn.max())+1==len(ids.unique())
     assert torch.equal(run.hard(fitted, how, x), z_bn.long()) and torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
-    out = R.distill(few(teacher, latents='codes'), tmp_path/'whole', 'cpu', progress=False)
+    out = distill(few(teacher, latents='codes'), tmp_path/'whole', 'cpu', progress=False)
     assert out['ledger']['marginal'] >= 0 and out['config']['latents']=='codes'
 
-def growing(): return small(grow=dict(heads=3, rounds=2, states=4, epochs=2, batch=64), judged=False)
+def growing(**settings): return small(family='grown', emission=dict(heads=3, rounds=2, states=4, epochs=2, batch=64, judged=False) | settings)
 
+def grew(out): return out['student']['latent_values']
+
+@needs('grown')
 def test_heads_that_grow_and_a_kill_between_rounds(tmp_path, monkeypatch):
-    r = growing(); whole = R.distill(r, tmp_path/'whole', 'cpu', progress=False)
-    assert whole['grown']['heads'] > 8 and whole['grown']['accepted'] > 0 and whole['student']['bits_complete'] >= whole['student']['bits']
+    r = growing(); whole = distill(r, tmp_path/'whole', 'cpu', progress=False)
+    assert grew(whole) > 8 and whole['student']['bits_complete'] >= whole['student']['bits']
     dies_writing(monkeypatch, '.start-', 2)
-    with pytest.raises(Killed): R.distill(r, tmp_path/'run', 'cpu', progress=False)
+    with pytest.raises(Killed): distill(r, tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
-    assert numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole) and not list((tmp_path/'run').glob('.*.ckpt*'))
-    joint, again = R.load_run(tmp_path/'run', 'cpu')
-    assert again==r and joint.leaf.n_heads==whole['grown']['heads'] and R.measured_of(tmp_path/'run')['z_bn'].max() < joint.leaf.n_heads
+    assert numbers(distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole) and not list((tmp_path/'run').glob('.*.ckpt*'))
+    run = R.load_run(tmp_path/'run', 'cpu')
+    assert run.recipe==r and run.image.emission.n_heads==grew(whole) > run.nats['z_bn'].max() >= 8
 
 def test_a_body_for_each_label_and_a_kill_between_bodies(tmp_path, monkeypatch):
     "The same numbers; and the coder and inpainting know such leaves."
-    r = small(); r = replace(r, leaf=replace(r.leaf, own=True)); whole = R.distill(r, tmp_path/'whole', 'cpu', progress=False)
-    dies_writing(monkeypatch, '.start-', 3); monkeypatch.setattr(leaf, 'resumable', lambda *a, every_s, **k: runs.resumable(*a, **k))
-    with pytest.raises(Killed): R.distill(r, tmp_path/'run', 'cpu', progress=False)
+    r = small(emission=dict(states=4, epochs=2, own=True)); whole = distill(r, tmp_path/'whole', 'cpu', progress=False)
+    dies_writing(monkeypatch, '.start-', 3); monkeypatch.setattr(trees, 'resumable', lambda *a, every_s, **k: runs.resumable(*a, **k))
+    with pytest.raises(Killed): distill(r, tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
-    assert list((tmp_path/'run').glob('.start-*.ckpt')) and numbers(R.distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole)
-    joint, again = R.load_run(tmp_path/'run', 'cpu')
-    assert again==r and len(joint.leaf.trees)==joint.leaf.n_heads==8 and set(joint.leaf.heads)=={1} and whole['student']['bits_complete'] >= whole['student']['bits']
+    assert list((tmp_path/'run').glob('.start-*.ckpt')) and numbers(distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole)
+    run = R.load_run(tmp_path/'run', 'cpu'); e = run.image.emission
+    assert run.recipe==r and len(e.trees)==e.n_heads==8 and set(e.heads)=={1} and whole['student']['bits_complete'] >= whole['student']['bits']
     Image.fromarray(images('digits', 'test')[0, 0].numpy()).save(tmp_path/'x.png')
     assert cli.main(['inpaint', str(tmp_path/'run'), '-n', '2', '--out', str(tmp_path/'i.png')])==0
     assert cli.main(['compress', str(tmp_path/'x.png'), '--run', str(tmp_path/'run'), '-o', str(tmp_path/'x.pcd')])==0
     assert cli.main(['decompress', str(tmp_path/'x.pcd'), '--run', str(tmp_path/'run'), '-o', str(tmp_path/'out')])==0
     assert np.array_equal(np.array(Image.open(tmp_path/'out'/'x.png')), images('digits', 'test')[0, 0].numpy())
 
+@needs('grown')
 def test_one_wide_body_and_judged_divisions(tmp_path):
-    r = small(grow=dict(start=6, heads=8, rounds=1, states=6, epochs=2, batch=256)); r = replace(r, clusters=1, teacher='pca', n_train=400)
-    out = R.distill(r, tmp_path/'run', 'cpu', progress=False)
-    assert len(R.load_run(tmp_path/'run', 'cpu')[0].leaf.heads)==1 and 6 <= out['grown']['heads'] <= 8 and out['grown']['tried']==1
+    r = growing(start=6, heads=8, rounds=1, states=6, batch=256, judged=True); r = replace(r, clusters=1, teacher='pca', n_train=400)
+    out = distill(r, tmp_path/'run', 'cpu', progress=False)
+    assert len(R.load_run(tmp_path/'run', 'cpu').image.emission.heads)==1 and 6 <= grew(out) <= 8
 
 # --- presets, plan, slices, the metric of the papers
 
-def test_growing_takes_what_the_preset_says():
-    "States, passes, batch, inputs and pseudocount of the leaf, but for what is told otherwise."
-    plain = recipe('x', 'small')
-    r = recipe('x', 'small', grow=dict(heads=3, epochs=5))
-    assert (r.grow.heads, r.grow.epochs)==(3, 5)
-    for k in ('states', 'batch', 'inputs', 'lr_end', 'pseudocount'): assert getattr(r.grow, k)==getattr(plain.leaf, k)
-    p = recipe('x', 'paper', grow=dict(heads=8)).grow                      # the paper grows anyhow: only the heads are others
-    assert (p.heads, p.start, p.epochs, p.batch, p.most)==(8, 2, 50, 256, 32_000)
-    a = cli.parser().parse_args(['distill', '--grow', '3', '--rounds', '2'])
-    assert (g := cli.chosen(a).grow).states==recipe('digits').leaf.states and (g.heads, g.rounds)==(3, 2)
+SHAPE = (3, 32, 32)
 
+@needs('grown')
+def test_growing_takes_what_the_preset_says():
+    "States, passes, batch, inputs and pseudocount of the trees, but for what is told otherwise."
+    plain = recipe('x', 'small', shape=SHAPE)
+    g = recipe('x', 'small', 'grown', SHAPE, emission=dict(heads=3, epochs=5)).emission
+    assert (g.heads, g.epochs)==(3, 5)
+    for k in ('states', 'batch', 'inputs', 'lr_end', 'pseudocount'): assert getattr(g, k)==getattr(plain.emission, k)
+    p = recipe('x', 'paper', shape=SHAPE, emission=dict(heads=8)).emission  # the paper grows anyhow: only the heads are others
+    assert (p.heads, p.start, p.epochs, p.batch, p.most)==(8, 2, 50, 256, 32_000)
+    a = cli.parser().parse_args(['distill', '--emission', 'grown', '--set', 'heads=3', 'rounds=2'])
+    assert (g := cli.chosen(a).emission).states==recipe('digits').emission.states and (g.heads, g.rounds)==(3, 2)
+
+@needs('grown')
 def test_growing_with_logistic_inputs(tmp_path):
-    r = small(); r = replace(r, leaf=replace(r.leaf, inputs='logistic'))
-    from pcdistill.recipe import growing as grows
-    out = R.distill(grows(replace(r, epochs=1), heads=2, rounds=1, epochs=1, states=3), tmp_path/'run', 'cpu', progress=False)
-    assert R.load_run(tmp_path/'run', 'cpu')[0].leaf.pc.inputs.kind=='logistic' and out['grown']['tried'] > 0
+    r = replace(growing(inputs='logistic', heads=2, rounds=1, epochs=1, states=3), epochs=1)
+    distill(r, tmp_path/'run', 'cpu', progress=False)
+    assert R.load_run(tmp_path/'run', 'cpu').image.emission.pc.inputs.kind=='logistic'
+
+def test_settings_of_an_emission_by_words():
+    "Numbers, words, switches and lists; what a family does not have is refused with what it has."
+    a = cli.parser().parse_args(['distill', '--set', 'states=7', 'own=true', 'inputs=logistic', 'lr_end=.2', 'pseudocount=1'])
+    e = cli.chosen(a).emission
+    assert (e.states, e.own, e.inputs, e.lr_end, e.pseudocount)==(7, True, 'logistic', .2, 1)
+    a = cli.parser().parse_args(['distill', '--data', 'photos', '--emission', 'normals', '--patch', '4', '--set', 'joined=[8, 4]'])
+    assert cli.chosen(a).emission.joined==(8, 4) and cli.chosen(a).side==16
+    for words in (['bark=1'], ['states'], ['states=x'], ['own=3'], ['states=0'], ['states=1.5'], ['states=[3]']):
+        with pytest.raises(Refused): cli.chosen(cli.parser().parse_args(['distill', '--set', *words]))
+
+def test_families_are_rows_of_a_table():
+    "Every preset and family there is; what a grid of patches has no place for goes."
+    assert {f for _, f in PRESETS}==set(FAMILIES) and {p for p, _ in PRESETS}=={'tiny', 'small', 'best', 'best_cuda', 'paper'}
+    assert recipe('x', 'best', shape=SHAPE).emission.joined==(256,) and recipe('x', 'best', shape=SHAPE).side==16
+    odd = recipe('x', 'best', shape=SHAPE, patch=1).emission
+    assert (odd.halves, odd.joined)==(0, ())                                # a square of one pixel has no halves
+    assert recipe('x', 'best', shape=(1, 28, 28)).patch==7 and recipe('x', 'best', shape=(3, 24, 24)).emission.joined==()
+    own = recipe('x', 'best', 'trees', SHAPE).emission
+    assert own.own and own.passes(32)==own.epochs/32
+    with pytest.raises(Refused, match='256 levels'): recipe('x', 'best', shape=SHAPE, colour='ycocg_r')
 
 def test_presets_and_json():
     for preset in ('tiny', 'small', 'paper', 'best'):
         for shape in ((3, 32, 32), (3, 64, 64), (1, 28, 28)):
             for dev in ('cpu', 'cuda'):
-                r = recipe('x', preset, shape=shape, dev=dev) if (preset, shape)!=('paper', (1, 28, 28)) else None
-                if r: assert recipe_from(json.loads(json.dumps(R.asdict(r))))==r and r.leaf.family==('gaussian' if preset=='best' else 'hclt')
-    p = recipe('x', 'paper')
-    assert (p.patch, p.clusters*p.grow.heads, p.grow.states, p.epochs, p.lr, p.batch, p.pseudocount, p.n_train, p.colour)==(4, 1600, 16, 20, (.1, .01, .001), 256, .1, 200_000, 'bt709_lossy')
+                if (preset, shape)==('paper', (1, 28, 28)) or preset=='paper' and not there('grown'): continue
+                r = recipe('x', preset, shape=shape, dev=dev)
+                assert recipe_from(json.loads(json.dumps(asdict(r))))==r and r.family==dict(best='normals', paper='grown').get(preset, 'trees')
+
+@needs('grown')
+def test_the_paper_s_sizes():
+    p = recipe('x', 'paper', shape=SHAPE)
+    assert (p.patch, p.clusters*p.emission.heads, p.emission.states, p.epochs, p.lr, p.batch, p.pseudocount, p.n_train, p.colour)==(4, 1600, 16, 20, (.1, .01, .001), 256, .1, 200_000, 'bt709_lossy')
     assert recipe('x', 'paper', shape=(3, 64, 64)).patch==8
 
 def test_plan_prints_and_does_nothing(tmp_path, capsys):
@@ -193,26 +237,30 @@ def test_plan_prints_and_does_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert all(stage in said for stage in (*STAGES, 'all', 'one micro-batch')) and not (tmp_path/'x').exists()
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', [pytest.param(f, marks=needs(f)) for f in FAMILIES])
 def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     "With every micro-batch said to take a second, a stage takes as many as it has."
-    from pcdistill import recipe as module
-    calls = []
+    module, calls, there_are = importlib.import_module('pcdistill.recipe'), [], {}
     monkeypatch.setattr(module, 'seconds_of', lambda f, dev, warm=True: (f(), calls.append(1), 1.)[2])
-    r = recipe('photos', 'tiny', family, (3, 16, 16), teacher='pixels', autoregressive=False)
-    if family=='hclt': r = replace(r, leaf=replace(r.leaf, states=4), clusters=4)
-    else: r = replace(r, leaf=replace(r.leaf, joined=0, halves=16), clusters=4) if family=='gaussian' else replace(r, leaf=replace(r.leaf, states=4), clusters=4)
-    of = lambda r, n=4000, n_test=500: estimate(r, n, n_test)
+    monkeypatch.setattr(module, 'n_images', lambda data, split='train': there_are[split])
+    few = dict(joined=[], halves=16) if family=='normals' else dict(states=4)
+    r = recipe('photos', 'tiny', family, teacher='pixels', autoregressive=False, clusters=4, emission=few)
+    def of(r, n=4000, n_test=500):
+        there_are.update(train=n, test=n_test)
+        return estimate(r)
     a = of(r)
     assert set(a)==set(STAGES) and min(a.values()) >= 0 and calls and 'student' in plan_table(a)
     assert of(replace(r, epochs=2*r.epochs))['student'] > 1.5*a['student'] and of(r, n_test=1000)['measured']==2*a['measured']
     assert of(r, n=8000)['start'] > a['start'] and of(replace(r, n_train=2000))['measured']==a['measured']
-    assert of(replace(r, leaf=replace(r.leaf, epochs=2*r.leaf.epochs)))['start'] > a['start']
+    assert of(replace(r, emission=replace(r.emission, epochs=2*r.emission.epochs)))['start'] > a['start']
+    rows = 4000*(32//r.patch)**2
+    steps = lambda batch: of(replace(r, emission=replace(r.emission, batch=batch)))['start']
+    assert abs((steps(rows//4) - steps(rows)) - 3*r.emission.passes(4)) < 1e-6 # an M-step is paid once a batch, not once a micro-batch
 
 def test_runs_in_slices_of_no_time(done, tmp_path, capsys):
     slices = 0
     while True:
-        try: out = R.distill(small(), tmp_path/'run', 'cpu', progress=False, minutes=0.); break
+        try: out = distill(small(), tmp_path/'run', 'cpu', progress=False, minutes=0.); break
         except Paused: slices += 1; assert slices < 50
     assert slices >= len(STAGES) - 1 and numbers(out)==numbers(done[1])
     assert set(out['seconds'])==set(STAGES) and all(v >= 0 for v in out['seconds'].values())
@@ -221,7 +269,7 @@ def test_runs_in_slices_of_no_time(done, tmp_path, capsys):
 
 def test_measuring_goes_on_where_it_was(done, copy):
     run = R.Run(replace(small(), micro=1), copy, 'cpu', False)                     # 40 images in three parts
-    before = R.measured_of(copy); next(copy.glob('measured-*')).unlink(); slices = 0
+    before = run.nats; next(copy.glob('measured-*')).unlink(); slices = 0
     teacher = run.teacher(); prior = run.prior(teacher); how, z_bn = run.latents(teacher); start = run.start(teacher, how, z_bn); student = run.student(start)
     while True:
         try:
@@ -233,21 +281,23 @@ def test_measuring_goes_on_where_it_was(done, copy):
 
 def test_seconds_outlive_a_kill(done, tmp_path, monkeypatch):
     class Killed(Exception): pass
-    monkeypatch.setattr(R, 'fit_any', lambda *a, **k: (_ for _ in ()).throw(Killed()))
-    with pytest.raises(Killed): R.distill(small(), tmp_path/'run', 'cpu', progress=False)
+    def killed(*a): raise Killed
+    monkeypatch.setitem(FAMILIES, 'trees', FAMILIES['trees']._replace(fit=killed))
+    with pytest.raises(Killed): distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     (file := tmp_path/'run'/'seconds.json').write_text(json.dumps(json.loads(file.read_text()) | {'teacher': 1000., 'start': 2000.}))
-    out = R.distill(small(), tmp_path/'run', 'cpu', progress=False)
+    out = distill(small(), tmp_path/'run', 'cpu', progress=False)
     assert out['seconds']['teacher']==1000. and 2000. <= out['seconds']['start'] < 2500. and numbers(out)==numbers(done[1])
 
+@needs('grown')
 def test_the_preset_and_the_metric_of_the_papers(done, tmp_path, capsys):
     assert 'lossy' in refused(capsys, 'evaluate', done[0], '--paper-metric')
     (tmp_path/'d').mkdir()
     for i, x in enumerate(images('photos', 'train', 150)): Image.fromarray(x[:, :8, :8].permute(1, 2, 0).numpy()).save(tmp_path/'d'/f'{i:03}.png')
-    r = recipe(str(tmp_path/'d'), 'paper', shape=(3, 8, 8), patch=2, teacher='pixels', clusters=4, n_train=60, n_test=8, epochs=2, batch=30, autoregressive=False)
-    r = replace(r, grow=replace(r.grow, heads=2, start=1, states=3, epochs=2)); assert r.colour=='bt709_lossy' and len(r.lr)==3 and not r.judged
-    out = R.distill(r, tmp_path/'run', 'cpu', progress=False)
-    assert 4 < out['grown']['heads'] <= 8 and not (tmp_path/'run'/'inpaint.png').exists()             # no conditioning on pixels in a lossy map
+    r = recipe(str(tmp_path/'d'), 'paper', patch=2, teacher='pixels', clusters=4, n_train=60, n_test=8, epochs=2, batch=30, autoregressive=False,
+               emission=dict(heads=2, start=1, states=3, epochs=2)); assert r.colour=='bt709_lossy' and len(r.lr)==3 and not r.emission.judged
+    out = distill(r, tmp_path/'run', 'cpu', progress=False)
+    assert 4 < grew(out) <= 8 and not (tmp_path/'run'/'inpaint.png').exists()             # no conditioning on pixels in a lossy map
     assert cli.main(['evaluate', str(tmp_path/'run'), '--paper-metric', '-n', '8'])==0
     said = capsys.readouterr().out; assert 'not RGB bits; comparable with the published 4.06 only' in said and 'upper-left quarters' in said
     assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '8'])==0 and abs(float(re.search(r'images: ([\d.]+)', capsys.readouterr().out)[1]) - out['student']['bits']) < 6e-5   # in RGB, exactly corrected
@@ -255,9 +305,9 @@ def test_the_preset_and_the_metric_of_the_papers(done, tmp_path, capsys):
 def test_export(done, tmp_path):
     small = json.loads(R.export_run(done[0], tmp_path/'x.json', 30).read_text())
     assert small['results']==done[1] and len(small['images']['student'])==30 and (tmp_path/'x.json').stat().st_size < 300_000
-    m = R.measured_of(done[0]); mean = float(m['student_student_b'].mean()); D = 64
+    m = R.load_run(done[0], 'cpu').nats; mean = float(m['student_student_b'].mean()); D = 64
     assert abs(-mean/D/np.log(2) - done[1]['student']['bits']) < 1e-5
-    with pytest.raises(Refused, match='finished run'): R.measured_of(tmp_path)
+    with pytest.raises(Refused, match='finished run'): R.Run(small(), tmp_path, 'cpu').nats
 
 # What is wrong is said in one sentence.
 def test_unknown_data_set(capsys, tmp_path):
@@ -273,18 +323,19 @@ def test_images_of_mixed_sizes(capsys, tmp_path):
     assert 'one size' in refused(capsys, 'distill', '--data', tmp_path/'d', '--teacher', 'pixels', '--out', tmp_path/'x')
 
 def test_float_pixels_out_of_range_and_foreign_masks(done):
-    joint, _ = R.load_run(done[0], 'cpu'); x = torch.zeros(2, 1, 8, 8)
-    for rows in (joint.rows, getattr(type(joint).rows, '__wrapped__', type(joint).rows).__get__(joint)): pass   # without the shape checks of this suite
+    image, x = R.load_run(done[0], 'cpu').image, torch.zeros(2, 1, 8, 8)
+    def bare(f): return getattr(f, '__wrapped__', f).__get__(image)             # without the shape checks of this suite
+    rows, mask_rows = bare(type(image).rows), bare(type(image).mask_rows)
     with pytest.raises(Refused, match='uint8'): rows(x)
     with pytest.raises(Refused, match='uint8'): rows(x.long() + 300)
     with pytest.raises(Refused, match='images of'): rows(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(Refused, match='mask of shape'): rows(x.byte(), torch.ones(2, 8, 7, dtype=torch.bool))
+    with pytest.raises(Refused, match='masks of'): mask_rows(torch.ones(2, 8, 7, dtype=torch.bool))
 
 def test_patch_that_does_not_divide(capsys, tmp_path):
     assert '3' in refused(capsys, 'distill', '--patch', 3, '--out', tmp_path/'x') and not (tmp_path/'x').exists()
 
-def test_unknown_preset_leaf_teacher_mask_split(capsys, tmp_path, done):
-    for bad in (['--preset', 'huge'], ['--leaf', 'oak'], ['--teacher', 'socrates'], ['--latents', 'dreams'], ['--grow', 1], ['--preset', 'paper', '--leaf', 'gaussian'], ['--colour', 'sepia']): refused(capsys, 'distill', *bad, '--out', tmp_path/'x')
+def test_unknown_preset_family_teacher_mask_split(capsys, tmp_path, done):
+    for bad in (['--preset', 'huge'], ['--emission', 'oak'], ['--teacher', 'socrates'], ['--latents', 'dreams'], ['--set', 'leaves=1'], ['--preset', 'paper', '--emission', 'normals'], ['--colour', 'sepia']): refused(capsys, 'distill', *bad, '--out', tmp_path/'x')
     refused(capsys, 'inpaint', done[0], '--mask', 'nose', '--out', tmp_path/'y.png')
     refused(capsys, 'evaluate', done[0], '--split', 'exam')
     assert not (tmp_path/'y.png').exists()
@@ -301,21 +352,24 @@ def test_missing_foreign_truncated_and_old_run_folders(capsys, tmp_path, copy):
     student.unlink(); assert 'finished run' in refused(capsys, 'evaluate', copy)
     student.write_bytes(data)
     old = json.loads((copy/'recipe.json').read_text()); (copy/'recipe.json').write_text(json.dumps(old | {'version': '0.0.1'}))
-    assert 'version 0.0.1' in refused(capsys, 'evaluate', copy)
+    assert 'version 0.0.1' in refused(capsys, 'evaluate', copy) and 'version 0.0.1' in refused(capsys, 'distill', '--out', copy)
+    before = dict(old, version='0.1.0', leaf=dict(family='hclt'), grow=None)     # as it was before families had configurations of their own
+    (copy/'recipe.json').write_text(json.dumps({k: v for k, v in before.items() if k not in ('family', 'emission')}))
+    for words in (['evaluate', copy], ['sample', copy], ['distill', '--out', copy]): assert 'version 0.1.0' in refused(capsys, *words)
     (copy/'recipe.json').write_text('{'); assert 'JSON' in refused(capsys, 'evaluate', copy)
-    (copy/'recipe.json').write_text('{"version": "0.1.0", "rows": 3}'); refused(capsys, 'evaluate', copy)
+    (copy/'recipe.json').write_text(json.dumps(dict(version=R.pcdistill.__version__, rows=3))); refused(capsys, 'evaluate', copy)
 
 def test_nan_in_parameters(capsys, copy):
     tensors, meta = load(copy/'student.safetensors')
-    tensors['top.root1'][0, 0, 0] = torch.nan; save(copy/'student.safetensors', tensors, meta)
+    tensors['tiles.prior.root_1sk'][0, 0, 0] = torch.nan; save(copy/'student.safetensors', tensors, meta)
     assert 'NaN' in refused(capsys, 'evaluate', copy)
 
 def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):
     before = (copy/'student.safetensors').read_bytes()
     def full(fd): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', full)
-    joint, _ = R.load_run(copy, 'cpu')
-    with pytest.raises(Refused, match='no space left'): R.save_joint(joint, copy/'student.safetensors')
+    image = R.load_run(copy, 'cpu').image
+    with pytest.raises(Refused, match='no space left'): save_image(image, copy/'student.safetensors')
     assert (copy/'student.safetensors').read_bytes()==before and not list(copy.glob('*.tmp')) + list(copy.glob('.*.tmp'))
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
@@ -329,7 +383,7 @@ def test_as_a_process(tmp_path):
 
 
 # Test images are opened once, when everything is fitted and chosen.
-@pytest.mark.parametrize('what', ['plain', 'codes', 'growing', 'normals'])
+@pytest.mark.parametrize('what', ['plain', 'codes', pytest.param('growing', marks=needs('grown')), 'normals'])
 def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
     "Teacher, code prior, divisions of heads, the best epoch of student and of the plain HCLT: all chosen without."
     opened, scoring = [], []
@@ -345,18 +399,17 @@ def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
         scoring.append(True)
         return measured(self, *args)
     monkeypatch.setattr(R.Run, 'measured', late)
-    r = dict(plain=small, codes=lambda: few('vqvae', latents='codes'), growing=lambda: replace(growing(), judged=True, epochs=1),
-             normals=lambda: recipe('digits', 'tiny', 'gaussian', (1, 8, 8), teacher='pixels', clusters=3, n_train=200, n_test=20, epochs=1, autoregressive=False))[what]()
-    R.distill(r, tmp_path/'run', 'cpu', progress=False)
+    r = dict(plain=small, codes=lambda: few('vqvae', latents='codes'), growing=lambda: replace(growing(judged=True), epochs=1),
+             normals=lambda: recipe('digits', 'tiny', 'normals', teacher='pixels', clusters=3, n_train=200, n_test=20, epochs=1, autoregressive=False))[what]()
+    distill(r, tmp_path/'run', 'cpu', progress=False)
     assert opened.index('test') > opened.index('valid')
 
 def test_the_plan_opens_no_test_image(monkeypatch):
-    from pcdistill import recipe as module
     def guarded(name, split='train', n=None):
         assert split!='test'
         return images(name, split, n)
-    for m in (R, module): monkeypatch.setattr(m, 'images', guarded)
-    assert 'student' in R.plan(small(autoregressive=False))
+    for m in (R, importlib.import_module('pcdistill.recipe')): monkeypatch.setattr(m, 'images', guarded)
+    assert 'student' in estimate(small(autoregressive=False))
 
 def test_validation_images_choose(tmp_path, monkeypatch):
     "What is given to choose by is the validation split itself, not other images that may be opened (training ones)."
@@ -366,15 +419,20 @@ def test_validation_images_choose(tmp_path, monkeypatch):
             given[name] = pick(args, kwargs)
             return f(*args, **kwargs)
         monkeypatch.setattr(R, name, g)
-    spy('finetune', lambda a, k: a[-1], R.finetune)
-    spy('hclt_baseline', lambda a, k: k['valid_x'], R.hclt_baseline)
-    spy('gaussian_bits', lambda a, k: a[1], R.gaussian_bits)
-    spy('grow', lambda a, k: a[6], R.grow)
+    spy('finetune', lambda a, k: a[3], R.finetune)
+    spy('fit_plain_hclt', lambda a, k: k['valid_x'], R.fit_plain_hclt)
+    spy('fit_one_normal', lambda a, k: a[1], R.fit_one_normal)
     spy('choose', lambda a, k: a[1], R.choose)
-    r = replace(growing(), judged=True, epochs=1); run = R.Run(r, tmp_path/'of', 'cpu', False)
-    R.distill(r, tmp_path/'run', 'cpu', progress=False)
-    assert all(torch.equal(given[k], valid) for k in ('finetune', 'hclt_baseline', 'gaussian_bits'))
-    assert torch.equal(given['grow'][0], run.patches(valid)) and torch.equal(given['choose'], run.teacher().codes(valid).long())
+    def fit(rows, *args):                                             # a family that wants to judge itself
+        given['family'] = rows
+        return trees.fit_trees(rows, *args)
+    monkeypatch.setitem(FAMILIES, 'trees', emission.Family(trees.TreesConfig, fit, True))
+    r = small(epochs=1); run = R.Run(r, tmp_path/'of', 'cpu', False)
+    distill(r, tmp_path/'run', 'cpu', progress=False)
+    assert all(torch.equal(given[k], valid) for k in ('finetune', 'fit_plain_hclt', 'fit_one_normal'))
+    teacher, rows = run.teacher(), given['family']
+    assert torch.equal(rows.valid.y_xd, run.rows(valid, torch.zeros(len(valid), 4))[0]) and torch.equal(given['choose'], teacher.codes(valid).long())
+    assert len(rows.f_xf)==len(rows.y_xd)==len(rows.z_xq)==200*4 and rows.valid.f_xf is None
 
 # Faults that were found by trying it.
 def test_files_that_are_read_are_not_written(copy, tmp_path, capsys):
@@ -399,8 +457,8 @@ def test_files_that_are_read_are_not_written(copy, tmp_path, capsys):
 def test_a_folder_of_images_that_is_read_is_not_written(tmp_path, capsys):
     (tmp_path/'d').mkdir()
     for i, x in enumerate(images('digits', 'train', 60)): Image.fromarray(x[0].numpy()).save(tmp_path/'d'/f'{i:02}.png')
-    r = recipe(str(tmp_path/'d'), shape=(1, 8, 8), teacher='pixels', clusters=4, n_test=2, epochs=1, autoregressive=False)
-    R.distill(replace(r, leaf=replace(r.leaf, states=3)), tmp_path/'run', 'cpu', progress=False)
+    r = recipe(str(tmp_path/'d'), teacher='pixels', clusters=4, n_test=2, epochs=1, autoregressive=False, emission=dict(states=3))
+    distill(r, tmp_path/'run', 'cpu', progress=False)
     assert 'is read' in refused(capsys, 'inpaint', tmp_path/'run', '-n', '1', '--out', tmp_path/'d'/'07.png', '--overwrite')
 
 def strict(path):
@@ -409,22 +467,22 @@ def strict(path):
     return json.loads(path.read_text(), parse_constant=none)
 
 def test_one_test_image(tmp_path, capsys):
-    out = R.distill(replace(small(), n_test=1), tmp_path/'run', 'cpu', progress=False)
+    out = distill(replace(small(), n_test=1), tmp_path/'run', 'cpu', progress=False)
     assert out['student']['stderr'] is None and strict(tmp_path/'run'/'results.json')==out and '±' not in R.comparison(out) and 'nan' not in R.comparison(out)
     strict(R.export_run(tmp_path/'run', tmp_path/'x.json'))
     assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '1'])==0 and 'nan' not in capsys.readouterr().out
 
 def test_an_image_without_probability_leaves_json_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(R, 'gaussian_bits', lambda x, valid, test: torch.full((len(test),), torch.inf))
-    out = R.distill(small(), tmp_path/'run', 'cpu', progress=False)
+    monkeypatch.setattr(R, 'fit_one_normal', lambda x, valid: lambda test: torch.full((len(test),), -torch.inf))
+    out = distill(small(), tmp_path/'run', 'cpu', progress=False)
     assert out['baselines']['gaussian'] is None and strict(tmp_path/'run'/'results.json')==out and 'one full-covariance Gaussian' not in R.comparison(out)
 
 def test_results_say_how_many_images_were_trained_on(done):
-    assert done[1]['data']['n_train']==200 and R.distill(replace(small(), n_train=60_000, n_test=3, epochs=0), done[0].parent/'all', 'cpu', progress=False)['data']['n_train']==len(images('digits', 'train'))
+    assert done[1]['data']['n_train']==200 and distill(replace(small(), n_train=60_000, n_test=3, epochs=0), done[0].parent/'all', 'cpu', progress=False)['data']['n_train']==len(images('digits', 'train'))
 
-BROKEN = dict(data=3, patch=[4], colour=7, teacher={}, teacher_size=1, clusters='many', leaf=3, latents=None, grow='yes', n_train='all', n_test=2.5, n_tune=-1,
+BROKEN = dict(data=3, patch=[4], colour=7, teacher={}, teacher_size=1, clusters='many', emission=3, latents=None, family='oak', n_train='all', n_test=2.5, n_tune=-1,
               epochs='few', batch=None, micro=0, lr=7, pseudocount='none', preset_=1, version=2)
-BROKEN_LEAF = dict(states='x', family=3, inputs=[], halves='x', bark=1, n_fit=0)
+BROKEN_EMISSION = dict(states='x', own=3, inputs=[], halves='x', bark=1, n_fit=0)
 
 def test_broken_values_in_a_recipe(copy, tmp_path):
     "As a process of its own, without the type checks of this suite."
@@ -432,7 +490,7 @@ def test_broken_values_in_a_recipe(copy, tmp_path):
     Image.fromarray(images('digits', 'test', 1)[0, 0].numpy()).save(tmp_path/'x.png')
     words = [['evaluate', copy], ['sample', copy, '--out', tmp_path/'s.png'], ['inpaint', copy, '--out', tmp_path/'i.png'],
              ['compress', tmp_path/'x.png', '--run', copy, '-o', tmp_path/'x.pcd'], ['distill', '--teacher', 'pixels', '--out', copy]]
-    cases = [held | {k: v} for k, v in BROKEN.items()] + [held | dict(leaf=held['leaf'] | {k: v}) for k, v in BROKEN_LEAF.items()]
+    cases = [held | {k: v} for k, v in BROKEN.items()] + [held | dict(emission=held['emission'] | {k: v}) for k, v in BROKEN_EMISSION.items()] + [held | dict(family={})]
     work = """
 import json, sys
 from pathlib import Path
@@ -449,10 +507,13 @@ for case in cases:
     lines = said.stderr.splitlines()
     assert len(lines)==len(cases)*len(words) and all(l.startswith('pcdistill: wanted') for l in lines)
 
-@pytest.mark.parametrize('part, name, value', [('leaf', 'states', 'x'), ('leaf', 'family', 3), ('leaf', 'inputs', []), ('leaf', 'halves', 'x'), ('leaf', 'bark', 1), ('grow', 'heads', 'x'), ('grow', 'twigs', 2)])
-def test_broken_values_within_a_recipe(part, name, value):
-    d = json.loads(json.dumps(R.asdict(growing())))
-    d[part][name] = value
+@pytest.mark.parametrize('family, name, value', [('trees', 'states', 'x'), ('trees', 'states', None), ('trees', 'own', 3), ('trees', 'inputs', []), ('trees', 'bark', 1), ('trees', 'lr_end', -1.),
+                         ('normals', 'halves', 'x'), ('normals', 'joined', 4), ('normals', 'joined', ['x']), ('normals', 'scales', True),
+                         pytest.param('grown', 'heads', 'x', marks=needs('grown')), pytest.param('grown', 'twigs', 2, marks=needs('grown'))])
+def test_broken_values_within_a_recipe(family, name, value):
+    d = json.loads(json.dumps(asdict(recipe('digits', family=family))))
+    assert recipe_from(d)
+    d['emission'][name] = value
     with pytest.raises(Refused): recipe_from(d)
 
 def test_broken_json_beside_a_recipe(copy, capsys):
@@ -511,3 +572,57 @@ def test_help_and_plan_agree(capsys):
     with pytest.raises(SystemExit): cli.main(['distill', '--help'])
     said = ' '.join(capsys.readouterr().out.split())
     assert '--plan says how long' in said and not re.search(r'(under|about) (two|half|\d+).{0,4}(minutes|an hour)', said)
+
+# --- one object, one import
+
+def test_a_run_is_what_distill_returns_and_load_run_reads(done, tmp_path):
+    run = R.load_run(done[0], 'cpu')
+    assert run.results==done[1] and run.recipe==small() and str(run)==R.comparison(done[1]) and run.image is run.image
+    shown = run._repr_html_()
+    assert shown.count('<img')==3 and 'plain HCLT' in shown
+    again = R.distill(small(), done[0], 'cpu', progress=False)
+    assert type(again) is type(run) and str(again)==str(run) and all(torch.equal(v, run.nats[k]) for k, v in again.nats.items())
+    x = images('digits', 'test', 40)
+    assert torch.allclose(run.image(x).double(), run.nats['student_student_b'], atol=1e-3)
+    new = R.Run(small(), tmp_path/'new', 'cpu', False)
+    assert 'not finished' in str(new) and '<img' not in new._repr_html_()
+    with pytest.raises(Refused, match='results.json'): new.results
+
+@pytest.mark.parametrize('first', ['', 'import pcdistill.inpaint, pcdistill.recipe; ', 'from pcdistill.chain import Run; '])
+def test_one_import_whatever_came_before(first):
+    "Functions and modules of one name: the package gives the function, `from pcdistill.inpaint import …` the module's."
+    code = first + ('from pcdistill import distill, load_run, recipe, inpaint, mask, images, score, bits, encode, decode; from pcdistill.inpaint import MASKS; import pcdistill; '
+                    'assert all(map(callable, (distill, load_run, recipe, inpaint, mask, images, score, bits, encode, decode))) and MASKS; '
+                    'assert recipe("digits").patch==4 and pcdistill.inpaint is inpaint and "distill" in dir(pcdistill)')
+    made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert made.returncode==0, made.stderr[-1000:]
+
+def test_the_package_is_light_until_asked():
+    code = 'import sys, pcdistill; assert "torch" not in sys.modules and pcdistill.__version__; pcdistill.images; assert "torch" in sys.modules'
+    assert subprocess.run([sys.executable, '-c', code]).returncode==0
+
+@pytest.mark.parametrize('levels', [0, 1, 2, 3])
+def test_labels_lie_where_the_squares_of_a_square_are_cut(levels):
+    "With the label of a pixel in the pixel itself, cutting squares and cutting labels is one thing."
+    from pcdistill.either import cut, places
+    from pcdistill.patches import to_patches
+    u = 2**levels
+    z_bn = torch.randint(99, (2, (3*u)*(2*u)), generator=rng(0))
+    rows = to_patches(z_bn.view(2, 1, 3*u, 2*u), u).flatten(0, 1)
+    q = rows
+    for side in (2**i for i in range(levels, 0, -1)): q = cut(q, places(side, 1))
+    assert torch.equal(R.square_labels(z_bn, 3*u, u), q.view(len(rows), -1))
+
+@needs('normals')
+def test_two_meanings_of_bits(tmp_path):
+    "Of trees one number; of normals the density's bounds are beside the chain's bits, on a stated number of images."
+    r = recipe('digits', 'tiny', 'normals', teacher='pixels', clusters=3, n_train=200, n_test=40, epochs=1, autoregressive=False, emission=dict(halves=0, epochs=2))
+    run = R.distill(r, tmp_path/'run', 'cpu', progress=False); out = run.results['readings']
+    assert {k: v['n_images'] for k, v in out.items()}==dict(chain=40, dequantised=40, rounded=16)
+    assert abs(out['chain']['bits'] - run.results['student']['bits']) < 2e-5 < out['dequantised']['bits'] - out['chain']['bits']
+    again = R.readings(run.image, images('digits', 'test', 40), rng(r.seed + 8))
+    assert abs(again.rounded.bits - out['rounded']['bits']) < 2e-5
+
+def test_readings_of_trees_are_one_number(done):
+    out = done[1]['readings']
+    assert out['chain']==out['dequantised'] and abs(out['chain']['bits'] - done[1]['student']['bits']) < 2e-5

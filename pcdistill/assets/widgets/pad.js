@@ -5,7 +5,7 @@ const LEGEND = 'Arrow keys move, space paints, H hides, S shows, U undoes, plus 
 function render({ model, el }) {
   const rows = model.get('rows'), cols = model.get('cols'), cell = model.get('cell')
   let mask = bytes(model.get('mask')).slice(), undo = [], hide = true, last = null, timer = null, at = null
-  const canvas = element('canvas', { width: cols*cell, height: rows*cell, tabindex: 0, role: 'application', 'aria-label': model.get('label') + '. ' + LEGEND })
+  const canvas = element('canvas', { width: cols*cell, height: rows*cell, tabindex: 0, role: 'application', 'aria-label': 'picture to paint on. ' + LEGEND })
   const ctx = canvas.getContext('2d')
   const picture = new OffscreenCanvas(cols, rows)
   const button = (text, tip, act) => { const b = element('button', { type: 'button', title: tip, 'aria-label': tip }, text); b.onclick = act; return b }
