@@ -24,8 +24,11 @@ from .runs import key, load, save
 @runtime_checkable
 class Source(Protocol):
     "Rows in parts that fit into memory; part i is the same each time."
-    def __len__(self) -> int: ...             # how many parts
-    def __getitem__(self, i:int) -> Tensor: ...# part i: images [b c h w], ids [b m], …
+    def __len__(self) -> int:
+        "How many parts."
+
+    def __getitem__(self, i:int) -> Tensor:
+        "Part i: images [b c h w], ids [b m], …"
 
 class OnDemand:
     "A source whose part i is computed or read when it is asked for."
@@ -131,6 +134,7 @@ def shards(
         return tensors['ids_bm']
     return OnDemand(n, read)
 
+# %% ../nbs/46_stream.ipynb #c040
 @torch.no_grad()
 def extract_parts(
     code:Callable[..., Int[Tensor, "b m"]], # rows of every source → ids, from 0

@@ -57,10 +57,8 @@ class Teacher(nn.Module):
         "All discrete codes of each image."
         raise NotImplementedError
 
-    def features(self, x_bchw:UInt8[Tensor, "b c h w"],
-        ids_bm=None, # their codes, if they are known: some teachers need no more
-    ) -> Float[Tensor, "b n f"]:
-        "A vector for each patch."
+    def features(self, x_bchw:UInt8[Tensor, "b c h w"], ids_bm=None) -> Float[Tensor, "b n f"]:
+        "A vector for each patch; `ids_bm`: their codes, if known (some teachers need no more)."
         raise NotImplementedError
 
     def log_cond(self, x_bchw:UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b"]:

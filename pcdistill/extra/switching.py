@@ -272,7 +272,8 @@ def fit(cls, x_bchw, config, gen, ckpt=None, progress=True):
     x_bchw = shuffled(x_bchw, gen, config.n_fit)
     G0_ff, first = model.start_(x_bchw[:1000], gen)
     state = dict(model=model, history=model.history)
-    for epoch in resumable(ckpt, config.passes, state, 60., progress, 'switching'):
+    for epoch in resumable(ckpt, config.passes, state, every_s=60., progress=progress,
+                           desc='switching'):
         now = model.em_pass(x_bchw, G0_ff, None if epoch else first)
         if epoch:
             model.history.append(now)
