@@ -226,7 +226,8 @@ def propose(
 ) -> Proposal:
     "Split the worst heads."
     part, K = sparser(part, y_xd, config), part.e.n_heads
-    L_xh = part.e(y_xd).detach()
+    with torch.no_grad():
+        L_xh = part.e(y_xd)
     part = part._replace(h_x=reassign(L_xh, part.h_x, config.inertia))
     same, split = drop_empty(part, gen), worst(L_xh, part.h_x, config.hold)
     n = min(len(split), config.heads - same.e.n_heads)
