@@ -11,7 +11,6 @@ import copy
 import hashlib
 import json
 import math
-import struct
 import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -50,20 +49,20 @@ def walk(
 
 # %% ../nbs/52_compress.ipynb #c019
 MAGIC = b'PCD2' # kind of file and version of its format
-_HEAD = struct.Struct('<4s16sII') # magic, circuit's hash, check sum of pixels, length of description
 
 class Coded(NamedTuple):
     "What an encoded file says of itself."
-    run:bytes      # hash of the circuit's file
-    crc:int        # check sum of the pixels
-    about:dict     # n, names, batch, threads, torch
-    payload:bytes  # coded pixels
+    about:dict    # n, names, batch, threads, torch; run: the circuit's hash; crc: of the pixels
+    payload:bytes # coded pixels
+
+def _sum(data:bytes) -> bytes: # check sum at the end of a file
+    return zlib.crc32(data).to_bytes(4, 'little')
 
 def pack(coded:Coded) -> bytes:
     "The bytes of a file."
-    about = zlib.compress(json.dumps(coded.about, separators=(',', ':')).encode(), 9)
-    data = _HEAD.pack(MAGIC, coded.run, coded.crc, len(about)) + about + coded.payload
-    return data + struct.pack('<I', zlib.crc32(data))
+    text = json.dumps(coded.about, separators=(',', ':')).encode()
+    data = MAGIC + zlib.compress(text + b'\n' + coded.payload, 9)
+    return data + _sum(data)
 
 def unpack(data:bytes) -> Coded:
     "And back; refuses what is foreign, of another version, changed or cut short."
@@ -71,11 +70,10 @@ def unpack(data:bytes) -> Coded:
             'wanted a file written by pcdistill compress, got one of another kind')
     require(data[:4]==MAGIC, f'wanted a compressed file of format {MAGIC[3:].decode()}, '
             'got one of another version of pcdistill: compress the images again')
-    whole = len(data) >= _HEAD.size+4 and zlib.crc32(data[:-4])==int.from_bytes(data[-4:], 'little')
-    require(whole, 'wanted a whole compressed file, got one that was changed or cut short')
-    _, run, crc, n = _HEAD.unpack_from(data)
-    about, payload = data[_HEAD.size:_HEAD.size+n], data[_HEAD.size+n:-4]
-    return Coded(run, crc, json.loads(zlib.decompress(about)), payload)
+    require(_sum(data[:-4])==data[-4:],
+            'wanted a whole compressed file, got one that was changed or cut short')
+    text, payload = zlib.decompress(data[4:-4]).split(b'\n', 1)
+    return Coded(json.loads(text), payload)
 
 # %% ../nbs/52_compress.ipynb #c020
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
@@ -90,8 +88,8 @@ def _threads(n:int): # sums in the order of so many threads
         torch.set_num_threads(old)
 
 def _exact(image:Image) -> Image: # a copy to compute with, float64
-    require(not image.lossy, f'wanted a circuit in a reversible colour map, got {image.colour.name}, '
-            'which cannot give colours back')
+    require(not image.lossy, 'wanted a circuit in a reversible colour map, '
+            f'got {image.colour.name}, which cannot give colours back')
     return copy.deepcopy(image).cpu().double()
 
 def _crc(x_bchw) -> int:
@@ -112,7 +110,8 @@ def encode(
     "Images as bytes."
     n = len(x_bchw)
     require(n > 0, 'wanted at least one image, got none')
-    require(names is None or len(names)==n, f'wanted a name for each of {n} images, got {len(names or ())}')
+    require(names is None or len(names)==n,
+            f'wanted a name for each of {n} images, got {len(names or ())}')
     model, stream = _exact(image), constriction.stream.queue.RangeEncoder()
     bar = _bar(model, n, batch, 'compress', progress)
     for x in x_bchw.split(batch):
@@ -123,8 +122,9 @@ def encode(
             bar.update()
             return y_b.long()
         walk(model, len(x), value)
-    about = dict(n=n, names=names, batch=batch, threads=torch.get_num_threads(), torch=torch.__version__)
-    return pack(Coded(run, _crc(x_bchw), about, stream.get_compressed().astype('<u4').tobytes()))
+    about = dict(n=n, names=names, batch=batch, run=run.hex(), crc=_crc(x_bchw),
+                 threads=torch.get_num_threads(), torch=torch.__version__)
+    return pack(Coded(about, stream.get_compressed().astype('<u4').tobytes()))
 
 # %% ../nbs/52_compress.ipynb #c021
 def decode(
@@ -134,25 +134,26 @@ def decode(
     progress:bool=False, # show a bar
 ) -> tuple[UInt8[Tensor, "b c h w"], list[str]|None]:
     "The images, and their names if they had any; refuses another circuit, and other pixels."
-    c = unpack(data)
-    n, batch = c.about['n'], c.about['batch']
-    require(c.run==run, f'wanted the circuit that wrote the file ({c.run.hex()[:12]}…), got another ({run.hex()[:12]}…)')
-    words = np.frombuffer(c.payload, '<u4').astype(np.uint32)
+    about, payload = unpack(data)
+    n, batch, wrote = about['n'], about['batch'], about['run']
+    require(wrote==run.hex(), f'wanted the circuit that wrote the file ({wrote[:12]}…), '
+            f'got another ({run.hex()[:12]}…)')
+    words = np.frombuffer(payload, '<u4').astype(np.uint32)
     model, stream = _exact(image), constriction.stream.queue.RangeDecoder(words)
     bar = _bar(model, n, batch, 'decompress', progress)
-    differ = (f"wanted the arithmetic the file was written with (torch {c.about['torch']}, "
+    differ = (f"wanted the arithmetic the file was written with (torch {about['torch']}, "
               f"the same kind of processor), got other pixels with torch {torch.__version__}")
     def value(p_bv):
         bar.update()
         return torch.from_numpy(stream.decode(_FAMILY, p_bv.numpy())).long()
-    with _threads(c.about['threads']):
+    with _threads(about['threads']):
         try:
             rows = [walk(model, min(batch, n-i), value) for i in range(0, n, batch)]
         except (ValueError, AssertionError) as e:
             raise Refused(differ) from e
     x_bchw = model.colour.inverse(model.pixels(torch.cat(rows)))
-    require(_crc(x_bchw)==c.crc, differ)
-    return x_bchw, c.about['names']
+    require(_crc(x_bchw)==about['crc'], differ)
+    return x_bchw, about['names']
 
 # %% ../nbs/52_compress.ipynb #c029
 def run_hash(
@@ -170,18 +171,21 @@ class Compressed(NamedTuple):
     payload:int       # bytes of coded pixels
     header:int        # bytes of all else
     model_bits:float  # −Σ log2 p(x), as the circuit scores them
+
     def __str__(self):
-        return (f'{self.images:,} image{"s"*(self.images!=1)} in {self.payload+self.header:,} bytes: '
-                f'pixels {8*self.payload/self.dims:.4f} bits/dim (the circuit says {self.model_bits/self.dims:.4f}, '
-                f'{8*self.payload/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
+        coded, many = 8*self.payload, 's'*(self.images!=1)
+        return (f'{self.images:,} image{many} in {self.payload+self.header:,} bytes: '
+                f'pixels {coded/self.dims:.4f} bits/dim '
+                f'(the circuit says {self.model_bits/self.dims:.4f}, '
+                f'{coded/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
 
 # %% ../nbs/52_compress.ipynb #c030
 def _check_out(out:Path): # only a compressed file may be replaced
     if out.is_file():
         with open(out, 'rb') as f:
             kind = f.read(3)
-        require(kind==MAGIC[:3],
-                f'wanted a new file or a compressed one to write, got {out}, which is of another kind')
+        require(kind==MAGIC[:3], 'wanted a new file or a compressed one to write, '
+                f'got {out}, which is of another kind')
 
 def _read(p:Path, shape:tuple) -> UInt8[Tensor, "1 c h w"]: # an image that must fit
     require(p.is_file(), f'wanted an image file, got {p}, which is not there')
@@ -202,7 +206,8 @@ def compress_files(
     "Image files into one compressed file."
     names = [Path(p).stem for p in paths]
     twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
-    require(not twice, f"wanted images with different names, got '{twice[0] if twice else ''}' more than once")
+    require(not twice,
+            f"wanted images with different names, got '{''.join(twice[:1])}' more than once")
     require(len(names) > 0, 'wanted at least one image, got none')
     if not replace:
         _check_out(Path(out))
@@ -229,11 +234,13 @@ def decompress_file(
     names = names or [f'{i:05d}' for i in range(len(x_bchw))]
     out = [folder/f'{Path(n).name}.png' for n in names]
     there = [p.name for p in out if p.exists()]
-    require(not there, f'wanted a folder without these images, got {folder}, which has {"".join(there[:1])}')
+    require(not there,
+            f'wanted a folder without these images, got {folder}, which has {"".join(there[:1])}')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for p, a in zip(out, rearrange(x_bchw, 'b c h w -> b h w c').numpy()):
             PIL.Image.fromarray(a if a.shape[2]==3 else a[..., 0]).save(p)
     except OSError as e:
-        raise Refused(f'wanted to write images into {folder}, but {(e.strerror or str(e)).lower()}') from None
+        why = (e.strerror or str(e)).lower()
+        raise Refused(f'wanted to write images into {folder}, but {why}') from None
     return out

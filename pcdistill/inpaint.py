@@ -24,7 +24,8 @@ from .emission import Soft
 from .image import Image
 
 # %% ../nbs/51_inpaint.ipynb #c005
-def _without(h, w, gen, rows=(0, 1), cols=(0, 1)): # all but a rectangle, whose ends are parts of the whole
+# all but a rectangle, whose ends are parts of the whole
+def _without(h, w, gen, rows=(0, 1), cols=(0, 1)):
     seen_hw = torch.ones(h, w, dtype=torch.bool, device=gen.device)
     seen_hw[int(rows[0]*h):int(rows[1]*h), int(cols[0]*w):int(cols[1]*w)] = False
     return seen_hw
@@ -117,7 +118,8 @@ class Inpainted(NamedTuple):
 
     def __repr__(self):
         n, (b, c, h, w) = len(self.samples), self.image.shape
-        return f'Inpainted({b} images of {c} × {h} × {w}, {n} samples each, {float((~self.seen).float().mean()):.0%} hidden)'
+        hidden = float((~self.seen).float().mean())
+        return f'Inpainted({b} images of {c} × {h} × {w}, {n} samples each, {hidden:.0%} hidden)'
 
     def _repr_png_(self) -> bytes:
         "The picture a notebook shows."
@@ -132,9 +134,10 @@ def soft_rows(
 ) -> Soft:
     "Beliefs about pixels as beliefs about rows."
     beliefs = Soft(value_bchw, precision_bchw)
-    require(all(tuple(t.shape[1:])==image.shape for t in beliefs),
-            f'wanted beliefs of {image.shape}, got {tuple(value_bchw.shape[1:])} and {tuple(precision_bchw.shape[1:])}')
-    require(bool((precision_bchw >= 0).all()), 'wanted precisions of at least 0, got a negative one')
+    got = [tuple(t.shape[1:]) for t in beliefs]
+    require(got==[image.shape]*2, f'wanted beliefs of {image.shape}, got {got[0]} and {got[1]}')
+    require(bool((precision_bchw >= 0).all()),
+            'wanted precisions of at least 0, got a negative one')
     return beliefs.each(lambda t: rearrange(t.to(image.device), 'b c h w -> b (h w c)'))
 
 # %% ../nbs/51_inpaint.ipynb #c016
@@ -151,7 +154,8 @@ class _Asked(NamedTuple): # images with all evidence there is
     def whole(self, x, density_b): # log of the joint value of whole images and beliefs
         lp_b = self.image.prior(self.evidence(x))[:, 0]
         if bool(density_b.any()):
-            lp_b = torch.where(density_b, self.image.prior(self.evidence(x, density=True))[:, 0], lp_b)
+            dense_b = self.image.prior(self.evidence(x, density=True))[:, 0]
+            lp_b = torch.where(density_b, dense_b, lp_b)
         if self.soft is None:
             return lp_b
         off_bd = self.image.rows(x) - self.soft.value_xd
@@ -190,24 +194,24 @@ def _answers(asked:_Asked, n:int, gen:torch.Generator) -> Inpainted: # of one ba
     log_seen_b, whole_b = image.prior(lp_bnk)[:, 0], asked.whole(x, ~exact_b)
     def hidden(lp_b):
         return torch.where(seen.all(2).all(1), 0., lp_b - log_seen_b)
-    return Inpainted(x, seen, mean, entropy, samples, log_seen_b - image.hidden_nats(x), hidden(whole_b),
-                     exact_b, best, hidden(best_b))
+    return Inpainted(x, seen, mean, entropy, samples, log_seen_b, hidden(whole_b), exact_b,
+                     best, hidden(best_b))
 
 @torch.no_grad()
 def inpaint(
     image:Image,                     # the circuit
-    x_bchw:Shaped[Tensor, "b c h w"],# whole images, uint8; hidden pixels matter to log_hidden_b only
+    x_bchw:Shaped[Tensor, "b c h w"],# uint8; hidden pixels matter to log_hidden_b only
     seen_bhw:Shaped[Tensor, "*mask"],# [b h w] or [h w] bool, True where seen
     n:int,                           # samples of each image
     gen:torch.Generator,             # randomness, on the device of the model
     batch:int=64,                    # images at a time
-    soft:tuple[Tensor, Tensor]|None=None, # beliefs about hidden pixels: values, precisions [b c h w]
+    soft:tuple[Tensor, Tensor]|None=None, # beliefs [b c h w] about pixels: values, precisions
     belief_bnk:Float[Tensor, "b n k"]|None=None, # log-evidence of latents
 ) -> Inpainted:
     "Mean, entropy and samples of hidden pixels, a likely completion, and log p of the true one."
     require(x_bchw.dtype==torch.uint8 and tuple(x_bchw.shape[1:])==image.shape,
-            f'wanted uint8 images of {image.shape}, got {x_bchw.dtype} of {tuple(x_bchw.shape[1:])}; '
-            'fit_image makes any picture fit')
+            f'wanted uint8 images of {image.shape}, got {x_bchw.dtype} of '
+            f'{tuple(x_bchw.shape[1:])}; fit_image makes any picture fit')
     x_bchw, dev = x_bchw.to(image.device), image.device
     seen_bhw = image.supported(check_mask(seen_bhw, len(x_bchw), *image.shape[1:]).to(dev))
     rows = None if soft is None else soft_rows(image, *soft)
@@ -216,7 +220,8 @@ def inpaint(
         belief = 0. if belief_bnk is None else belief_bnk.to(dev)[at]
         part = None if rows is None else rows.each(lambda t: t[at])
         parts.append(_answers(_Asked(image, x_bchw[at], seen_bhw[at], part, belief), n, gen))
-    return Inpainted(*(torch.cat(t, int(f=='samples')) for f, t in zip(Inpainted._fields, zip(*parts))))
+    named = zip(Inpainted._fields, zip(*parts))
+    return Inpainted(*(torch.cat(t, int(f=='samples')) for f, t in named))
 
 # %% ../nbs/51_inpaint.ipynb #c021
 def figure(
@@ -231,5 +236,6 @@ def figure(
     most = float(entropy.max())
     rows = {'image': x_bchw, 'seen': torch.where(seen_bhw[:, None], x_bchw, 128).to(torch.uint8)}
     rows |= {f'sample {i+1}': s[:images].cpu() for i, s in enumerate(result.samples[:samples])}
-    rows |= {'likely': result.likely[:images].cpu(), 'mean': mean/255, f'entropy\n0 to {most:.1f} bits': entropy[:, None]/max(most, 1e-9)}
+    rows |= {'likely': result.likely[:images].cpu(), 'mean': mean/255}
+    rows[f'entropy\n0 to {most:.1f} bits'] = entropy[:, None]/max(most, 1e-9)
     return strip(rows, title)

@@ -6,7 +6,7 @@
 __all__ = ['MAEConfig', 'around', 'MAE']
 
 # %% ../nbs/43_mae.ipynb #c002
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import torch
 from fastcore.basics import patch, patch_to
 from torch import Tensor, nn
@@ -14,12 +14,12 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Integer, UInt8
 from .core import require
 from .patches import from_patches, to_patches
-from .clusters import assign, kmeans
-from .teacher import Teacher, check_images, init_, train, transformer, zeros_
+from .clusters import assign, kmeans, shuffled
+from .teacher import Sizes, Teacher, check_images, init_, train, transformer, zeros_
 
 # %% ../nbs/43_mae.ipynb #c005
 @dataclass(frozen=True)
-class MAEConfig:
+class MAEConfig(Sizes):
     "Everything that decides a masked auto-encoder, but the images and the seed."
     patch:int = 4         # side of a patch
     K:int = 256           # codes
@@ -35,18 +35,8 @@ class MAEConfig:
     lr:float = 1e-3
     n_fit:int = 100_000   # patches for k-means, at most
 
-    @classmethod
-    def tiny(cls, patch:int=4, **changes):
-        c = cls(patch, 32, 48, 4, 2, 1, epochs=24, per_epoch=2048, batch=32, lr=3e-3)
-        return replace(c, **changes)
-
-    @classmethod
-    def small(cls, patch:int=4, **changes):
-        return cls(patch, **changes)
-
-    @classmethod
-    def paper(cls, patch:int=4, **changes):
-        return replace(cls(patch, 400, 256, 8, 6, 4, epochs=200, batch=256, lr=5e-5), **changes)
+    TINY = dict(K=32, width=48, encoder=2, decoder=1, epochs=24, per_epoch=2048, batch=32, lr=3e-3)
+    PAPER = dict(K=400, width=256, heads=8, encoder=6, decoder=4, epochs=200, batch=256, lr=5e-5)
 
 # %% ../nbs/43_mae.ipynb #c007
 def around(
@@ -69,7 +59,7 @@ class MAE(Teacher):
         super().__init__(config, shape)
         W, n, d = config.width, len(self.n_codes), self.patch**2*shape[0]
         require(n > 1, "wanted images of at least two patches, or there is nothing to hide and "
-                       f"to see, got {shape[1]}×{shape[2]} in patches of {self.patch}")
+                f"to see, got {shape[1]}×{shape[2]} in patches of {self.patch}")
         self.embed, self.place = nn.Linear(d, W), nn.Embedding(n, W)
         self.encoder = transformer(config.encoder, W, config.heads)
         self.decoder = transformer(config.decoder, W, config.heads)
@@ -91,7 +81,7 @@ class MAE(Teacher):
 
 # %% ../nbs/43_mae.ipynb #c012
 @patch
-def guess(self:MAE, y_bnd:Float[Tensor, "b n d"], seen_bj:Integer[Tensor, "b j"]) -> Float[Tensor, "b n d"]:
+def guess(self:MAE, y_bnd, seen_bj:Integer[Tensor, "b j"]) -> Float[Tensor, "b n d"]:
     "All patches as the decoder sees them, from the visible ones."
     t_bnf = self.tokens(y_bnd)
     seen_bjf = repeat(seen_bj, 'b j -> b j f', f=t_bnf.shape[-1])
@@ -120,7 +110,7 @@ def loss(self:MAE,
 @patch
 @torch.no_grad()
 def features(self:MAE, x_bchw, ids_bm=None):
-    "Encoder token of each patch when only the 3×3 patches around it are seen, less its place's mean."
+    "Encoder token of each patch, seen with the 3×3 patches around it only, less its place's mean."
     t_bnf, b = self.tokens(self.pixels(x_bchw)), len(x_bchw)
     t_xjf = rearrange(t_bnf[:, self.around_n9], 'b n j f -> (b n) j f')
     out_xj = repeat(self.outside_n9, 'n j -> (b n) j', b=b)
@@ -149,10 +139,11 @@ def fit(cls, x_bchw, config, gen, ckpt=None, progress=True):
     model = init_(cls(config, x_bchw.shape[1:]), gen).to(x_bchw.device)
     n = len(model.n_codes)
     n_images = min(len(x_bchw), -(-config.n_fit//n))
-    require(n_images*n >= config.K, f"wanted at least {config.K} patches for {config.K} codes, got {n_images*n}")
+    require(n_images*n >= config.K, f"wanted at least {config.K} patches "
+            f"for {config.K} codes, got {n_images*n}")
     train(model, x_bchw, config, gen, ckpt, progress, betas=(.9, .95), weight_decay=.05)
-    pick = torch.randperm(len(x_bchw), generator=gen, device=gen.device)[:n_images].to(x_bchw.device)
-    f_bnf = torch.cat([model.features(x) for x in x_bchw[pick].split(256)])
+    some = shuffled(x_bchw, gen, n_images)
+    f_bnf = torch.cat([model.features(x) for x in some.split(256)])
     model.mid_nf.copy_(f_bnf.mean(0))
     model.mean_kf.copy_(kmeans((f_bnf - model.mid_nf).flatten(0, 1), config.K, gen))
     return model

@@ -7,14 +7,15 @@ __all__ = ['check_codes', 'TreePrior', 'simple_priors', 'PriorConfig', 'CodePrio
 
 # %% ../nbs/45_priors.ipynb #c002
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from jaxtyping import Float, Integer
 from .core import require
-from .teacher import init_, train, transformer
+from .clusters import shuffled
+from .teacher import Sizes, init_, train, transformer
 from .inputs import one_hot_evidence
 from .structure import chain
 from .circuit import Circuit, from_spec
@@ -36,7 +37,7 @@ class TreePrior(nn.Module):
     kind = 'tree'
     def __init__(self,
         n_codes:tuple[int,...], # alphabet of each position
-        circuit:Circuit,        # a variable for each position, as many states as the largest alphabet
+        circuit:Circuit,        # a variable for each position, states as the largest alphabet
     ):
         super().__init__()
         self.n_codes, self.circuit = tuple(n_codes), circuit.float()
@@ -79,28 +80,19 @@ def simple_priors(
 
 # %% ../nbs/45_priors.ipynb #c034
 @dataclass(frozen=True)
-class PriorConfig:
+class PriorConfig(Sizes):
     "Everything that decides a code prior, but the codes and the seed."
     width:int = 64
     layers:int = 2
     heads:int = 4
     epochs:int = 4
-    per_epoch:int = 50_000 # images an epoch, at most
-    batch:int = 64       # images a step
+    per_epoch:int = 20_000 # images an epoch, at most
+    batch:int = 64         # images a step
     lr:float = 2e-3
-    held_out:float = .05 # share of the images that choose the epoch
+    held_out:float = .05   # share of the images that choose the epoch
 
-    @classmethod
-    def tiny(cls, **changes):
-        return replace(cls(48, epochs=12, per_epoch=2048, lr=4e-3, held_out=.1), **changes)
-
-    @classmethod
-    def small(cls, **changes):
-        return replace(cls(per_epoch=20_000), **changes)
-
-    @classmethod
-    def paper(cls, **changes):
-        return replace(cls(256, 6, 8, epochs=30, lr=3e-4), **changes)
+    TINY = dict(width=48, epochs=12, per_epoch=2048, lr=4e-3, held_out=.1)
+    PAPER = dict(width=256, layers=6, heads=8, epochs=30, per_epoch=50_000, lr=3e-4)
 
 # %% ../nbs/45_priors.ipynb #c035
 class CodePrior(nn.Module):
@@ -110,7 +102,8 @@ class CodePrior(nn.Module):
         super().__init__()
         self.config, self.n_codes = config, tuple(n_codes)
         m, V, W = len(n_codes), max(n_codes), config.width
-        self.code, self.place, self.gain = (nn.Embedding(n, W) for n in (V+1, m, m)) # code V: the start
+        self.code = nn.Embedding(V+1, W) # code V: the start
+        self.place, self.gain = (nn.Embedding(m, W) for _ in range(2))
         self.body, self.head = transformer(config.layers, W, config.heads), nn.Linear(W, V)
         absent_mv = torch.arange(V) >= torch.tensor(self.n_codes[::-1])[:, None]
         future_mm = torch.ones(m, m, dtype=torch.bool).triu(1)
@@ -128,7 +121,8 @@ class CodePrior(nn.Module):
 
     def state(self) -> tuple[dict, dict]:
         "Tensors and metadata, as `runs.save` wants them."
-        return self.state_dict(), dict(kind=self.kind, n_codes=self.n_codes, config=asdict(self.config))
+        meta = dict(kind=self.kind, n_codes=self.n_codes, config=asdict(self.config))
+        return self.state_dict(), meta
 
     @classmethod
     def from_state(cls, tensors:dict, meta:dict) -> 'CodePrior':
@@ -170,9 +164,8 @@ def fit_prior(
     progress:bool=True,
 ) -> CodePrior:
     "Trained by `teacher.train`; the epoch that is best on held-out images is kept."
-    order = torch.randperm(len(ids_bm), generator=gen, device=gen.device).to(ids_bm.device)
-    n_held = max(1, int(len(ids_bm)*config.held_out))
-    held, seen = ids_bm[order[:n_held]], ids_bm[order[n_held:] if len(order) > 1 else order]
+    ids_bm, n_held = shuffled(ids_bm, gen), max(1, int(len(ids_bm)*config.held_out))
+    held, seen = ids_bm[:n_held], ids_bm[n_held*(len(ids_bm) > 1):]
     model = init_(CodePrior(n_codes, config), gen).to(ids_bm.device)
     nn.init.zeros_(model.head.weight)
     best = Best(model, lambda: model.log_prob(held).double().mean())

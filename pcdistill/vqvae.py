@@ -8,7 +8,7 @@ __all__ = ['VQConfig', 'parts', 'n_theta', 'locations', 'log_mixture', 'log_patc
 
 # %% ../nbs/42_vqvae.ipynb #c002
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 import torch
 from fastcore.basics import patch, patch_to
@@ -18,12 +18,12 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Integer, UInt8
 from .patches import from_patches, to_patches
 from .masses import log_mass_logistic
-from .clusters import assign
-from .teacher import Teacher, check_images, init_, train, zeros_
+from .clusters import assign, shuffled
+from .teacher import Sizes, Teacher, check_images, init_, train, zeros_
 
 # %% ../nbs/42_vqvae.ipynb #c005
 @dataclass(frozen=True)
-class VQConfig:
+class VQConfig(Sizes):
     "Everything that decides a VQ-VAE-2, but the images and the seed."
     patch:int = 4                # side of a patch
     width:int = 64               # channels of the encoder
@@ -42,23 +42,14 @@ class VQConfig:
     batch:int = 32               # images a step
     lr:float = 4e-3
 
+    TINY = dict(width=32, blocks=1, f=16, K_bottom=64, K_top=32, hidden=(64, 128), epochs=20,
+                per_epoch=2048)
+    PAPER = dict(width=128, f=64, K_bottom=1024, K_top=1024, hidden=(256, 512, 512), decoded=1.,
+                 epochs=50, batch=64, lr=3e-4)
+
     @property
     def K(self):
         return self.K_bottom
-
-    @classmethod
-    def tiny(cls, patch:int=4, **changes):
-        c = cls(patch, 32, 1, 16, 64, 32, (64, 128), epochs=20, per_epoch=2048)
-        return replace(c, **changes)
-
-    @classmethod
-    def small(cls, patch:int=4, **changes):
-        return cls(patch, **changes)
-
-    @classmethod
-    def paper(cls, patch:int=4, **changes):
-        c = cls(patch, 128, 2, 64, 1024, 1024, (256, 512, 512), 3, 1., epochs=50, batch=64, lr=3e-4)
-        return replace(c, **changes)
 
 # %% ../nbs/42_vqvae.ipynb #c008
 def parts(c:int) -> list[int]:
@@ -113,31 +104,33 @@ class Codebook(nn.Module):
     def __init__(self, K:int, f:int, ema:float=.98, restart:float=.05):
         super().__init__()
         self.ema, self.restart = ema, restart
-        zeros_(self, e_kf=(K, f), sum_kf=(K, f), n_k=(K,))
-        if not ema:
-            e_kf = self.e_kf
-            del self.e_kf
-            self.e_kf = nn.Parameter(e_kf)
+        zeros_(self, sum_kf=(K, f), n_k=(K,))
+        self.e_kf = nn.Parameter(torch.zeros_like(self.sum_kf), requires_grad=not ema)
 
-    def forward(self, z_bnf:Float[Tensor, "b n f"]) -> Quantised:
+    def forward(self, z_bnf:Float[Tensor, "b n f"],
+        quantised:bool=True, # False: the vectors stay as they are
+    ) -> Quantised:
         "The nearest codes."
+        if not quantised:
+            return Quantised(z_bnf, None, z_bnf, 0.)
         id_bn = assign(z_bnf.detach(), self.e_kf.detach())
         e_bnf = self.e_kf[id_bn]
-        return Quantised(z_bnf, id_bn, z_bnf + (e_bnf-z_bnf).detach(), (z_bnf-e_bnf).square().mean())
+        far = (z_bnf-e_bnf).square().mean()
+        return Quantised(z_bnf, id_bn, z_bnf + (e_bnf-z_bnf).detach(), far)
 
     @torch.no_grad()
     def learn(self, z_bnf:Float[Tensor, "b n f"], gen:torch.Generator):
         "Move the codes to the vectors that chose them, unless the gradient does; restart the dead."
         z_xf, K = z_bnf.flatten(0, 1), len(self.e_kf)
         share, decay = len(z_xf)/K, self.ema or .98
-        low = self.restart if self.n_k.any() else .05      # a new codebook takes its codes from the data
+        low = self.restart if self.n_k.any() else .05 # a new codebook takes its codes from the data
         one_xk = F.one_hot(assign(z_xf, self.e_kf), K).to(z_xf)
         self.n_k.lerp_(one_xk.sum(0), 1-decay)
         self.sum_kf.lerp_(one_xk.T @ z_xf, 1-decay)
-        new_x = torch.randint(len(z_xf), (K,), generator=gen, device=gen.device).to(z_xf.device)
+        new_k = torch.randint(len(z_xf), (K,), generator=gen, device=gen.device).to(z_xf.device)
         dead_k = self.n_k < low*share
         self.n_k[dead_k] = share
-        self.sum_kf[dead_k] = z_xf[new_x][dead_k]*share
+        self.sum_kf[dead_k] = z_xf[new_k][dead_k]*share
         move_k = self.n_k > 1e-6*share if self.ema else dead_k
         self.e_kf[move_k] = self.sum_kf[move_k]/self.n_k[move_k, None]
 
@@ -146,7 +139,8 @@ class Residual(nn.Sequential):
     "x + a small convolutional network of x."
     def __init__(self, width:int):
         inner = width//2
-        super().__init__(nn.ReLU(), nn.Conv2d(width, inner, 3, padding=1), nn.ReLU(), nn.Conv2d(inner, width, 1))
+        super().__init__(nn.ReLU(), nn.Conv2d(width, inner, 3, padding=1),
+                         nn.ReLU(), nn.Conv2d(inner, width, 1))
 
     def forward(self, x):
         return x + super().forward(x)
@@ -175,7 +169,7 @@ def strides(
 
 # %% ../nbs/42_vqvae.ipynb #c020
 class VQVAE2(Teacher):
-    "Two code grids; a patch is decoded from its bottom code and the top code above it, nothing else."
+    "Two code grids; a patch is decoded from its bottom code and the top code above it only."
     kind, Config, has_likelihood, trained = 'vqvae', VQConfig, True, True
 
     def __init__(self, config:VQConfig, shape:tuple[int,int,int]):
@@ -188,8 +182,8 @@ class VQVAE2(Teacher):
         self.top = nn.Sequential(shrink, nn.ReLU(), tower(W, W, [], config.blocks))
         self.to_bottom, self.to_top = (
             nn.Sequential(nn.Conv2d(i, f, 1), nn.BatchNorm2d(f, affine=False)) for i in (W+f, W))
-        self.book_bottom, self.book_top = (
-            Codebook(K, f, config.ema, config.restart) for K in (config.K_bottom, config.K_top))
+        self.book_bottom, self.book_top = (Codebook(K, f, config.ema, config.restart)
+                                           for K in (config.K_bottom, config.K_top))
         self.decoder = self.make_decoder(config, c)
         self.float()
 
@@ -199,7 +193,7 @@ class VQVAE2(Teacher):
         pairs = [(nn.Linear(*ab), nn.ReLU()) for ab in zip(sizes, sizes[1:])]
         return nn.Sequential(*sum(pairs, ())[:-1])
 
-    def join(self, et_bmf:Float[Tensor, "b m f"], eb_bnf:Float[Tensor, "b n f"]) -> Float[Tensor, "b n g"]:
+    def join(self, et_bmf, eb_bnf) -> Float[Tensor, "b n g"]:
         "[top vector above the patch ; bottom vector] of each patch."
         return torch.cat([self.above(et_bmf), eb_bnf], -1)
 
@@ -215,10 +209,10 @@ def encode(self:VQVAE2, x_bchw, quantised:bool=True) -> tuple[Quantised, Quantis
     check_images(x_bchw, self.shape)
     h = self.bottom(x_bchw.float()/127.5-1)
     zt_bmf = rearrange(self.to_top(self.top(h)), 'b f h w -> b (h w) f')
-    top = self.book_top(zt_bmf) if quantised else Quantised(zt_bmf, None, zt_bmf, 0.)
+    top = self.book_top(zt_bmf, quantised)
     et = rearrange(self.above(top.e_bnf), 'b (h w) f -> b f h w', h=self.gh)
     zb_bnf = rearrange(self.to_bottom(torch.cat([h, et], 1)), 'b f h w -> b (h w) f')
-    return top, self.book_bottom(zb_bnf) if quantised else Quantised(zb_bnf, None, zb_bnf, 0.)
+    return top, self.book_bottom(zb_bnf, quantised)
 
 @patch
 @torch.no_grad()
@@ -242,15 +236,10 @@ def features_from_codes(self:VQVAE2, ids_bm:Integer[Tensor, "b m"]) -> Float[Ten
 
 # %% ../nbs/42_vqvae.ipynb #c022
 @patch
-def theta(self:VQVAE2, f_xf:Float[Tensor, "x f"]) -> Float[Tensor, "x j m q"]:
-    "The decoder's numbers for patches, each from its own feature vector."
-    m, q = self.config.mixtures, self.patch**2
-    return rearrange(self.decoder(f_xf), 'x (j m q) -> x j m q', m=m, q=q)
-
-@patch
-def decode(self:VQVAE2, f_bnf:Float[Tensor, "b n f"], pick_x=slice(None)) -> Float[Tensor, "x j m q"]:
-    "The decoder's numbers for all patches of images, or for those picked."
-    return self.theta(f_bnf.flatten(0, 1)[pick_x])
+def decode(self:VQVAE2, f_bnf, pick_x=slice(None)) -> Float[Tensor, "x j m q"]:
+    "The decoder's numbers, each patch's from its own features; of all patches or those picked."
+    theta_xo = self.decoder(f_bnf.flatten(0, 1)[pick_x])
+    return rearrange(theta_xo, 'x (j m q) -> x j m q', m=self.config.mixtures, q=self.patch**2)
 
 @patch
 @torch.no_grad()
@@ -286,10 +275,11 @@ def loss(self:VQVAE2,
         self.book_bottom.learn(bottom.z_bnf, gen)
     y_xd, pick_x = to_patches(x_bchw, self.patch).flatten(0, 1).float(), slice(None)
     if c.decoded < 1:
-        order_x = torch.randperm(len(y_xd), generator=gen, device=gen.device).to(y_xd.device)
-        pick_x = order_x[:math.ceil(c.decoded*len(y_xd))]
+        every_x = torch.arange(len(y_xd), device=y_xd.device)
+        pick_x = shuffled(every_x, gen, math.ceil(c.decoded*len(y_xd)))
     theta = self.decode(self.join(top.e_bnf, bottom.e_bnf), pick_x)
-    return -log_patches(y_xd[pick_x], theta).mean()/y_xd.shape[1] + c.commitment*(top.far+bottom.far)
+    nats = -log_patches(y_xd[pick_x], theta).mean()/y_xd.shape[1]
+    return nats + c.commitment*(top.far+bottom.far)
 
 @patch
 @torch.no_grad()

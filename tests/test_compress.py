@@ -1,178 +1,174 @@
 "The coder: tables are conditionals, files are as long as the bits, images come back, everything else is refused."
 import copy, math, os, subprocess, sys
 import numpy as np, pytest, torch
-from einops import rearrange
 from PIL import Image
-from pcdistill.blocks import GaussianBlock
-from pcdistill.factors import FactorBlock
-from pcdistill.residual import Prediction, Residual
-from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
-from pcdistill.compress import Coded, compress_files, conditionals, decode, decompress_file, encode, pack, run_hash, unpack, walk
+from pcdistill.compress import Coded, compress_files, decode, decompress_file, encode, pack, run_hash, unpack, walk
 from pcdistill.core import rng
 from pcdistill.data import images
-from pcdistill.inputs import Categorical, Evidence
-from pcdistill.joint import Joint, save_joint
-from pcdistill.leaf import HCLTLeaf, together
-from pcdistill.structure import chow_liu, quad_tree, random_tree
-from test_evaluate import ALL_X, toy
+from pcdistill.either import SquaresConfig, fit_squares
+from pcdistill.emission import Labelled
+from pcdistill.image import Image as Student, save_image
+from pcdistill.patches import to_patches
+from pcdistill.tiles import cut
+from pcdistill.either import places
+from pcdistill.top import fit_top
+from small_images import BYTES, CHAINS, DISCRETE, every_image, log_joint, mixture, patches, trees, weights_
+from test_evaluate import toy
 
 RUN = bytes(range(16))
 
-def weights_(pc, gen, spread=1.5):
-    with torch.no_grad():
-        for m in (pc, pc.inputs):
-            for name, axis in m.normalised.items(): p = getattr(m, name); p.copy_((spread*torch.randn(p.shape, generator=gen)).log_softmax(axis))
-    return pc
+def bits(image, x) -> float:
+    with torch.no_grad(): return -image(x).double().sum().item()/math.log(2)
 
-def predicting(D, V, gen):
-    linear = Prediction(D, V); linear.fit_((torch.randn(300, D, generator=gen).cumsum(1)*20 + 128).clamp(0, 255).long())
-    return linear
+def strange(image, seed=0):
+    "Images that a circuit does not expect: noise, black, white, a checkerboard, a ramp."
+    c, h, w = image.shape; at = torch.arange(h)[:, None] + torch.arange(w)
+    far = torch.randint(0, 256, (3, c, h, w), generator=rng(seed), dtype=torch.uint8)
+    more = torch.stack([at*0, at*0+255, 255*(at % 2), 255*at//(h+w)]).to(torch.uint8)
+    return torch.cat([far, more[:, None].expand(-1, c, -1, -1)])
 
-def joint_of(family:str, seed:int) -> Joint:
-    "A random small joint: some family, shape, colour map and number of latent values."
-    gen = rng(seed); integer = lambda lo, hi: int(torch.randint(lo, hi+1, (), generator=gen))
-    c = (1, 3)[integer(0, 1)]; p, nh, nw, K = 2 if family in ('bodies', 'residuals') else integer(1, 2), integer(1, 2), integer(1, 3), integer(1, 5); D = p*p*c
-    colour = COLOURS['ycocg_r' if c==3 and family not in ('gaussian', 'factors', 'residual', 'residuals') else 'rgb']; V = max(colour.levels(c))
-    if family in ('hclt', 'residual'):
-        leaf = weights_(HCLTLeaf(random_tree(D, gen), Categorical(D, V, integer(1, 4), gen), K, gen), gen)
-        if family=='residual': leaf = Residual(leaf, [predicting(D, V, gen)])
-    elif family in ('bodies', 'residuals'):
-        parts = [weights_(HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen)), Categorical(D, V, integer(1, 3), gen), h, gen), gen) for h in [integer(1, 3) for _ in range(integer(1, 3))]]
-        leaf, K = together(parts), sum(q.n_heads for q in parts)
-        if family=='residuals': leaf = Residual(leaf, [predicting(D, V, gen) for _ in parts])
-    elif family=='factors':
-        leaf = FactorBlock(K, D, integer(0, D))
-        with torch.no_grad():
-            leaf.mu_kd.copy_(260*torch.rand(leaf.mu_kd.shape, generator=gen)); leaf.W_kdr.copy_(8*torch.randn(leaf.W_kdr.shape, generator=gen))
-            leaf.logs_kd.copy_(3*torch.rand(leaf.logs_kd.shape, generator=gen) - .5)
-    else:
-        J = integer(1, 2); leaf = GaussianBlock(K*J, D, bodies=K); K = K*J
-        with torch.no_grad():
-            leaf.mu_gd.copy_(260*torch.rand(leaf.mu_gd.shape, generator=gen)); leaf.U_gde.copy_(.4*torch.randn(leaf.U_gde.shape, generator=gen).tril(-1))
-            leaf.logs_kd.copy_(4*torch.rand(leaf.logs_kd.shape, generator=gen) - .5)
-    top = weights_(Circuit(random_tree(nh*nw, gen), Evidence(nh*nw, K), 1, gen), gen)
-    return Joint(leaf, top, colour, p, (c, nh*p, nw*p))
-
-def bits(joint, x) -> float:
-    with torch.no_grad(): return -joint(x).double().sum().item()/math.log(2)
-
-@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual', 'residuals'])
-@pytest.mark.parametrize('seed', range(6))
-def test_tables_multiply_to_the_joint_probability(family, seed):
-    joint = joint_of(family, seed); x = joint.sample(40, rng(seed))
-    y_bnd = rearrange(joint.rows(x)[0], '(b n) d -> b n d', b=40).long(); left = iter(rearrange(y_bnd, 'b n d -> (n d) b')); lp = []
+def tables_of(image, x):
+    "log of each table's entry at the value that an image has: [v b]."
+    left, lp = iter(image.rows(x)[:, image.tiles.order_d].T), []
     def value(p_bv):
-        assert (p_bv >= 0).all() and (p_bv.sum(1)-1).abs().max() < 1e-4
-        y_b = next(left); lp.append(p_bv.gather(1, y_b[:, None])[:, 0].log()); return y_b
-    walk(conditionals(copy.deepcopy(joint).double(), 40), value)
-    with torch.no_grad(): assert len(lp)==y_bnd[0].numel() and (sum(lp)-joint(x).double()).abs().max() < 2e-3
+        assert (p_bv >= 0).all() and (p_bv.sum(1)-1).abs().max() < 1e-5
+        y_b = next(left).long(); lp.append(p_bv.gather(1, y_b[:, None])[:, 0].log()); return y_b
+    rows = walk(copy.deepcopy(image).double(), len(x), value)
+    assert torch.equal(rows, image.rows(x).long())
+    return torch.stack(lp)
 
-@pytest.mark.parametrize('family', ['hclt', 'bodies', 'gaussian', 'factors', 'residual', 'residuals'])
-@pytest.mark.parametrize('seed', range(6))
-def test_round_trip(family, seed):
-    joint = joint_of(family, 100+seed); x = joint.sample(60, rng(seed)); size = bits(joint, x)
-    data = encode(x, joint, RUN, batch=(60, 23, 31)[seed % 3] if seed < 5 else 1000)
-    back, names = decode(data, joint, RUN)
+@pytest.mark.parametrize('name', BYTES)
+def test_tables_multiply_to_the_joint_probability(name):
+    image = BYTES[name](3); x = torch.cat([image.sample(8, rng(3)), strange(image)])
+    lp_vb = tables_of(image, x)
+    with torch.no_grad(): assert len(lp_vb)==image.tiles.n_vars and (lp_vb.sum(0)-image(x).double()).abs().max() < 2e-3
+
+@pytest.mark.parametrize('name', list(DISCRETE) + [f'chain:{n}' for n in CHAINS])
+def test_tables_by_enumeration(name):
+    "Every table is p(next | those before), from the values of all images."
+    image = (DISCRETE | {f'chain:{n}': f for n, f in CHAINS.items()})[name](0); all_x = every_image(image)
+    rows = image.rows(all_x).long(); p_x = log_joint(image, all_x).exp()
+    told = rows[torch.randint(len(rows), (3,), generator=rng(0))]; at = []; order = image.tiles.order_d.tolist(); left = iter(order)
+    def value(p_bv):
+        d = next(left); now = told[:, d]
+        for p_v, row in zip(p_bv, told):
+            same = (rows[:, at]==row[at]).all(1)
+            brute = torch.zeros_like(p_v).index_add_(0, rows[same][:, d], p_x[same])/p_x[same].sum()
+            assert (p_v-brute).abs().max() < 2e-5
+        at.append(d); return now
+    walk(copy.deepcopy(image).double(), 3, value)
+    assert at==order and abs(p_x.sum()-1) < 1e-4
+
+@pytest.mark.parametrize('name', BYTES)
+def test_round_trip(name):
+    image = BYTES[name](10); x = image.sample(40, rng(0)); size = bits(image, x)
+    data = encode(x, image, RUN, batch=23); back, names = decode(data, image, RUN)
     assert torch.equal(back, x) and names is None and back.dtype==torch.uint8
     assert .99*size - 8 <= 8*len(unpack(data).payload) <= 1.01*size + 64
-    far = torch.randint(0, 256, x.shape, generator=rng(seed), dtype=torch.uint8); far[0], far[1] = 0, 255          # images it did not expect
-    data = encode(far, joint, RUN)
-    assert torch.equal(decode(data, joint, RUN)[0], far) and 8*len(unpack(data).payload) <= 1.01*bits(joint, far) + 64
+    far = strange(image); data = encode(far, image, RUN)                                   # images it did not expect
+    assert torch.equal(decode(data, image, RUN)[0], far) and 8*len(unpack(data).payload) <= 1.01*bits(image, far) + 64
 
-def test_tables_by_enumeration():
-    joint = toy(0); x = ALL_X[[5, 77, 200]]
-    with torch.no_grad(): p_x = joint(ALL_X).double().exp()
-    order = rearrange(torch.arange(8).view(1, 1, 2, 4), 'b c h (n w) -> b n (h w c)', n=2).flatten()
-    seen, left = [], iter(order.tolist())
-    def value(p_bv):
-        d = next(left); now = x.flatten(1)[:, d].long()
-        for p_v, row in zip(p_bv, x.flatten(1)):
-            same = (ALL_X.flatten(1)[:, seen]==row[seen]).all(1)
-            brute = torch.stack([p_x[same & (ALL_X.flatten(1)[:, d]==v)].sum() for v in range(2)])/p_x[same].sum()
-            assert (p_v-brute).abs().max() < 1e-6
-        seen.append(d); return now
-    walk(conditionals(copy.deepcopy(joint).double(), 3), value)
-    assert len(seen)==8
+@pytest.mark.parametrize('config', [SquaresConfig(epochs=1), SquaresConfig(epochs=1, halves=4, quarters=4, heads=2), SquaresConfig(epochs=1, halves=4, quarters=4, heads=2, joined=(4,))])
+def test_normals_code_every_image(config):
+    "Fitted on two constant images only, or on eight digits: what they never saw is coded at the price they state."
+    for x in (torch.tensor([10, 200], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 8, 8).contiguous(), images('digits', 'train', 8)):
+        p = 4*config.across; y_xd = to_patches(x.long(), p).flatten(0, 1); small = y_xd
+        for _ in config.joined: small = cut(small, places(p, 1))
+        rows = Labelled(y_xd, (small.float().mean(1) > 100).long(), 256, 2, p)
+        e, _ = fit_squares(rows, config, rng(1), None, False); n = 64//p**2
+        image = Student(e, fit_top(e.label(y_xd, rows.z_xq[:len(y_xd)]).view(-1, n), e.n_heads), COLOURS['rgb'], p, (1, 8, 8))
+        far = torch.cat([strange(image), x]); data = encode(far, image, RUN); size = bits(image, far)
+        assert torch.equal(decode(data, image, RUN)[0], far) and math.isfinite(size)
+        assert 8*len(unpack(data).payload) <= 1.01*size + 64 and size/far.numel() < 30
 
 def test_threads_are_restored():
-    joint = joint_of('hclt', 1); x = joint.sample(3, rng(0)); torch.set_num_threads(2)
-    data = encode(x, joint, RUN); torch.set_num_threads(1)
-    assert unpack(data).about['threads']==2 and torch.equal(decode(data, joint, RUN)[0], x) and torch.get_num_threads()==1
-    assert joint.top.root_1sk.dtype==torch.float32                                                 # the circuit itself is left alone
+    image = BYTES['trees'](1); x = image.sample(3, rng(0)); torch.set_num_threads(2)
+    data = encode(x, image, RUN); torch.set_num_threads(1)
+    assert unpack(data).about['threads']==2 and torch.equal(decode(data, image, RUN)[0], x) and torch.get_num_threads()==1
+    assert image.prior.root_1sk.dtype==torch.float32                                               # the circuit itself is left alone
+
+def test_a_default_of_float64_changes_nothing():
+    image = BYTES['squares'](1); x = image.sample(3, rng(0)); data = encode(x, image, RUN); torch.set_default_dtype(torch.float64)
+    try: assert torch.equal(decode(data, image, RUN)[0], x)
+    finally: torch.set_default_dtype(torch.float32)
 
 def test_any_damage_is_noticed(refuses):
-    joint = joint_of('hclt', 2); x = joint.sample(5, rng(0)); data = encode(x, joint, RUN, list('abcde'))
-    assert decode(data, joint, RUN)[1]==list('abcde')
-    for i in range(4, len(data)): refuses(lambda: decode(data[:i] + bytes([data[i]^64]) + data[i+1:], joint, RUN), 'changed or cut short')
-    for i in range(4, len(data)): refuses(lambda: decode(data[:i], joint, RUN), 'cut short')
-    for bad in (b'', b'PCD', b'\x89PNG' + data): refuses(lambda: decode(bad, joint, RUN), 'another kind')
-    refuses(lambda: decode(data + b'x', joint, RUN), 'changed')
+    image = BYTES['trees'](2); x = image.sample(5, rng(0)); data = encode(x, image, RUN, list('abcde'))
+    assert decode(data, image, RUN)[1]==list('abcde')
+    for i in range(4, len(data)): refuses(lambda: decode(data[:i] + bytes([data[i]^64]) + data[i+1:], image, RUN), 'changed or cut short')
+    for i in range(4, len(data)): refuses(lambda: decode(data[:i], image, RUN), 'cut short')
+    for bad in (b'', b'PC', b'\x89PNG' + data): refuses(lambda: decode(bad, image, RUN), 'another kind')
+    refuses(lambda: decode(data + b'x', image, RUN), 'changed')
+
+def test_files_of_format_1_are_refused(refuses):
+    data = encode(toy(0).sample(2, rng(0)), toy(0), RUN)
+    for old in (b'PCD1' + data[4:], b'PCD1', b'PCD', b'PCD3' + data[4:]): refuses(lambda: decode(old, toy(0), RUN), 'format 2', 'another version', 'compress the images again')
 
 def test_another_circuit_is_refused(refuses):
-    joint, other = joint_of('hclt', 3), joint_of('hclt', 3); weights_(other.leaf, rng(9)); x = joint.sample(5, rng(0)); data = encode(x, joint, RUN)
+    image, other = BYTES['trees'](3), BYTES['trees'](3); weights_(other.emission, 9); x = image.sample(5, rng(0)); data = encode(x, image, RUN)
     refuses(lambda: decode(data, other, bytes(16)), 'got another', RUN.hex()[:12])
     refuses(lambda: decode(data, other, RUN), 'arithmetic')                                         # a lying hash: the pixels' check sum tells
-    c = unpack(data); refuses(lambda: decode(pack(Coded(c.run, c.crc^1, c.about, c.payload)), joint, RUN), 'torch', 'processor')
+    c = unpack(data); refuses(lambda: decode(pack(Coded(c.about | dict(crc=c.about['crc']^1), c.payload)), image, RUN), 'torch', 'processor')
 
 def test_what_cannot_be_coded(refuses):
-    joint = joint_of('hclt', 4); x = joint.sample(5, rng(0))
-    refuses(lambda: encode(x[:0], joint, RUN), 'at least one')
-    refuses(lambda: encode(x, joint, RUN, ['a']), 'name', '5')
-    refuses(lambda: encode(x[:, :, :, :-1], joint, RUN), str(joint.shape))
-    never = toy(1); never.leaf.inputs.logp_dvs.data[0] = torch.tensor([[0., 0.], [-torch.inf]*2]); y = torch.zeros(4, 1, 2, 4, dtype=torch.uint8); y[0, 0, 0, 0] = 1
+    image = BYTES['trees'](4); x = image.sample(5, rng(0))
+    refuses(lambda: encode(x[:0], image, RUN), 'at least one')
+    refuses(lambda: encode(x, image, RUN, ['a']), 'name', '5')
+    refuses(lambda: encode(x[:, :, :, :-1], image, RUN), str(image.shape))
+    lossy = patches(trees(D=12, V=256), (3, 2, 4), colour='bt709_lossy'); refuses(lambda: encode(torch.zeros(1, 3, 2, 4, dtype=torch.uint8), lossy, RUN), 'bt709_lossy', 'reversible')
+    never = toy(1); never.emission.pc.inputs.logp_dvs.data[0] = torch.tensor([[0., 0.], [-torch.inf]*2]); y = torch.zeros(4, 1, 2, 4, dtype=torch.uint8); y[0, 0, 0, 0] = 1
     refuses(lambda: encode(y, never, RUN), 'positive probability')
 
 def test_files(tmp_path, refuses):
-    joint = toy(2); save_joint(joint, tmp_path/'student.safetensors'); run = run_hash(tmp_path/'student.safetensors'); x = joint.sample(7, rng(0))
+    image = toy(2); save_image(image, tmp_path/'student.safetensors'); run = run_hash(tmp_path/'student.safetensors'); x = image.sample(7, rng(0))
     paths = [tmp_path/f'im {i}.png' for i in range(7)]
     for p, a in zip(paths, x[:, 0].numpy()): Image.fromarray(a).save(p)
-    c = compress_files(paths, joint, run, tmp_path/'all.pcd', progress=False)
-    assert c.payload+c.header==(tmp_path/'all.pcd').stat().st_size and c.images==7 and abs(c.model_bits-bits(joint, x)) < 1e-2 and '7 images' in str(c)
-    out = decompress_file(tmp_path/'all.pcd', joint, run, tmp_path/'out'/'deep', progress=False)
+    c = compress_files(paths, image, run, tmp_path/'all.pcd', progress=False)
+    assert c.payload+c.header==(tmp_path/'all.pcd').stat().st_size and c.images==7 and abs(c.model_bits-bits(image, x)) < 1e-2 and '7 images' in str(c)
+    out = decompress_file(tmp_path/'all.pcd', image, run, tmp_path/'out'/'deep', progress=False)
     assert [p.name for p in out]==[p.name for p in paths] and all((np.array(Image.open(p))==a).all() for p, a in zip(out, x[:, 0].numpy()))
-    refuses(lambda: decompress_file(tmp_path/'all.pcd', joint, run, tmp_path/'out'/'deep', progress=False), 'im 0.png')
-    refuses(lambda: decompress_file(tmp_path/'all.pcd', joint, run, paths[0], progress=False), 'write')
-    refuses(lambda: decompress_file(tmp_path/'none.pcd', joint, run, tmp_path/'x'), 'none.pcd')
+    refuses(lambda: decompress_file(tmp_path/'all.pcd', image, run, tmp_path/'out'/'deep', progress=False), 'im 0.png')
+    refuses(lambda: decompress_file(tmp_path/'all.pcd', image, run, paths[0], progress=False), 'write')
+    refuses(lambda: decompress_file(tmp_path/'none.pcd', image, run, tmp_path/'x'), 'none.pcd')
+    refuses(lambda: decompress_file(paths[0], image, run, tmp_path/'x'), 'another kind')
     refuses(lambda: run_hash(tmp_path/'none'), 'none')
-    refuses(lambda: compress_files([], joint, run, tmp_path/'x.pcd'), 'at least one')
-    refuses(lambda: compress_files([paths[0], tmp_path/'sub'/'im 0.jpg'], joint, run, tmp_path/'x.pcd'), 'im 0', 'more than once')
-    refuses(lambda: compress_files([tmp_path/'gone.png'], joint, run, tmp_path/'x.pcd'), 'gone.png')
-    refuses(lambda: compress_files([tmp_path/'student.safetensors'], joint, run, tmp_path/'x.pcd'), 'decoded')
+    refuses(lambda: compress_files([], image, run, tmp_path/'x.pcd'), 'at least one')
+    refuses(lambda: compress_files([paths[0], tmp_path/'sub'/'im 0.jpg'], image, run, tmp_path/'x.pcd'), 'im 0', 'more than once')
+    refuses(lambda: compress_files([tmp_path/'gone.png'], image, run, tmp_path/'x.pcd'), 'gone.png')
+    refuses(lambda: compress_files([tmp_path/'student.safetensors'], image, run, tmp_path/'x.pcd'), 'decoded')
     Image.new('RGB', (4, 2)).save(tmp_path/'colour.png'); Image.new('L', (5, 2)).save(tmp_path/'wide.png')
-    for name, size in (('colour.png', '(3, 2, 4)'), ('wide.png', '(1, 2, 5)')): refuses(lambda: compress_files([tmp_path/name], joint, run, tmp_path/'x.pcd'), '(1, 2, 4)', size)
+    for name, size in (('colour.png', '(3, 2, 4)'), ('wide.png', '(1, 2, 5)')): refuses(lambda: compress_files([tmp_path/name], image, run, tmp_path/'x.pcd'), '(1, 2, 4)', size)
     assert not (tmp_path/'x.pcd').exists()
 
+def test_only_a_compressed_file_is_replaced(tmp_path, refuses):
+    "Neither an image that is read nor a circuit is lost, unless the caller says so."
+    image = toy(2); student = tmp_path/'student.safetensors'; save_image(image, student); run = run_hash(student); picture = tmp_path/'d0.png'
+    Image.fromarray(image.sample(1, rng(0))[0, 0].numpy()).save(picture); before = {p: p.read_bytes() for p in (picture, student)}
+    for p in before: refuses(lambda: compress_files([picture], image, run, p, progress=False), p.name, 'another kind')
+    assert all(p.read_bytes()==data for p, data in before.items())
+    for _ in range(2): compress_files([picture], image, run, tmp_path/'d.pcd', progress=False)      # one of its own kind
+    compress_files([picture], image, run, student, progress=False, replace=True); assert student.read_bytes()[:4]==b'PCD2'
+
 def test_names_do_not_lead_out_of_the_folder(tmp_path):
-    joint = toy(3); x = joint.sample(1, rng(0)); (tmp_path/'f.pcd').write_bytes(encode(x, joint, RUN, ['../../evil']))
-    assert decompress_file(tmp_path/'f.pcd', joint, RUN, tmp_path/'in', progress=False)==[tmp_path/'in'/'evil.png']
+    image = toy(3); x = image.sample(1, rng(0)); (tmp_path/'f.pcd').write_bytes(encode(x, image, RUN, ['../../evil']))
+    assert decompress_file(tmp_path/'f.pcd', image, RUN, tmp_path/'in', progress=False)==[tmp_path/'in'/'evil.png']
+
+def test_names_of_all_kinds_come_back():
+    image = toy(3); names = ['ä b', 'line\nbreak', '"', '']; assert decode(encode(image.sample(4, rng(0)), image, RUN, names), image, RUN)[1]==names
 
 def test_every_digit():
-    "All 1,797, by a circuit whose leaf has seen none of them: sizes are those of its bits whatever it knows."
-    gen = rng(0); leaf = weights_(HCLTLeaf(quad_tree(4, 4), Categorical(16, 256, 4, gen), 5, gen), gen, .5)
-    joint = Joint(leaf, weights_(Circuit(random_tree(4, gen), Evidence(4, 5), 1, gen), gen), COLOURS['rgb'], 4, (1, 8, 8))
+    "All 1,797, by a circuit that has seen none of them: sizes are those of its bits whatever it knows."
+    image = patches(weights_(trees((5,), (4,), 16, 256), 1, .5), (1, 8, 8), 4)
     for split in ('train', 'valid', 'test'):
-        x = images('digits', split); data = encode(x, joint, RUN, batch=2000)
-        assert torch.equal(decode(data, joint, RUN)[0], x) and abs(8*len(unpack(data).payload)/bits(joint, x) - 1) < .01 and len(data)-len(unpack(data).payload) < 150
+        x = images('digits', split); data = encode(x, image, RUN, batch=2000)
+        assert torch.equal(decode(data, image, RUN)[0], x) and abs(8*len(unpack(data).payload)/bits(image, x) - 1) < .01 and len(data)-len(unpack(data).payload) < 200
 
 def test_another_process_reads_it(tmp_path):
     "Another process, with another number of threads set from outside."
-    joint = joint_of('hclt', 7); x = joint.sample(6, rng(0)); save_joint(joint, tmp_path/'student.safetensors'); torch.save(x, tmp_path/'x.pt')
-    (tmp_path/'f.pcd').write_bytes(encode(x, joint, run_hash(tmp_path/'student.safetensors')))
-    code = ("import sys, torch; from pathlib import Path; from pcdistill.compress import decode, run_hash; from pcdistill.joint import load_joint; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
-            "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_joint(s), run_hash(s))[0], torch.load(d/'x.pt')); print('the same')")
+    image = BYTES['squares'](7); x = image.sample(6, rng(0)); save_image(image, tmp_path/'student.safetensors'); torch.save(x, tmp_path/'x.pt')
+    (tmp_path/'f.pcd').write_bytes(encode(x, image, run_hash(tmp_path/'student.safetensors')))
+    code = ("import sys, torch; from pathlib import Path; from pcdistill.compress import decode, run_hash; from pcdistill.image import load_image; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
+            "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_image(s), run_hash(s))[0], torch.load(d/'x.pt')); print('the same')")
     p = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
     assert p.stdout.strip()=='the same', p.stderr
-
-@pytest.mark.parametrize('seed', range(4))
-def test_the_path_of_a_tree_gives_the_tables_of_whole_passes(seed):
-    gen = rng(seed); D, K = 9, 3; leaf = weights_(HCLTLeaf(chow_liu(torch.rand(D, D, generator=gen)), Categorical(D, 7, 4, gen), K, gen), gen).double(); logw_bk = torch.randn(5, K, generator=gen).double()
-    one, all_of_it = leaf.steps(logw_bk), together([leaf]).double().steps(logw_bk); p, q = next(one), next(all_of_it)
-    for _ in range(D):
-        assert (p-q).abs().max() < 1e-7                                       # tables in float32 add up to one only so far
-        x_b = torch.multinomial(p, 1, generator=gen)[:, 0]; ends = []
-        for steps in (one, all_of_it):
-            try: ends.append(steps.send(x_b))
-            except StopIteration as e: ends.append(e.value)
-        p, q = ends
-    assert p.shape==(5, K) and (p-q).abs().max() < 1e-7

@@ -5,6 +5,7 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.either import PARTITIONS, Either, SquaresConfig, fit_squares, piece_order, places, square_order
 from pcdistill.emission import Labelled, check_coder, check_emission, from_spec, tempered
+from pcdistill.extra.predicted import UNIT, Predicted, PredictedConfig, fit_predicted
 from pcdistill.inputs import Evidence
 from pcdistill.normals import GRAIN, Normals, NormalsConfig, fit_normals
 from pcdistill.structure import chain
@@ -23,6 +24,14 @@ def normals(K=3, D=2, V=30, shapes=None, order=None, seed=0):
         e.mu_gd.copy_((V-1)/2 + .5*torch.randn(e.mu_gd.shape, generator=g))
         e.U_gde.copy_(.3*torch.randn(e.U_gde.shape, generator=g))
         e.logs_kd.copy_(math.log(V/14) + .1*torch.randn(e.logs_kd.shape, generator=g))
+    return e
+
+def predicted(inner, seed=0):
+    "Behind a prediction that says something, with draws enough for an estimate that is to be compared."
+    e, g = Predicted(inner), rng(seed)
+    e.linear.W_dc.copy_((.6*torch.randn(e.n_vars, e.n_vars, generator=g)*UNIT).tril(-1))
+    e.linear.b_d.copy_((e.n_values/2 + torch.randn(e.n_vars, generator=g))*UNIT)
+    e.draws = 4000
     return e
 
 def over(K, p, heads, seed=0): return Circuit(chain(p), Evidence(p, K), heads, rng(seed))
@@ -45,7 +54,9 @@ SMALL = dict(
     tiles_of_trees=lambda: Tiles(trees((3,), (2,), 2), over(3, 2, 2), TWO),
     tiles_in_turns=lambda: Tiles(normals(3, 2, 14), over(3, 2, 2), TWO, order=[0, 1, 2, 3]),
     tiles_of_tiles=lambda: Tiles(Tiles(trees((2,), (2,), 1, 3), over(2, 2, 3), torch.tensor([[0], [1]])), over(3, 2, 1), TWO),
-    either=lambda: Either([trees((3,), (2,), 2), trees((1,), (3,), 2, seed=1)]), square=lambda: square(2, 12))
+    either=lambda: Either([trees((3,), (2,), 2), trees((1,), (3,), 2, seed=1)]), square=lambda: square(2, 12),
+    predicted=lambda: predicted(trees()), predicted_normals=lambda: predicted(normals(2, 2, 30)), predicted_each=lambda: Either([predicted(trees((h,), (2,), seed=h), h) for h in (1, 2)]),
+    tiles_of_predicted=lambda: Tiles(predicted(trees((3,), (2,), 2)), over(3, 2, 2), TWO))
 
 @pytest.mark.parametrize('name', SMALL)
 def test_contract(name): check_emission(SMALL[name](), rng(1), tol_density=.06 if name in ('square', 'tiles_in_turns') else .02)
@@ -90,7 +101,7 @@ def test_temperature_leaves_heads_without_any_weight_as_they_are():
     got = tempered(e, .5); assert not got.pc.root_1sk.isnan().any() and got.pc.root_1sk[1, :, 1].isneginf().all()
     assert torch.equal(got(x, seen), want(x, seen)) and torch.equal(got.marginals(x, seen, w), want.marginals(x, seen, w))
 
-@pytest.mark.parametrize('fit,config', [(fit_trees, TreesConfig(states=4, epochs=3, batch=200)), (fit_trees, TreesConfig(states=4, own=True)), (fit_trees, TreesConfig(states=4, inputs='logistic')),
+@pytest.mark.parametrize('fit,config', [(fit_trees, TreesConfig(states=4, epochs=3, batch=200)), (fit_trees, TreesConfig(states=4, own=True)), (fit_trees, TreesConfig(states=4, inputs='logistic')), (fit_predicted, PredictedConfig(states=4)), (fit_predicted, PredictedConfig(states=4, own=True)),
                                         (fit_normals, NormalsConfig(scales=2, epochs=3)), (fit_squares, SquaresConfig(halves=4, quarters=4, epochs=2, batch=200, heads=2))])
 def test_a_fit_learns_and_is_the_same_again(fit, config):
     y = (128 + 30*torch.randn(400, 1, generator=rng(0)) + 8*torch.randn(400, 16, generator=rng(1))).clamp(0, 255).long(); z = (y.float().mean(1) > 128).long()

@@ -9,10 +9,14 @@ from pcdistill.data import images
 from pcdistill.core import bpd
 from pcdistill.evaluate import (Estimate, bits, bits_table, fit_one_normal, fit_plain_hclt, hclt_size, hclt_states, ledger, ledger_from,
                                 mean_bits, measure, moment_sums, png_bits, readings, score, waterfall, waterfall_bits, webp_bits)
+from pcdistill.either import SquaresConfig, fit_squares
+from pcdistill.emission import Labelled
 from pcdistill.image import Image as Student, whole_image
 from pcdistill.inputs import Evidence
 from pcdistill.normals import Normals
 from pcdistill.structure import chain
+from pcdistill.patches import to_patches
+from pcdistill.top import fit_top
 from pcdistill.trees import Trees
 from pcdistill.teacher import Bound
 
@@ -115,6 +119,23 @@ def test_readings_of_normals_and_of_trees():
     assert abs(r.rounded.bits - r.chain.bits) < .01 and r.rounded.bits < r.dequantised.bits
     t = readings(toy(0), ALL_X, rng(0), n_rounded=256); assert t.chain.bits==t.dequantised.bits==t.rounded.bits
 
+@pytest.mark.parametrize('config', [None, SquaresConfig(epochs=2), SquaresConfig(epochs=2, halves=4, quarters=4, heads=2)])
+def test_tiny_sets_do_not_explode(config):
+    "3, 4 or 6 images, or 40 and one outlier: other images cost some bits more, not thousands."
+    test, valid, train = images('digits', 'test', 40), images('digits', 'valid', 20), images('digits', 'train', 40)
+    outlier = torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8, generator=rng(0))
+    for x in (train[:3], train[:4], train[:6], torch.cat([train, outlier])):
+        if config is None: m = fit_one_normal(x, valid)
+        else:
+            y = to_patches(x.long(), 4).flatten(0, 1); rows = Labelled(y, (y.float().mean(1) > 80).long(), 256, 2, 4)
+            e, _ = fit_squares(rows, config, rng(1), None, False); z = e.label(y, rows.z_xq).view(-1, 4)
+            m = Student(e, fit_top(z, e.n_heads), COLOURS['rgb'], 4, (1, 8, 8))
+        assert 0 < bits(score(m, test, progress=False), 64).bits < 20 and 0 < bits(score(m, outlier, progress=False), 64).bits < 30
+
+def test_one_image_has_no_error():
+    "The table leaves the place empty."
+    e = bits(score(toy(0), ALL_X[:1], progress=False), 8); assert math.isnan(e.stderr) and e.n==1 and 'nan' not in bits_table({'student': e})
+
 # ---- files
 
 @pytest.mark.parametrize('c', [1, 3])
@@ -150,7 +171,7 @@ def test_plain_hclt_is_a_distribution_of_rgb_integers():
 # ---- table and picture
 
 def test_table_and_waterfall():
-    text = bits_table({'student': Estimate(4., .01, 10), 'Gaussian': 4.5, 'WebP': mean_bits(torch.tensor([3., 4.])), 'lvd': None}, params={'student': 12})
+    text = bits_table({'student': Estimate(4., .01, 10), 'Gaussian': mean_bits(torch.tensor([4.5])), 'WebP': mean_bits(torch.tensor([3., 4.])), 'lvd': None}, params={'student': 12})
     lines = text.splitlines()
     assert '0.500' in lines[3] and '-0.500' in lines[4] and lines[2].endswith('12') and len(lines)==6
     fig = waterfall_bits(5., dict(conditional=.5, prior=-.2, marginal=.1))

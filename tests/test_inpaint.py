@@ -2,9 +2,19 @@
 import math
 import numpy as np, pytest, torch
 from PIL import Image
+from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.data import images
+from pcdistill.emission import Labelled
+from pcdistill.evaluate import fit_plain_hclt
+from pcdistill.image import Image as Student
 from pcdistill.inpaint import MASKS, Inpainted, figure, fit_image, inpaint, mask
+from pcdistill.patches import to_patches
+from pcdistill.structure import chain
+from pcdistill.teacher import fit_pixels
+from pcdistill.top import fit_top
+from pcdistill.trees import Trees, TreesConfig, fit_trees
+from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks, mixture, patches, trees
 from test_evaluate import ALL_X, toy
 
 @pytest.mark.parametrize('name', list(MASKS))
@@ -40,25 +50,85 @@ def test_inpaint_refuses(refuses):
     refuses(lambda: inpaint(joint, x, torch.ones(2, 2, 4).bool(), 1, rng(0)), 'mask')
     refuses(lambda: inpaint(joint, x.float(), torch.ones(3, 2, 4).bool(), 1, rng(0)), 'uint8')
 
-@pytest.mark.parametrize('seed', range(5))
-def test_by_enumeration(seed):
-    joint, gen = toy(seed), rng(seed)
-    with torch.no_grad(): p_x = joint(ALL_X).double().exp()
-    rows = torch.randint(0, 256, (9,), generator=gen); x = ALL_X[rows]
-    seen = torch.rand(9, 2, 4, generator=gen) > .5; seen[0], seen[1] = True, False
-    n = 1500; many = lambda t: t.repeat(n, *[1]*(t.ndim-1))
-    r, drawn = inpaint(joint, x, seen, 1, gen, batch=4), inpaint(joint, many(x), many(seen), 1, gen, batch=9*n).samples[0].view(n, 9, 1, 2, 4)
-    for i in range(9):
-        same = ((ALL_X==x[i]) | ~seen[i]).flatten(1).all(1)
-        p_seen, w = p_x[same].sum(), p_x[same]/p_x[same].sum()
-        assert abs(r.log_seen_b[i]-p_seen.log()) < 1e-4 and abs(r.log_hidden_b[i]-(p_x[rows[i]]/p_seen).log()) < 1e-4
-        mean = (w[:, None, None, None]*ALL_X[same]).sum(0)
-        assert torch.allclose(r.mean[i].double(), mean, atol=1e-4)
-        mean = mean.clamp(0, 1); h = (torch.special.entr(mean) + torch.special.entr(1-mean))[0]/math.log(2)
-        assert torch.allclose(r.entropy[i].double(), h, atol=1e-3)
-        assert ((drawn[:, i].double().mean(0)-mean).abs() <= 4*(mean*(1-mean)/n).sqrt() + 1e-6).all()
-        pattern = torch.stack([(drawn[:, i]==c).flatten(1).all(1).double().mean() for c in ALL_X[same]])     # jointly, not only pixel by pixel
-        assert abs(pattern.sum()-1) < 1e-9 and ((pattern-w).abs() <= 4.5*(w*(1-w)/n).sqrt() + 1.5/n).all()
+# ---- by enumeration: every family and combinator, every kind of evidence
+
+KINDS = ('seen', 'soft', 'belief', 'both')
+
+def evidence(kind, image, b, gen):
+    "Beliefs of a kind about b images: about pixels (some with precision 0) and about latents."
+    shape, latents = (b, *image.shape), (b, len(image.tiles.at_pd), image.emission.n_heads)
+    V = image.emission.n_values
+    value = V*torch.rand(shape, generator=gen)
+    precision = torch.rand(shape, generator=gen)*(torch.rand(shape, generator=gen) > .3)*(4/V)**2
+    soft = (value, precision) if kind in ('soft', 'both') else None
+    belief = 2*torch.randn(latents, generator=gen) if kind in ('belief', 'both') else None
+    return dict(soft=soft, belief_bnk=belief)
+
+def check_by_enumeration(image, seen, kind, gen, tol, dense=False, n=400):
+    "Everything that `inpaint` says, from the values of all images."
+    all_x, b = every_image(image), len(seen)
+    x = all_x[torch.randint(len(all_x), (b,), generator=gen)]
+    more = evidence(kind, image, b, gen)
+    r = inpaint(image, x, seen, 1, gen, batch=3, **more)
+    many = lambda t: t.repeat(n, *[1]*(t.ndim-1))
+    also = dict(soft=more['soft'] and tuple(map(many, more['soft'])), belief_bnk=more['belief_bnk'])
+    also['belief_bnk'] = None if more['belief_bnk'] is None else many(more['belief_bnk'])
+    drawn = inpaint(image, many(x), many(seen), 1, gen, batch=b*n, **also).samples[0]
+    drawn = drawn.view(n, *x.shape).double()
+    exact = not dense and (more['soft'] is None or image.emission.soft_exact)
+    v = torch.arange(image.emission.n_values).double()
+    plain_x = log_joint(image, all_x, not exact)
+    for i in range(b):
+        assert bool(r.exact[i])==exact or dense and more['soft'] is None and bool(image.exact(seen[i:i+1]))
+        if bool(r.exact[i])!=exact:
+            continue                     # a mask with a probability among those with densities
+        lp_x = plain_x
+        if more['belief_bnk'] is not None:
+            lp_x = log_joint(image, all_x, not exact, more['belief_bnk'][i])
+        if more['soft'] is not None:
+            value, precision = (t[i] for t in more['soft'])
+            lp_x = lp_x - .5*(precision*(all_x-value)**2*~seen[i]).flatten(1).sum(1).double()
+        same = ((all_x==x[i]) | ~seen[i]).flatten(1).all(1)
+        those, log_seen = all_x[same].double(), lp_x[same].logsumexp(0)
+        truth, best = lp_x[(all_x==x[i]).flatten(1).all(1)] - log_seen, lp_x[same].max() - log_seen
+        w = (lp_x[same] - log_seen).exp()
+        assert abs(r.log_seen_b[i]-log_seen) < tol and abs(r.log_hidden_b[i]-truth) < tol
+        assert (drawn[:, i, 0][:, seen[i]]==x[i, 0][seen[i]]).all()
+        at = (all_x==r.likely[i]).flatten(1).all(1) & same
+        assert at.any() and abs(lp_x[at] - log_seen - r.log_likely_b[i]) < tol and r.log_likely_b[i] <= best+tol
+        at = (all_x==torch.where(seen[i], x[i], r.mean[i].round())).flatten(1).all(1)
+        assert r.log_likely_b[i] >= lp_x[at] - log_seen - tol
+        if exact and not image.emission.soft_exact:
+            continue                     # means and draws are the density's, whatever the mask
+        p_chwv = torch.einsum('x,xchwv->chwv', w, (those[..., None]==v).double())
+        mean, entropy = p_chwv @ v, torch.special.entr(p_chwv).sum((0, 3))/math.log(2)
+        assert torch.allclose(r.mean[i].double(), mean, atol=tol*len(v))
+        assert torch.allclose(r.entropy[i].double(), entropy, atol=10*tol)
+        s = drawn[:, i]
+        pairs = lambda t: torch.einsum('xd,xe->xde', t, t).flatten(1)      # jointly, not only one by one
+        for f, off in (lambda t: t, .05*dense), (pairs, .05*dense*len(v)):
+            known, got = f(those.flatten(1)), f(s.flatten(1))
+            want = w @ known
+            spread = (w @ (known-want)**2).sqrt()
+            assert ((got.mean(0)-want).abs() <= 5*spread/n**.5 + 5*known.amax(0)/n + off).all()
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', DISCRETE)
+def test_by_enumeration(name, kind):
+    image, gen = DISCRETE[name](0), rng(1)
+    check_by_enumeration(image, masks(image, 6, gen), kind, gen, 3e-4)
+
+@pytest.mark.parametrize('kind', ('seen', 'belief'))
+@pytest.mark.parametrize('name', CHAINS)
+def test_chains_by_enumeration(name, kind):
+    image, gen = CHAINS[name](0), rng(1)
+    check_by_enumeration(image, exact_masks(image, 5, gen), kind, gen, 1e-3, n=150)
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('name', DENSE)
+def test_densities_by_enumeration(name, kind):
+    image, gen = DENSE[name](0), rng(2)
+    check_by_enumeration(image, masks(image, 5, gen), kind, gen, .06, dense=True, n=60)
 
 def test_ends():
     joint, x = toy(3), ALL_X[40:46]
@@ -114,72 +184,131 @@ def test_fit_image(tmp_path, refuses):
     refuses(lambda: fit_image(tmp_path/'a.png', (2, 4, 4)), 'channels')
     refuses(lambda: inpaint(toy(0), fit_image(tmp_path/'a.png', (1, 3, 4)), torch.ones(3, 4).bool(), 1, rng(0)), '(1, 2, 4)', 'fit_image')
 
-@pytest.fixture(scope='module')
-def digits_joint():
-    "A circuit of digits, trained for a moment."
-    from pcdistill.colour import COLOURS
-    from pcdistill.joint import Joint
-    from pcdistill.leaf import LeafConfig, fit_leaf
-    from pcdistill.patches import to_patches
-    from pcdistill.teacher import fit_pixels
-    from pcdistill.top import fit_top
-    train, g = images('digits', 'train'), rng(0); z_bn = fit_pixels(train, 4, 12, g).codes(train)
-    leaf, _ = fit_leaf(to_patches(train.long(), 4).flatten(0, 1), z_bn.flatten(), 256, 12, LeafConfig(states=8, epochs=3, batch=1024), g, progress=False)
-    return Joint(leaf, fit_top(z_bn, 12), COLOURS['rgb'], 4, (1, 8, 8))
+# ---- 256 values: too many to enumerate, so one pixel at a time
 
-@pytest.mark.parametrize('name', ['top', 'centre', 'strips', 'random90'])
-def test_averages_over_samples(name, digits_joint):
-    "On real images: mean, entropy and the means of every hidden pixel over 3,000 conditional samples, within 4 standard errors."
-    n, x, v = 3000, images('digits', 'test')[7:8], torch.arange(256).double()
-    seen = mask(name, 1, 8, 8, rng(5)); r = inpaint(digits_joint, x, seen, n, rng(6), batch=1000)
-    for i, (row, col) in enumerate((~seen[0]).nonzero().tolist()):
-        values, also = x.repeat(256, 1, 1, 1), seen.clone(); values[:, 0, row, col] = v.byte(); also[0, row, col] = True
-        with torch.no_grad(): p_v = (digits_joint(values, also.expand(256, -1, -1)) - digits_joint(x, seen)).double().exp()
-        drawn = r.samples[:, 0, 0, row, col].long(); surprise_v = -p_v.log2(); mean, entropy = p_v @ v, torch.special.entr(p_v).sum()/math.log(2)
-        assert abs(p_v.sum()-1) < 1e-3 and abs(r.mean[0, 0, row, col]-mean) < .05 and abs(r.entropy[0, row, col]-entropy) < .01
-        assert abs(drawn.double().mean()-mean) < 4*(p_v @ (v-mean)**2/n).sqrt() + .05
-        assert abs(surprise_v[drawn].mean()-entropy) < 4*(p_v @ (surprise_v-entropy)**2/n).sqrt() + .01
+def one_pixel(image, x, seen, row, col):
+    "p(v | seen) of the 256 values of a pixel of a grey image, in the reading that inpaint uses for moments."
+    values, also = x.repeat(256, 1, 1, 1), seen.clone()
+    values[:, 0, row, col], also[0, row, col] = torch.arange(256).byte(), True
+    dense = not image.emission.soft_exact
+    with torch.no_grad(): return (image(values, also.expand(256, -1, -1), density=dense) - image(x, seen, density=dense)).double().exp()
 
-# ---- Gaussian leaves: probabilities where there are any, densities else, never a mixture of both
+@pytest.mark.parametrize('name', [n for n in BYTES if BYTES[n](0).shape[0]==1])
+def test_one_pixel_at_a_time(name):
+    "Mean, entropy and draws of a hidden pixel, from 256 masked likelihoods."
+    image, n, v = BYTES[name](0), 300, torch.arange(256).double(); x = image.sample(1, rng(1)); seen = masks(image, 3, rng(2))[2:]
+    many = inpaint(image, x.expand(n, -1, -1, -1), seen.expand(n, -1, -1), 1, rng(3), batch=n)
+    r, drawn = Inpainted(*(t[:1] for t in many)), many.samples[0, :, 0]
+    for row, col in (~seen[0]).nonzero()[:3].tolist():
+        p_v = one_pixel(image, x, seen, row, col); mean, entropy = p_v @ v, torch.special.entr(p_v).sum()/math.log(2); surprise_v = -p_v.log2()
+        assert abs(p_v.sum()-1) < 2e-3 and abs(r.mean[0, 0, row, col]-mean) < .2 and abs(r.entropy[0, row, col]-entropy) < .02
+        there = drawn[:, row, col].long()
+        assert abs(there.double().mean()-mean) < 5*(p_v @ (v-mean)**2/n).sqrt() + .1
+        assert abs(surprise_v[there].mean()-entropy) < 5*(p_v @ (surprise_v-entropy)**2/n).sqrt() + .05
 
-def gauss(seed:int, K:int=3):
-    "Two 2×2 patches, one normal a latent value."
-    from pcdistill.blocks import GaussianBlock
-    from pcdistill.circuit import Circuit
-    from pcdistill.colour import COLOURS
-    from pcdistill.inputs import Evidence
-    from pcdistill.joint import Joint
-    from pcdistill.structure import chain
-    block = GaussianBlock(K, 4)
+@pytest.mark.parametrize('name', BYTES)
+def test_no_image_mixes_a_probability_with_a_density(name):
+    "log p(seen) and log p(hidden | seen) add up to log p(x), of one reading; the likely completion is judged by the same."
+    image = BYTES[name](1); x, seen = image.sample(6, rng(0)), masks(image, 6, rng(1)); r = inpaint(image, x, seen, 2, rng(2))
+    assert torch.equal(r.exact, image.exact(seen))
     with torch.no_grad():
-        block.mu_gd.copy_(90 + 70*torch.rand(block.mu_gd.shape, generator=rng(seed)))
-        block.U_gde.copy_(.3*torch.randn(block.U_gde.shape, generator=rng(seed+1)).tril(-1))
-        block.logs_kd.fill_(math.log(8.))
-    return Joint(block, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['rgb'], 2, (1, 2, 4))
+        of = lambda x: torch.where(r.exact, image(x), image(x, density=True))
+        assert torch.allclose(r.log_seen_b + r.log_hidden_b, of(x), atol=2e-3)
+        assert torch.allclose(r.log_seen_b + r.log_likely_b, of(r.likely), atol=2e-3)
+        assert torch.allclose(r.log_seen_b, image(x, seen), atol=2e-3)
+    shown = seen[:, None].expand_as(x)
+    assert (r.samples[:, shown]==x[shown]).all() and (r.likely[shown]==x[shown]).all() and (r.mean[shown]==x[shown].float()).all()
 
-def test_gaussian_whole_patches_are_exact():
-    joint, x = gauss(0), torch.randint(60, 200, (4, 1, 2, 4), dtype=torch.uint8, generator=rng(0))
-    seen = torch.zeros(4, 2, 4, dtype=torch.bool); seen[..., :2] = True; seen[0, 0, 2] = True      # a patch, and a prefix of the next
-    r, view = inpaint(joint, x, seen, 2, rng(1)), joint.leaf.view
-    with torch.no_grad(): assert torch.allclose(r.log_seen_b + r.log_hidden_b, joint(x), atol=1e-3)
-    assert r.exact and joint.leaf.view==view and (r.samples[:, :, 0][:, seen]==x[:, 0][seen]).all()
+@pytest.fixture(scope='module')
+def digits():
+    "Circuits of digits, trained for a moment: one tree, a tree for each label, all pixels at once."
+    train, g, K = images('digits', 'train'), rng(0), 12; z_bn = fit_pixels(train, 4, K, g).codes(train)
+    rows, out = Labelled(to_patches(train.long(), 4).flatten(0, 1), z_bn.flatten(), 256, K, 4), {}
+    for name, own in dict(one=False, own=True).items():
+        e, _ = fit_trees(rows, TreesConfig(states=6, own=own, epochs=2, batch=1024), g, progress=False)
+        out[name] = Student(e, fit_top(z_bn, K), COLOURS['rgb'], 4, (1, 8, 8))
+    out['whole'] = fit_plain_hclt(train, COLOURS['rgb'], 60_000, g, epochs=1, batch=200, progress=False)
+    return out
 
-def test_gaussian_holes_are_densities():
-    joint, x = gauss(1), torch.full((256, 1, 2, 4), 120, dtype=torch.uint8)
-    x[:, 0, 0, 0] = torch.arange(256).byte()
-    seen = torch.ones(256, 2, 4, dtype=torch.bool); seen[:, 0, 0] = False                          # a hole: the patch's first variable
-    r = inpaint(joint, x, seen, 0, rng(0), batch=100)
-    assert not r.exact and torch.allclose(r.log_seen_b, r.log_seen_b[:1].expand(256), atol=1e-3)
-    p_v = r.log_hidden_b.double().exp()                                                            # far narrower than 256 levels, far wider than one
-    assert abs(p_v.sum()-1) < 1e-3 and abs(p_v @ torch.arange(256.).double() - r.mean[0, 0, 0, 0]) < .1
-    assert abs(torch.special.entr(p_v).sum()/math.log(2) - r.entropy[0, 0, 0]) < .02
+@pytest.mark.parametrize('name', ['one', 'own', 'whole'])
+def test_averages_over_samples(name, digits):
+    "On real images: mean, entropy and the means of every fourth hidden pixel over conditional samples, within 4 standard errors."
+    image, n, x, v = digits[name], 1500, images('digits', 'test')[7:8], torch.arange(256).double()
+    for what in ('top', 'strips'):
+        seen = mask(what, 1, 8, 8, rng(5)); r = inpaint(image, x, seen, 1, rng(6))
+        with torch.no_grad(): drawn = image.draw(x.expand(n, -1, -1, -1), seen.expand(n, -1, -1), rng(7))[:, 0]
+        for row, col in (~seen[0]).nonzero()[::4].tolist():
+            p_v = one_pixel(image, x, seen, row, col); surprise_v = -p_v.log2(); mean, entropy = p_v @ v, torch.special.entr(p_v).sum()/math.log(2)
+            there = drawn[:, row, col].long()
+            assert abs(p_v.sum()-1) < 1e-3 and abs(r.mean[0, 0, row, col]-mean) < .05 and abs(r.entropy[0, row, col]-entropy) < .01
+            assert abs(there.double().mean()-mean) < 4*(p_v @ (v-mean)**2/n).sqrt() + .05
+            assert abs(surprise_v[there].mean()-entropy) < 4*(p_v @ (surprise_v-entropy)**2/n).sqrt() + .01
 
-def test_gaussian_likely_completions():
-    for seed in range(3):
-        joint, x = gauss(seed), torch.randint(60, 200, (6, 1, 2, 4), dtype=torch.uint8, generator=rng(seed)); seen = torch.rand(6, 2, 4, generator=rng(seed)) > .5; seen[0], seen[1] = True, False
-        r = inpaint(joint, x, seen, 200, rng(1))
-        assert torch.equal(torch.where(seen[:, None], r.likely, 0), torch.where(seen[:, None], x, 0)) and r.log_likely_b[0]==0 and (r.log_likely_b[1:] >= r.log_hidden_b[1:] - 1e-3).all()
-        view = joint.leaf.view; joint.leaf.view = 'auto' if r.exact else 'density'
-        with torch.no_grad(): lp_nb = torch.stack([joint(s) for s in (r.likely, *r.samples)])
-        joint.leaf.view = view
-        assert torch.allclose(lp_nb[0] - r.log_seen_b, r.log_likely_b, atol=1e-3) and (lp_nb[0] >= lp_nb[1:].amax(0) - 1e-3).all()
+def test_mean_colours():
+    "Means over draws in RGB are the mean that is shown, though the circuit's variables are luma and chroma."
+    image, n = BYTES['colours'](2), 3000; x = image.sample(1, rng(0)); seen = torch.zeros(1, 2, 4, dtype=torch.bool); seen[0, 0, 1] = True
+    with torch.no_grad():
+        for p in image.emission.pc.inputs.parameters():                    # luma in the middle, chroma near grey: every triple is a colour
+            at = torch.arange(511.)[:, None]; luma = torch.arange(12)[:, None, None] % 3==0
+            p.copy_(torch.where(luma, -((at-128)/6)**2/2, -((at-255-20*p[:, :1])/6)**2/2).log_softmax(1))
+    r = inpaint(image, x, seen, 1, rng(1)); drawn = image.draw(x.expand(n, -1, -1, -1), seen.expand(n, -1, -1), rng(2)).float()
+    assert ((drawn.mean(0)-r.mean[0]).abs() < 4*drawn.std(0)/n**.5 + .6).all() and (r.mean[0].amax(0)-r.mean[0].amin(0)).max() > 5
+
+# ---- beliefs
+
+@pytest.mark.parametrize('name', ['normals', 'squares', 'own_trees', 'colours', 'joined'])
+def test_ends_of_beliefs(name):
+    "Precision 0 and a flat belief say nothing; a very precise one is an observation; a certain latent is that latent."
+    image = BYTES[name](0); x, seen = image.sample(4, rng(0)), masks(image, 4, rng(1)); soft_exact = image.emission.soft_exact
+    y = image.pixels(image.rows(x)).float(); n, K = image.tiles.n_pieces, image.emission.n_heads
+    plain = inpaint(image, x, seen, 1, rng(2)); flat = inpaint(image, x, seen, 1, rng(2), belief_bnk=torch.zeros(4, n, K))
+    assert torch.equal(plain.samples, flat.samples) and torch.allclose(plain.mean, flat.mean) and torch.allclose(plain.log_hidden_b, flat.log_hidden_b)
+    none = inpaint(image, x, seen, 1, rng(2), soft=(y, torch.zeros_like(y)))
+    assert torch.allclose(none.mean, plain.mean, atol=.05) and (soft_exact==bool(none.exact.all()))
+    if soft_exact: assert torch.allclose(none.log_seen_b, plain.log_seen_b, atol=1e-3)
+    sure = inpaint(image, x, seen, 1, rng(2), soft=(y, torch.full_like(y, 400.)))
+    assert (sure.mean-x).abs().max() < .6 and torch.equal(sure.likely, x) and (sure.entropy < .05).all()
+    z = torch.randint(K, (4, n), generator=rng(3)); only = torch.full((4, n, K), -1e4).scatter(2, z[..., None], 0.)
+    fixed = inpaint(image, x, torch.zeros_like(seen), 1, rng(4), belief_bnk=only)
+    assert torch.allclose(fixed.log_hidden_b, image.parts(x, z).conditional_b, atol=.05)
+
+def test_a_noisy_picture_is_cleaned(digits):
+    "Soft evidence of noise's own precision: the posterior mean is nearer to the truth than the noisy picture."
+    x = images('digits', 'test')[:20]; noisy = x + 50*torch.randn(x.shape, generator=rng(0))
+    r = inpaint(digits['one'], x, torch.zeros(8, 8).bool(), 0, rng(0), soft=(noisy, torch.full(x.shape, 50.**-2)))
+    assert (r.mean-x).square().mean() < .4*(noisy-x).square().mean()
+
+def test_beliefs_are_refused(refuses):
+    image, x = toy(0), ALL_X[:3]; ask = lambda value, precision: inpaint(image, x, torch.zeros(3, 2, 4).bool(), 0, rng(0), soft=(value, precision))
+    refuses(lambda: ask(torch.zeros(3, 1, 2, 3), torch.zeros(3, 1, 2, 3)), '(1, 2, 4)', '(1, 2, 3)')
+    refuses(lambda: ask(torch.zeros(3, 1, 2, 4), -torch.ones(3, 1, 2, 4)), 'negative')
+
+class OfPrefixes(Trees):
+    kind, masks = 'of_prefixes', 'prefix'
+
+def test_an_emission_of_prefixes_hides_other_patches_whole():
+    "The result's mask says what was shown: patches seen to some point, or not at all."
+    e = OfPrefixes([chain(4)], 2, [3], [2], gen=rng(0)); image = patches(e); x = ALL_X[[3, 99]]; seen = torch.ones(2, 2, 4, dtype=torch.bool)
+    seen[0, 0, 0], seen[0, 1, 3], seen[1, 1, 2:] = False, False, False   # no prefix of its patch; a prefix; a prefix
+    r = inpaint(image, x, seen, 1, rng(0)); want = seen.clone(); want[0, :, :2] = False
+    assert torch.equal(r.seen, want) and r.exact.all()
+    assert torch.allclose(r.log_seen_b, image(x, want), atol=1e-5) and torch.allclose(r.log_seen_b + r.log_hidden_b, image(x), atol=1e-4)
+
+# ---- what was found by trying
+
+def test_a_lossy_map_is_refused(refuses):
+    image = patches(trees(D=12, V=256), (3, 2, 4), colour='bt709_lossy')
+    refuses(lambda: inpaint(image, torch.zeros(1, 3, 2, 4, dtype=torch.uint8), torch.ones(2, 4).bool(), 0, rng(0)), 'bt709_lossy', 'lossy')
+
+def test_images_of_one_pixel():
+    image = mixture(trees((2,), D=1, V=256), (1, 1, 1)); x = torch.tensor([[[[7]]], [[[200]]]], dtype=torch.uint8)
+    for name in MASKS:
+        seen = mask(name, 2, 1, 1, rng(0)); r = inpaint(image, x, seen, 1, rng(0)); assert torch.allclose(r.log_seen_b + r.log_hidden_b, image(x), atol=1e-5)
+        assert len(figure(r).axes)==6
+
+def test_a_default_of_float64_changes_nothing():
+    for name in ('normals', 'squares', 'own_trees'):
+        image = BYTES[name](0); x, seen = image.sample(3, rng(0)), masks(image, 3, rng(1)); want = inpaint(image, x, seen, 1, rng(2)); torch.set_default_dtype(torch.float64)
+        try: got = inpaint(image, x, seen, 1, rng(2))
+        finally: torch.set_default_dtype(torch.float32)
+        assert torch.allclose(got.mean.float(), want.mean, atol=1e-2) and torch.equal(got.samples, want.samples) and got.log_seen_b.dtype==torch.float32

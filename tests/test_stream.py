@@ -8,7 +8,7 @@ from pcdistill.data import images
 from pcdistill.em import EM, fit
 from pcdistill.inputs import Categorical
 from pcdistill.latents import extract
-from pcdistill.stream import Parts, extract_parts, in_parts, made, row_groups, shards, some_rows, stored, together
+from pcdistill.stream import OnDemand, extract_parts, in_parts, made, row_groups, shards, sample_rows, stored, together
 from pcdistill.structure import binary_tree
 from pcdistill.teacher import fit_pixels
 from pcdistill.top import count_pairs, fit_top, recount_
@@ -187,13 +187,13 @@ def test_made_parts_come_again_and_differ():
 
 def test_some_rows_are_aligned_even_and_reproducible():
     x = torch.arange(400); parts = x.split(100)
-    a, b = some_rows(80, rng(0), parts, (x*2).split(100))
+    a, b = sample_rows(80, rng(0), parts, (x*2).split(100))
     assert torch.equal(b, a*2) and len(a.unique())==80 and (a//100).bincount().tolist()==[20]*4
-    assert torch.equal(a, some_rows(80, rng(0), parts)[0])
-    assert torch.equal(some_rows(9999, rng(0), parts)[0].sort().values, x)
+    assert torch.equal(a, sample_rows(80, rng(0), parts)[0])
+    assert torch.equal(sample_rows(9999, rng(0), parts)[0].sort().values, x)
     asked = []
-    counted = Parts(4, lambda i: (asked.append(i), parts[i])[1])
-    assert len(some_rows(50, rng(0), counted, read=2)[0])==50 and len(asked)==2
+    counted = OnDemand(4, lambda i: (asked.append(i), parts[i])[1])
+    assert len(sample_rows(50, rng(0), counted, read=2)[0])==50 and len(asked)==2
 
 def test_stored_and_row_groups_are_the_images(tmp_path, monkeypatch, refuses):
     import datasets, io
@@ -221,15 +221,15 @@ MEMORY = '''
     from pcdistill.core import rng
     from pcdistill.em import fit
     from pcdistill.latents import extract
-    from pcdistill.stream import extract_parts, in_parts, made, some_rows
+    from pcdistill.stream import extract_parts, in_parts, made, sample_rows
     from pcdistill.teacher import fit_pixels
     from pcdistill.top import fit_top, recount_
     torch.set_num_threads(1); n = int(sys.argv[1])
     photos = made(lambda g: torch.randint(0, 256, (4000, 3, 32, 32), generator=g, dtype=torch.uint8), n, 0)      # 12 MB a part
-    x, = some_rows(2000, rng(0), photos, read=2); teacher = fit_pixels(x, 16, 8, rng(0))
+    x, = sample_rows(2000, rng(0), photos, read=2); teacher = fit_pixels(x, 16, 8, rng(0))
     with tempfile.TemporaryDirectory() as d:
         ids = extract_parts(lambda t: extract(teacher, t), 8, d, 'x', photos)
-        top = recount_(fit_top(some_rows(500, rng(0), ids)[0], 8), ids)
+        top = recount_(fit_top(sample_rows(500, rng(0), ids)[0], 8), ids)
         module = torch.nn.Module(); module.w = torch.nn.Parameter(torch.zeros(8).log_softmax(0)); module.normalised = {'w': 0}
         fit(module, lambda rows: module.w[rows[1].long()].sum(1) + 0*rows[0].float().mean((1, 2, 3)), 4000*n, rng(0), epochs=1, batch=2000, progress=False,
             order=in_parts(4000*n, 200, photos, ids))

@@ -10,7 +10,7 @@ from pcdistill.priors import TreePrior, choose, simple_priors
 from pcdistill.queries import soft_posterior
 from pcdistill.structure import Tree
 from pcdistill.top import fit_top
-from pcdistill.extra.switching import NOISES, SwitchingAR, SwitchingConfig, context, draw, n_context
+from pcdistill.extra.switching import NOISES, SwitchingAR, SwitchingConfig, context, n_context
 from pcdistill.teacher import Teacher, bound, uniform_prior
 
 TREES = [((3, 2, 4), (-1, 0, 1)), ((2, 3, 3, 2), (1, -1, 1, 2)), ((4,), (-1,)), ((2, 2, 3, 2, 2), (2, 2, -1, 1, 0))]
@@ -91,7 +91,7 @@ def test_noises_have_mass_one(noise, s):
 
 @pytest.mark.parametrize('noise', NOISES)
 def test_noises_draw_what_they_weigh(noise):
-    c = NOISES[noise]; v = (100.3 + 4*draw(c, 50_000, rng(0))).round().clamp(0, 255)
+    c = NOISES[noise]; v = (100.3 + 4*c.draw(50_000, rng(0))).round().clamp(0, 255)
     share = v.long().bincount(minlength=256)/50_000; q = c.log_mass(torch.arange(256.), torch.tensor([100.3]), torch.tensor([4.]).log()).exp()
     assert ((share-q).abs() <= 5*(q*(1-q)/50_000).sqrt() + 1e-4).all()
 
@@ -135,7 +135,7 @@ def photos(): return images('photos', 'train', 200)
 
 @pytest.mark.parametrize('seed', range(3))
 def test_em_never_lowers_its_objective(photos, seed):
-    h = []; SwitchingAR.fit(photos, SwitchingConfig.tiny(passes=10), rng(seed), progress=False, history=h)
+    h = SwitchingAR.fit(photos, SwitchingConfig.tiny(passes=10), rng(seed), progress=False).history
     assert len(h)==9 and all(b >= a-1e-5 for a, b in zip(h, h[1:])) and h[-1] > h[0]+1e-3
 
 class Killed(Exception): pass

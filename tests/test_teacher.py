@@ -70,10 +70,10 @@ def test_any_patch_size_and_grid(c, h, w, p, make):
 @pytest.mark.parametrize('h,p', [(28, 4), (16, 4), (8, 4), (14, 7)])
 def test_a_code_changes_its_patches_and_no_other(h, p):
     t = random_vq(p, (3, h, h)); g, gt = h//p, -(-h//p//2)
-    ids = torch.zeros(1, len(t.n_codes), dtype=torch.long); base = t.theta(t.features_from_codes(ids).flatten(0, 1))
+    ids = torch.zeros(1, len(t.n_codes), dtype=torch.long); base = t.decode(t.features_from_codes(ids))
     for m in range(len(t.n_codes)):
         other = ids.clone(); other[0, m] = 1
-        moved = (t.theta(t.features_from_codes(other).flatten(0, 1)) != base).flatten(1).any(1)
+        moved = (t.decode(t.features_from_codes(other)) != base).flatten(1).any(1)
         i, j = divmod(m, g) if m < g*g else divmod(m-g*g, gt)
         own = torch.zeros(g, g, dtype=torch.bool)
         if m < g*g: own[i, j] = True
@@ -100,7 +100,7 @@ def test_pixels_of_the_convolutional_decoder_are_where_they_belong():
 
 def test_conditional_is_the_product_over_patches(teachers, photos):
     t = teachers['vqvae']; x = photos[:4]
-    lp_bn = torch.stack([torch.stack([log_patches(y[None], t.theta(f[None]))[0] for y, f in zip(ys, fs)])
+    lp_bn = torch.stack([torch.stack([log_patches(y[None], t.decode(f[None, None]))[0] for y, f in zip(ys, fs)])
                          for ys, fs in zip(to_patches(x, 4).float(), t.features(x))])
     assert torch.allclose(lp_bn.sum(1), t.log_cond(x), rtol=1e-5)
 
@@ -242,8 +242,8 @@ def test_the_prior_of_the_best_epoch_is_kept():
 
 def test_a_teacher_of_ones_own_is_registered(photos, tmp_path, monkeypatch, refuses):
     class Mine(PixelTeacher): kind = 'mine'
-    monkeypatch.setitem(globals(), 'Mine', Mine); monkeypatch.setitem(latents.TEACHERS, 'mine', ''); monkeypatch.setitem(sys.modules, 'of_mine', sys.modules[__name__])
-    latents.register('mine', 'of_mine:Mine')
+    monkeypatch.setitem(globals(), 'Mine', Mine); monkeypatch.setitem(sys.modules, 'of_mine', sys.modules[__name__])
+    monkeypatch.setitem(latents.TEACHERS, 'mine', 'of_mine:Mine')
     t = Mine.fit(photos, ControlConfig(4, 8), rng(0)); save_teacher(tmp_path/'t', t)
     assert type(load_teacher(tmp_path/'t')) is Mine
     refuses(lambda: latents.kind_of('forest'), "got 'forest'")
