@@ -4,7 +4,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'pcdistill.browsers': { 'pcdistill.browsers.Drawn': ('browsers.html#drawn', 'pcdistill/browsers.py'),
                                     'pcdistill.browsers.Latents': ('browsers.html#latents', 'pcdistill/browsers.py'),
                                     'pcdistill.browsers.Swapped': ('browsers.html#swapped', 'pcdistill/browsers.py'),
-                                    'pcdistill.browsers._choice': ('browsers.html#_choice', 'pcdistill/browsers.py'),
                                     'pcdistill.browsers._costs_of': ('browsers.html#_costs_of', 'pcdistill/browsers.py'),
                                     'pcdistill.browsers._heads_of': ('browsers.html#_heads_of', 'pcdistill/browsers.py'),
                                     'pcdistill.browsers._latent_parts': ('browsers.html#_latent_parts', 'pcdistill/browsers.py'),

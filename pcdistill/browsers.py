@@ -77,7 +77,7 @@ def latents(
     x_bchw:UInt8[Tensor, "b c h w"], # images to look at; some hundreds tell enough
 ) -> Latents:
     "What the latent values of a circuit stand for."
-    K, h = image.emission.n_heads, patch_grid(image)[0]
+    K, (h, _) = image.emission.n_heads, patch_grid(image)
     lp_bnk = torch.cat([image.evidence(x) for x in x_bchw.split(64)])
     p_bnk = soft_posterior(image.prior, lp_bnk)
     z_bn = p_bnk.argmax(2)
@@ -85,10 +85,9 @@ def latents(
     size_k = torch.bincount(z_bn.flatten(), minlength=K)
     nats_k = lp_x.new_zeros(K).index_add(0, z_bn.flatten(), lp_x)/size_k
     place_khw = reduce(p_bnk, 'b (h w) k -> k h w', 'mean', h=h)
-    use_k = reduce(place_khw, 'k h w -> k', 'mean')
     beside_kk = neighbours(rearrange(z_bn, 'b (h w) -> b h w', h=h), K)
-    found = Latents(head_means(image), use_k, size_k, bpd(nats_k, image.emission.n_vars),
-                    place_khw, beside_kk, p_bnk, patches(image, x_bchw))
+    found = (head_means(image), place_khw.mean((1, 2)), size_k, bpd(nats_k, image.emission.n_vars),
+             place_khw, beside_kk, p_bnk, patches(image, x_bchw))
     return Latents(*(t.cpu() for t in found))
 
 # %% ../nbs/54_browsers.ipynb #c007
@@ -184,13 +183,12 @@ def latent_figure(
     return fig
 
 # %% ../nbs/54_browsers.ipynb #c017
-def _choice(name, options):
-    return ui.Dropdown(options=options, description=name, layout=ui.Layout(width='260px'))
-
 def _latent_parts(cols) -> ui.VBox: # the controls, laid out
-    by, head, beside = _choice('sorted by', list(SORTS)), ui.HTML(), ui.HTML()
+    by = ui.Dropdown(options=list(SORTS), description='sorted by')
+    head, beside = ui.HTML(), ui.HTML()
     around = [('alone', 0), ('and those around it', 1), ('and those two around', 2)]
-    reach, which = _choice('this patch', around), chooser('image to change', 44)
+    reach = ui.Dropdown(options=around, description='this patch')
+    which = chooser('image to change', 44)
     every, near = chooser('latent values', 36), chooser('values most often beside it', 44)
     piece = chooser('patch to change', max(12, 110//cols))
     real = Gallery(label='real patches of this value', width=44)
@@ -311,9 +309,8 @@ def sample_browser(
     n:int=12,                            # samples
 ) -> ui.VBox:
     "Samples with their bits; the nearest training images of the one chosen; temperature and seed."
-    slim = dict(layout=ui.Layout(width='190px'), style=dict(description_width='initial'))
-    seed = ui.BoundedIntText(max=2**31-1, description='seed', **slim)
-    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature', **slim)
+    seed = ui.BoundedIntText(max=2**31-1, description='seed')
+    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature')
     every, said = chooser('samples', 58), ui.HTML(f'rms of images never trained on: {usual:.0f}')
     near = Gallery(label='the chosen sample and its nearest training images', width=78)
     rows = [ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])]
@@ -360,13 +357,13 @@ def _costs_of(r, ax): # what the patches of the tree cost, three ways
     ax.set(ylabel='bits/dim')
     ax.set_title('kept' if r['accepted'] else 'refused', fontsize=10)
 
-def _steps_of(history, i, ax): # all divisions tried, and which one this is
-    at = torch.tensor([(r['round'], r['body']) for r in history]).T
+def _steps_of(history, i, ax): # all divisions tried; the large one is this one
     colours = ['tab:green' if r['accepted'] else 'tab:red' for r in history]
-    ax.scatter(*at, c=colours, marker='s')
-    ax.scatter(*at[:, i], facecolors='none', edgecolors='k', marker='s', s=160)
+    rounds, trees = ([r[name] for r in history] for name in ('round', 'body'))
+    sizes = [200 if r is history[i] else 40 for r in history]
+    ax.scatter(rounds, trees, sizes, colours, marker='s')
     ax.margins(.2)
-    ax.set(xlabel='round', ylabel='tree', xticks=at[0], yticks=at[1])
+    ax.set(xlabel='round', ylabel='tree', xticks=rounds, yticks=trees)
     ax.set_title(f'step {i+1} of {len(history)} (green: kept)', fontsize=10)
 
 # %% ../nbs/54_browsers.ipynb #c030b
@@ -399,8 +396,7 @@ def follow(
 
 def growth_stepper(history:list[dict]) -> ui.VBox:
     "Forward and back through progressive growing, with the arrow keys for instance."
-    layout = ui.Layout(width='160px')
-    step = ui.BoundedIntText(1, min=1, max=len(history), description='step', layout=layout)
+    step = ui.BoundedIntText(1, min=1, max=len(history), description='step')
     def show(i):
         return growth_figure(history, i-1), growth_text(history[i-1])
     return follow(step, show, 'growth')
@@ -414,8 +410,8 @@ def ledger_figure(
 ) -> Figure:
     "One image, its ledger, and the mean of all ledgers, in bits/dim."
     b, dims = len(x_bchw), x_bchw[0].numel()
-    require(len(student_b)==len(ledger.total_b)==b and 0 <= i < b, 'wanted a ledger of each image '
-            f'and one of {b} images, got {len(ledger.total_b)} and image {i}')
+    require(len(student_b)==len(ledger.total_b)==b, 'wanted a ledger of each image and its '
+            f'log p, got {len(ledger.total_b)}, {b} and {len(student_b)}')
     fig = Figure(figsize=(9, 2.9), dpi=72, layout='constrained')
     shown, this, mean = fig.subplots(1, 3, width_ratios=[.5, 1.1, 1.1])
     grid(x_bchw[i:i+1], 1, shown, f'image {i}')

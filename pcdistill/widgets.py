@@ -51,37 +51,33 @@ _FILES = Path(pcdistill.__file__).parent/'assets'/'widgets'
 def _texts(*names):
     return ''.join((_FILES/n).read_text(encoding='utf-8') for n in names)
 
-def _synced(kind, *default, **how):
-    return kind(*default).tag(sync=True, **how)
+def _synced(kind, *defaults):
+    return [kind(v).tag(sync=True) for v in defaults]
 
 def _bytes():
-    return _synced(traitlets.Bytes, echo_update=False, from_json=lambda v, _: bytes(v or b''))
+    raw = dict(sync=True, echo_update=False, from_json=lambda v, _: bytes(v or b''))
+    return traitlets.Bytes().tag(**raw)
 
 class Gallery(anywidget.AnyWidget):
     "Pictures, to look at or to choose from."
     _esm, _css = _texts('common.js', 'gallery.js'), _texts('widgets.css')
-    png = _bytes()                                # as `sheet` makes it
-    n, cols = _synced(traitlets.Int, 0), _synced(traitlets.Int, 1)
-    # of each picture on the screen
-    width, height = _synced(traitlets.Int, 96), _synced(traitlets.Int, 96)
-    names = _synced(traitlets.List)               # a line or two below each
-    label = _synced(traitlets.Unicode)            # what the whole is, for a screen reader
-    pick = _synced(traitlets.Bool, False)         # may one be chosen?
-    value = _synced(traitlets.Int, -1)            # which one is
-    sharp = _synced(traitlets.Bool, True)         # pixels as squares
+    png = _bytes()                       # as `sheet` makes it
+    n, cols, width, height = _synced(traitlets.Int, 0, 1, 96, 96) # size: of each on the screen
+    value, = _synced(traitlets.Int, -1)  # which one is chosen
+    pick, sharp = _synced(traitlets.Bool, False, True) # may one be chosen? pixels as squares?
+    names, = _synced(traitlets.List, []) # a line or two below each
+    label, = _synced(traitlets.Unicode, '') # what the whole is, for a screen reader
 
 class Pad(anywidget.AnyWidget):
     "A canvas to paint a mask on."
     _esm, _css = _texts('common.js', 'pad.js'), _texts('widgets.css')
-    image = _bytes()                              # RGB
-    mask = _bytes()                               # a byte a pixel, 1 where hidden
-    dropped = _bytes()                            # a file
-    rows, cols, cell = (_synced(traitlets.Int, n) for n in (8, 8, 32))
-    brush = _synced(traitlets.Int, 2)             # side of the brush, pixels
-    blend = _synced(traitlets.Float, 0.)          # 0: a sample, 1: the mean
-    at = _synced(traitlets.List)                  # row and column under the cursor
-    readout = _synced(traitlets.Unicode)          # what is at the cursor
-    note = _synced(traitlets.Unicode)             # what went wrong
+    image = _bytes()                     # RGB
+    mask = _bytes()                      # a byte a pixel, 1 where hidden
+    dropped = _bytes()                   # a file
+    rows, cols, cell, brush = _synced(traitlets.Int, 8, 8, 32, 2) # sizes, the brush's in pixels
+    blend, = _synced(traitlets.Float, 0.) # 0: a sample, 1: the mean
+    at, = _synced(traitlets.List, [])    # row and column under the cursor
+    readout, note = _synced(traitlets.Unicode, '', '') # what is at the cursor; what went wrong
 
 # %% ../nbs/53_widgets.ipynb #c011
 def chooser(

@@ -443,7 +443,7 @@ def test_latents(opened, ask, widget):
     before = ask('values.k')
     option('latent values', 5)
     k = until('another value', lambda: (k := ask('values.k'))!=before and str(k))
-    box.get_by_text(f'value {k}', exact=True).wait_for()
+    box.get_by_text(f'value {k}:').wait_for()
     opened.keyboard.press('ArrowRight')
     until('the next one', lambda: ask('values.every.value')==6)
     option('values most often beside it', 1)
@@ -482,7 +482,8 @@ def test_samples(opened, ask, widget):
 
 def test_growth(opened, ask, widget):
     box = widget('growth')
-    shown, at, step = box.locator('.pcd-gallery'), 'steps.control.value', box.get_by_label('step')
+    shown, step = box.locator('.pcd-gallery'), box.get_by_label('step', exact=True)
+    at = 'steps.control.value'
     first = picture(shown, lambda now: ask(at)==1)
     step.press('ArrowUp')
     until('step 2', lambda: ask(at)==2)
