@@ -68,7 +68,7 @@ def one_of(what:str, got, known):
     "Refuse a word that is not known."
     require(got in known, f"wanted {what} of {', '.join(known)}, got '{got}'")
 
-def is_good(value, kind, least:float|int|None=None) -> bool:
+def is_good(value, kind, least:float|None=None) -> bool:
     "Whether a setting is of a type (a class, a union, a tuple of one), and no number too small."
     kinds = get_args(kind) or (kind,)
     if get_origin(kind) is tuple:
