@@ -58,7 +58,7 @@ def evidence(kind, image, b, gen):
     "Beliefs of a kind about b images: about pixels (some with precision 0) and about latents."
     shape, latents = (b, *image.shape), (b, len(image.tiles.at_pd), image.emission.n_heads)
     V = image.emission.n_values
-    value = V*torch.rand(shape, generator=gen)
+    value = V*(.3 + .4*torch.rand(shape, generator=gen))
     precision = torch.rand(shape, generator=gen)*(torch.rand(shape, generator=gen) > .3)*(4/V)**2
     soft = (value, precision) if kind in ('soft', 'both') else None
     belief = 2*torch.randn(latents, generator=gen) if kind in ('belief', 'both') else None
@@ -67,7 +67,8 @@ def evidence(kind, image, b, gen):
 def check_by_enumeration(image, seen, kind, gen, tol, dense=False, n=400):
     "Everything that `inpaint` says, from the values of all images."
     all_x, b = every_image(image), len(seen)
-    x = all_x[torch.randint(len(all_x), (b,), generator=gen)]
+    V = image.emission.n_values
+    x = torch.randint(V//4, V - V//4, (b, *image.shape), generator=gen).to(torch.uint8)
     more = evidence(kind, image, b, gen)
     r = inpaint(image, x, seen, 1, gen, batch=3, **more)
     many = lambda t: t.repeat(n, *[1]*(t.ndim-1))
@@ -77,14 +78,15 @@ def check_by_enumeration(image, seen, kind, gen, tol, dense=False, n=400):
     drawn = drawn.view(n, *x.shape).double()
     exact = not dense and (more['soft'] is None or image.emission.soft_exact)
     v = torch.arange(image.emission.n_values).double()
-    plain_x = log_joint(image, all_x, not exact)
+    with torch.no_grad(): lp_xnk = image.evidence(all_x, density=not exact)
+    plain_x = log_joint(image, lp_xnk)
     for i in range(b):
         assert bool(r.exact[i])==exact or dense and more['soft'] is None and bool(image.exact(seen[i:i+1]))
         if bool(r.exact[i])!=exact:
             continue                     # a mask with a probability among those with densities
         lp_x = plain_x
         if more['belief_bnk'] is not None:
-            lp_x = log_joint(image, all_x, not exact, more['belief_bnk'][i])
+            lp_x = log_joint(image, lp_xnk, more['belief_bnk'][i])
         if more['soft'] is not None:
             value, precision = (t[i] for t in more['soft'])
             lp_x = lp_x - .5*(precision*(all_x-value)**2*~seen[i]).flatten(1).sum(1).double()
@@ -118,13 +120,12 @@ def test_by_enumeration(name, kind):
     image, gen = DISCRETE[name](0), rng(1)
     check_by_enumeration(image, masks(image, 6, gen), kind, gen, 3e-4)
 
-@pytest.mark.parametrize('kind', ('seen', 'belief'))
 @pytest.mark.parametrize('name', CHAINS)
-def test_chains_by_enumeration(name, kind):
+def test_chains_by_enumeration(name):
     image, gen = CHAINS[name](0), rng(1)
-    check_by_enumeration(image, exact_masks(image, 5, gen), kind, gen, 1e-3, n=150)
+    check_by_enumeration(image, exact_masks(image, 4, gen), 'belief', gen, 1e-3, n=20)
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', ('seen', 'soft', 'both'))
 @pytest.mark.parametrize('name', DENSE)
 def test_densities_by_enumeration(name, kind):
     image, gen = DENSE[name](0), rng(2)
