@@ -647,7 +647,8 @@ class NormalsCoder(Coder):
     def __init__(self, e:Normals, b:int):
         self.e, self.d, dev = e, 0, e.mu_gd.device
         three = (e.unit(), e.mu_gd, e.logs_kd.exp())
-        self.U_gde, self.mu_gd, self.s_kd = (t.detach().double() for t in three)
+        self.U_gde, mu_gd, self.s_kd = (t.detach().double() for t in three)
+        self.bias_gd, self.shape_k = einsum(self.U_gde, mu_gd, 'g d e, g e -> g d'), e.shape_k
         self.x_bd = torch.zeros(b, e.n_vars, dtype=torch.double, device=dev)
         self.normal_bk = torch.zeros(b, e.n_heads, dtype=torch.double, device=dev)
         self.edge_v = torch.arange(e.n_values+1, device=dev).double() - .5
@@ -664,30 +665,29 @@ class NormalsCoder(Coder):
         return torch.logaddexp(normal_bk, torch.full_like(normal_bk, uniform))
 
     def mean(self) -> Float[Tensor, "b k"]: # of the next variable
-        U_ge, mu_gd, d = self.U_gde[:, self.d, :self.d], self.mu_gd, self.d
-        bias_g = mu_gd[:, d] + einsum(U_ge, mu_gd[:, :d], 'g e, g e -> g')
-        return (bias_g - self.x_bd[:, :d] @ U_ge.T)[:, self.e.shape_k]
+        past_bg = self.x_bd[:, :self.d] @ self.U_gde[:, self.d, :self.d].T
+        return (self.bias_gd[:, self.d] - past_bg)[:, self.shape_k]
 
     def table(self, logw_bk):
         normal_bk, uniform = self.shares()
         both = torch.stack([logw_bk + normal_bk, logw_bk + uniform], 2)
         w_bk, u_bk = both.flatten(1).softmax(1).view_as(both).unbind(2)
-        m_bk, s_k, V = self.mean(), self.s_kd[:, self.d], self.e.n_values
+        self.m_bk, s_k, V = self.mean(), self.s_kd[:, self.d], self.e.n_values
         p_bv = repeat(u_bk.sum(1)/V, 'b -> b v', v=V).clone()
         # what has no weight is not looked at
         for at in (w_bk > 2**-26).nonzero().split(4096):
             b, k = at.unbind(1)
-            cells = torch.special.ndtr((self.edge_v - m_bk[b, k, None])/s_k[k, None]).diff(dim=1)
+            cells = torch.special.ndtr((self.edge_v - self.m_bk[b, k, None])/s_k[k, None]).diff(dim=1)
             p_bv.index_add_(0, b, w_bk[b, k, None]*cells)
         return p_bv/p_bv.sum(1, keepdim=True)
 
 # %% ../nbs/33_normals.ipynb #n029b
 @patch
 def tell(self:NormalsCoder, x_b):
-    m_bk = self.mean()
     x_bk = repeat(x_b.double(), 'b -> b k', k=self.e.n_heads)
-    s_bk, top = self.s_kd[:, self.d].expand_as(m_bk), self.e.n_values-1
-    self.normal_bk = self.normal_bk + log_mass_normal(x_bk - m_bk, s_bk, x_bk <= 0, x_bk >= top)
+    s_bk, top = self.s_kd[:, self.d].expand_as(x_bk), self.e.n_values-1
+    mass_bk = log_mass_normal(x_bk - self.m_bk, s_bk, x_bk <= 0, x_bk >= top)
+    self.normal_bk = self.normal_bk + mass_bk
     self.x_bd[:, self.d] = x_b
     self.d += 1
 
