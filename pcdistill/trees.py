@@ -21,7 +21,7 @@ from .runs import resumable
 from .clusters import kmeans, assign
 from .inputs import Categorical, DiscretisedLogistic
 from .structure import Tree, chow_liu, mutual_information, side_by_side
-from .layers import log_mix, pick
+from .layers import mix_up, pick
 from .circuit import Circuit, plan
 from .queries import descend, new_values
 from .em import fit
@@ -289,21 +289,23 @@ def unstack(e:Trees) -> list[Trees]:
 # %% ../nbs/31_trees.ipynb #t017
 class TreeCoder(Coder):
     "Rows in progress under one tree."
-    def __init__(self, e:Trees, b:int):
-        (variable_u, row_u), self.parent = e.pc.units(), e.trees[0].parent
-        self.lp_dvs = e.pc.inputs.log_pmf(row_u).detach()[variable_u.argsort()]
-        place_i, edges_est = e.pc.plan().nodes.argsort() - 1, e.pc.edges_est.detach()
-        self.logw = [edges_est[p] if p >= 0 else None for p in place_i.tolist()]
-        self.root_sk = e.pc.root_1sk[0].detach()
-        n, S = len(self.parent), len(self.root_sk)
-        self.told_ibs = self.lp_dvs.new_zeros(n, b, S)   # evidence at a latent
-        self.up_ibs = self.told_ibs.clone()              # its message to its parent
-        self.children = [[c for c in range(n) if self.parent[c]==i] for i in range(n)]
+    def __init__(self, e:Trees, b:int, c:int):
+        D, n, S, K = e.n_vars, len(e.trees), e.states[c], e.heads[c]
+        mine, self.parent = torch.arange(c*D, (c+1)*D, device=e.live_k.device), e.trees[c].parent
+        self.lp_dvs = e.pc.inputs.log_pmf(mine).detach()[..., :S]
+        self.p_dvs, w_est = self.lp_dvs.exp(), e.pc.edges_est.detach()[:, :S, :S].exp()
+        place_i = e.pc.plan().nodes.argsort()[mine] - n
+        self.w = [w_est[p] if p >= 0 else None for p in place_i.tolist()]
+        self.root_sk = e.pc.root_1sk[c, :S, :K].detach().exp()
+        self.told_ibs = self.lp_dvs.new_zeros(D, b, S)   # evidence at a latent
+        self.up = {}                                     # messages to parents, once there are any
+        self.children = [[j for j in range(D) if self.parent[j]==i] for i in range(D)]
         self.d = 0
 
     # evidence below latent i, without one child's
     def below(self, i:int, but:int|None=None) -> Tensor:
-        return self.told_ibs[i] + self.up_ibs[[c for c in self.children[i] if c!=but]].sum(0)
+        there = [self.up[j] for j in self.children[i] if j!=but and j in self.up]
+        return sum(there, self.told_ibs[i])
 
     def path(self) -> list[int]: # latents from that of the variable to the root
         out = [self.d]
@@ -313,26 +315,26 @@ class TreeCoder(Coder):
 
     @property
     def lp_bk(self) -> Tensor:
-        return log_mix(self.below(self.parent.index(-1))[None], self.root_sk[None])[0]
+        return mix_up(self.below(self.parent.index(-1))[None], self.root_sk[None])[0][0]
 
     def table(self, logw_bk):
         path = self.path()
-        q_bs = logw_bk.softmax(1) @ self.root_sk.exp().T
+        q_bs = logw_bk.softmax(1) @ self.root_sk.T
         for p, c in zip(path[:0:-1], path[-2::-1]):
-            q_bs = (q_bs.log() + self.below(p, c)).softmax(1) @ self.logw[c].exp().T
-        return (q_bs.log() + self.below(self.d)).softmax(1) @ self.lp_dvs[self.d].exp().T
+            q_bs = (q_bs.log() + self.below(p, c)).softmax(1) @ self.w[c].T
+        return (q_bs.log() + self.below(self.d)).softmax(1) @ self.p_dvs[self.d].T
 
     def tell(self, x_b):
         self.told_ibs[self.d] += self.lp_dvs[self.d][x_b.long()]
         for i in self.path()[:-1]:
-            self.up_ibs[i] = log_mix(self.below(i)[None], self.logw[i][None])[0]
+            self.up[i] = mix_up(self.below(i)[None], self.w[i][None])[0][0]
         self.d += 1
 
 # %% ../nbs/31_trees.ipynb #t018
 class ForestCoder(Coder):
     "Rows in progress under several trees."
     def __init__(self, e:Trees, b:int):
-        self.coders, self.heads = [part.coder(b) for part in unstack(e)], list(e.heads)
+        self.coders, self.heads = [TreeCoder(e, b, c) for c in range(len(e.trees))], list(e.heads)
         self.lps = [c.lp_bk for c in self.coders]
 
     @property
@@ -353,7 +355,7 @@ class ForestCoder(Coder):
 @patch
 def coder(self:Trees, b:int) -> Coder:
     "p(x_d | x_<d), variable after variable."
-    return TreeCoder(self, b) if len(self.trees)==1 else ForestCoder(self, b)
+    return TreeCoder(self, b, 0) if len(self.trees)==1 else ForestCoder(self, b)
 
 # %% ../nbs/31_trees.ipynb #t021
 @dataclass(frozen=True)

@@ -108,13 +108,14 @@ def put(
 def put_figure(
     g:Gallery,  # where to
     fig:Figure, # what a drawing function returned
-    label:str,  # what it shows, for a screen reader
+    label:str,  # what it shows
 ) -> Gallery:
     "A figure as the one picture of a gallery, at twice the size shown."
     width, height = (round(72*s) for s in fig.get_size_inches())
     fig.savefig(out := io.BytesIO(), format='png', dpi=144)
     with g.hold_sync():
-        g.n, g.label, g.width, g.height, g.sharp = 1, label, width, height, False
+        g.n, g.label, g.names, g.sharp = 1, label, [label], False
+        g.width, g.height = width, height
         g.png = out.getvalue()
     return g
 

@@ -9,10 +9,14 @@ from pcdistill.data import images
 from pcdistill.core import bpd
 from pcdistill.evaluate import (Estimate, bits, bits_table, fit_one_normal, fit_plain_hclt, hclt_size, hclt_states, ledger, ledger_from,
                                 mean_bits, measure, moment_sums, png_bits, readings, score, waterfall, waterfall_bits, webp_bits)
+from pcdistill.either import SquaresConfig, fit_squares
+from pcdistill.emission import Labelled
 from pcdistill.image import Image as Student, whole_image
 from pcdistill.inputs import Evidence
 from pcdistill.normals import Normals
 from pcdistill.structure import chain
+from pcdistill.patches import to_patches
+from pcdistill.top import fit_top
 from pcdistill.trees import Trees
 from pcdistill.teacher import Bound
 
@@ -114,6 +118,23 @@ def test_readings_of_normals_and_of_trees():
     m = whole_image(e, COLOURS['rgb'], (1, 2, 2)); r = readings(m, m.sample(400, rng(1)), rng(2), n_rounded=400, draws=16)
     assert abs(r.rounded.bits - r.chain.bits) < .01 and r.rounded.bits < r.dequantised.bits
     t = readings(toy(0), ALL_X, rng(0), n_rounded=256); assert t.chain.bits==t.dequantised.bits==t.rounded.bits
+
+@pytest.mark.parametrize('config', [None, SquaresConfig(epochs=2), SquaresConfig(epochs=2, halves=4, quarters=4, heads=2)])
+def test_tiny_sets_do_not_explode(config):
+    "3, 4 or 6 images, or 40 and one outlier: other images cost some bits more, not thousands."
+    test, valid, train = images('digits', 'test', 40), images('digits', 'valid', 20), images('digits', 'train', 40)
+    outlier = torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8, generator=rng(0))
+    for x in (train[:3], train[:4], train[:6], torch.cat([train, outlier])):
+        if config is None: m = fit_one_normal(x, valid)
+        else:
+            y = to_patches(x.long(), 4).flatten(0, 1); rows = Labelled(y, (y.float().mean(1) > 80).long(), 256, 2, 4)
+            e, _ = fit_squares(rows, config, rng(1), None, False); z = e.label(y, rows.z_xq).view(-1, 4)
+            m = Student(e, fit_top(z, e.n_heads), COLOURS['rgb'], 4, (1, 8, 8))
+        assert 0 < bits(score(m, test, progress=False), 64).bits < 20 and 0 < bits(score(m, outlier, progress=False), 64).bits < 30
+
+def test_one_image_has_no_error():
+    "The table leaves the place empty."
+    e = bits(score(toy(0), ALL_X[:1], progress=False), 8); assert math.isnan(e.stderr) and e.n==1 and 'nan' not in bits_table({'student': e})
 
 # ---- files
 

@@ -2,10 +2,19 @@
 import math
 import numpy as np, pytest, torch
 from PIL import Image
+from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.data import images
-from pcdistill.inpaint import MASKS, Inpainted, figure, fit_image, inpaint, mask, soft_rows
-from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks
+from pcdistill.emission import Labelled
+from pcdistill.evaluate import fit_plain_hclt
+from pcdistill.image import Image as Student
+from pcdistill.inpaint import MASKS, Inpainted, figure, fit_image, inpaint, mask
+from pcdistill.patches import to_patches
+from pcdistill.structure import chain
+from pcdistill.teacher import fit_pixels
+from pcdistill.top import fit_top
+from pcdistill.trees import Trees, TreesConfig, fit_trees
+from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks, mixture, patches, trees
 from test_evaluate import ALL_X, toy
 
 @pytest.mark.parametrize('name', list(MASKS))
@@ -175,3 +184,131 @@ def test_fit_image(tmp_path, refuses):
     refuses(lambda: fit_image(tmp_path/'a.png', (2, 4, 4)), 'channels')
     refuses(lambda: inpaint(toy(0), fit_image(tmp_path/'a.png', (1, 3, 4)), torch.ones(3, 4).bool(), 1, rng(0)), '(1, 2, 4)', 'fit_image')
 
+# ---- 256 values: too many to enumerate, so one pixel at a time
+
+def one_pixel(image, x, seen, row, col):
+    "p(v | seen) of the 256 values of a pixel of a grey image, in the reading that inpaint uses for moments."
+    values, also = x.repeat(256, 1, 1, 1), seen.clone()
+    values[:, 0, row, col], also[0, row, col] = torch.arange(256).byte(), True
+    dense = not image.emission.soft_exact
+    with torch.no_grad(): return (image(values, also.expand(256, -1, -1), density=dense) - image(x, seen, density=dense)).double().exp()
+
+@pytest.mark.parametrize('name', [n for n in BYTES if BYTES[n](0).shape[0]==1])
+def test_one_pixel_at_a_time(name):
+    "Mean, entropy and draws of a hidden pixel, from 256 masked likelihoods."
+    image, n, v = BYTES[name](0), 300, torch.arange(256).double(); x = image.sample(1, rng(1)); seen = masks(image, 3, rng(2))[2:]
+    many = inpaint(image, x.expand(n, -1, -1, -1), seen.expand(n, -1, -1), 1, rng(3), batch=n)
+    r, drawn = Inpainted(*(t[:1] for t in many)), many.samples[0, :, 0]
+    for row, col in (~seen[0]).nonzero()[:3].tolist():
+        p_v = one_pixel(image, x, seen, row, col); mean, entropy = p_v @ v, torch.special.entr(p_v).sum()/math.log(2); surprise_v = -p_v.log2()
+        assert abs(p_v.sum()-1) < 2e-3 and abs(r.mean[0, 0, row, col]-mean) < .2 and abs(r.entropy[0, row, col]-entropy) < .02
+        there = drawn[:, row, col].long()
+        assert abs(there.double().mean()-mean) < 5*(p_v @ (v-mean)**2/n).sqrt() + .1
+        assert abs(surprise_v[there].mean()-entropy) < 5*(p_v @ (surprise_v-entropy)**2/n).sqrt() + .05
+
+@pytest.mark.parametrize('name', BYTES)
+def test_no_image_mixes_a_probability_with_a_density(name):
+    "log p(seen) and log p(hidden | seen) add up to log p(x), of one reading; the likely completion is judged by the same."
+    image = BYTES[name](1); x, seen = image.sample(6, rng(0)), masks(image, 6, rng(1)); r = inpaint(image, x, seen, 2, rng(2))
+    assert torch.equal(r.exact, image.exact(seen))
+    with torch.no_grad():
+        of = lambda x: torch.where(r.exact, image(x), image(x, density=True))
+        assert torch.allclose(r.log_seen_b + r.log_hidden_b, of(x), atol=2e-3)
+        assert torch.allclose(r.log_seen_b + r.log_likely_b, of(r.likely), atol=2e-3)
+        assert torch.allclose(r.log_seen_b, image(x, seen), atol=2e-3)
+    shown = seen[:, None].expand_as(x)
+    assert (r.samples[:, shown]==x[shown]).all() and (r.likely[shown]==x[shown]).all() and (r.mean[shown]==x[shown].float()).all()
+
+@pytest.fixture(scope='module')
+def digits():
+    "Circuits of digits, trained for a moment: one tree, a tree for each label, all pixels at once."
+    train, g, K = images('digits', 'train'), rng(0), 12; z_bn = fit_pixels(train, 4, K, g).codes(train)
+    rows, out = Labelled(to_patches(train.long(), 4).flatten(0, 1), z_bn.flatten(), 256, K, 4), {}
+    for name, own in dict(one=False, own=True).items():
+        e, _ = fit_trees(rows, TreesConfig(states=6, own=own, epochs=2, batch=1024), g, progress=False)
+        out[name] = Student(e, fit_top(z_bn, K), COLOURS['rgb'], 4, (1, 8, 8))
+    out['whole'] = fit_plain_hclt(train, COLOURS['rgb'], 60_000, g, epochs=1, batch=200, progress=False)
+    return out
+
+@pytest.mark.parametrize('name', ['one', 'own', 'whole'])
+def test_averages_over_samples(name, digits):
+    "On real images: mean, entropy and the means of every fourth hidden pixel over conditional samples, within 4 standard errors."
+    image, n, x, v = digits[name], 1500, images('digits', 'test')[7:8], torch.arange(256).double()
+    for what in ('top', 'strips'):
+        seen = mask(what, 1, 8, 8, rng(5)); r = inpaint(image, x, seen, 1, rng(6))
+        with torch.no_grad(): drawn = image.draw(x.expand(n, -1, -1, -1), seen.expand(n, -1, -1), rng(7))[:, 0]
+        for row, col in (~seen[0]).nonzero()[::4].tolist():
+            p_v = one_pixel(image, x, seen, row, col); surprise_v = -p_v.log2(); mean, entropy = p_v @ v, torch.special.entr(p_v).sum()/math.log(2)
+            there = drawn[:, row, col].long()
+            assert abs(p_v.sum()-1) < 1e-3 and abs(r.mean[0, 0, row, col]-mean) < .05 and abs(r.entropy[0, row, col]-entropy) < .01
+            assert abs(there.double().mean()-mean) < 4*(p_v @ (v-mean)**2/n).sqrt() + .05
+            assert abs(surprise_v[there].mean()-entropy) < 4*(p_v @ (surprise_v-entropy)**2/n).sqrt() + .01
+
+def test_mean_colours():
+    "Means over draws in RGB are the mean that is shown, though the circuit's variables are luma and chroma."
+    image, n = BYTES['colours'](2), 3000; x = image.sample(1, rng(0)); seen = torch.zeros(1, 2, 4, dtype=torch.bool); seen[0, 0, 1] = True
+    with torch.no_grad():
+        for p in image.emission.pc.inputs.parameters():                    # luma in the middle, chroma near grey: every triple is a colour
+            at = torch.arange(511.)[:, None]; luma = torch.arange(12)[:, None, None] % 3==0
+            p.copy_(torch.where(luma, -((at-128)/6)**2/2, -((at-255-20*p[:, :1])/6)**2/2).log_softmax(1))
+    r = inpaint(image, x, seen, 1, rng(1)); drawn = image.draw(x.expand(n, -1, -1, -1), seen.expand(n, -1, -1), rng(2)).float()
+    assert ((drawn.mean(0)-r.mean[0]).abs() < 4*drawn.std(0)/n**.5 + .6).all() and (r.mean[0].amax(0)-r.mean[0].amin(0)).max() > 5
+
+# ---- beliefs
+
+@pytest.mark.parametrize('name', ['normals', 'squares', 'own_trees', 'colours', 'joined'])
+def test_ends_of_beliefs(name):
+    "Precision 0 and a flat belief say nothing; a very precise one is an observation; a certain latent is that latent."
+    image = BYTES[name](0); x, seen = image.sample(4, rng(0)), masks(image, 4, rng(1)); soft_exact = image.emission.soft_exact
+    y = image.pixels(image.rows(x)).float(); n, K = image.tiles.n_pieces, image.emission.n_heads
+    plain = inpaint(image, x, seen, 1, rng(2)); flat = inpaint(image, x, seen, 1, rng(2), belief_bnk=torch.zeros(4, n, K))
+    assert torch.equal(plain.samples, flat.samples) and torch.allclose(plain.mean, flat.mean) and torch.allclose(plain.log_hidden_b, flat.log_hidden_b)
+    none = inpaint(image, x, seen, 1, rng(2), soft=(y, torch.zeros_like(y)))
+    assert torch.allclose(none.mean, plain.mean, atol=.05) and (soft_exact==bool(none.exact.all()))
+    if soft_exact: assert torch.allclose(none.log_seen_b, plain.log_seen_b, atol=1e-3)
+    sure = inpaint(image, x, seen, 1, rng(2), soft=(y, torch.full_like(y, 400.)))
+    assert (sure.mean-x).abs().max() < .6 and torch.equal(sure.likely, x) and (sure.entropy < .05).all()
+    z = torch.randint(K, (4, n), generator=rng(3)); only = torch.full((4, n, K), -1e4).scatter(2, z[..., None], 0.)
+    fixed = inpaint(image, x, torch.zeros_like(seen), 1, rng(4), belief_bnk=only)
+    assert torch.allclose(fixed.log_hidden_b, image.parts(x, z).conditional_b, atol=.05)
+
+def test_a_noisy_picture_is_cleaned(digits):
+    "Soft evidence of noise's own precision: the posterior mean is nearer to the truth than the noisy picture."
+    x = images('digits', 'test')[:20]; noisy = x + 50*torch.randn(x.shape, generator=rng(0))
+    r = inpaint(digits['one'], x, torch.zeros(8, 8).bool(), 0, rng(0), soft=(noisy, torch.full(x.shape, 50.**-2)))
+    assert (r.mean-x).square().mean() < .4*(noisy-x).square().mean()
+
+def test_beliefs_are_refused(refuses):
+    image, x = toy(0), ALL_X[:3]; ask = lambda value, precision: inpaint(image, x, torch.zeros(3, 2, 4).bool(), 0, rng(0), soft=(value, precision))
+    refuses(lambda: ask(torch.zeros(3, 1, 2, 3), torch.zeros(3, 1, 2, 3)), '(1, 2, 4)', '(1, 2, 3)')
+    refuses(lambda: ask(torch.zeros(3, 1, 2, 4), -torch.ones(3, 1, 2, 4)), 'negative')
+
+class OfPrefixes(Trees):
+    kind, masks = 'of_prefixes', 'prefix'
+
+def test_an_emission_of_prefixes_hides_other_patches_whole():
+    "The result's mask says what was shown: patches seen to some point, or not at all."
+    e = OfPrefixes([chain(4)], 2, [3], [2], gen=rng(0)); image = patches(e); x = ALL_X[[3, 99]]; seen = torch.ones(2, 2, 4, dtype=torch.bool)
+    seen[0, 0, 0], seen[0, 1, 3], seen[1, 1, 2:] = False, False, False   # no prefix of its patch; a prefix; a prefix
+    r = inpaint(image, x, seen, 1, rng(0)); want = seen.clone(); want[0, :, :2] = False
+    assert torch.equal(r.seen, want) and r.exact.all()
+    assert torch.allclose(r.log_seen_b, image(x, want), atol=1e-5) and torch.allclose(r.log_seen_b + r.log_hidden_b, image(x), atol=1e-4)
+
+# ---- what was found by trying
+
+def test_a_lossy_map_is_refused(refuses):
+    image = patches(trees(D=12, V=256), (3, 2, 4), colour='bt709_lossy')
+    refuses(lambda: inpaint(image, torch.zeros(1, 3, 2, 4, dtype=torch.uint8), torch.ones(2, 4).bool(), 0, rng(0)), 'bt709_lossy', 'lossy')
+
+def test_images_of_one_pixel():
+    image = mixture(trees((2,), D=1, V=256), (1, 1, 1)); x = torch.tensor([[[[7]]], [[[200]]]], dtype=torch.uint8)
+    for name in MASKS:
+        seen = mask(name, 2, 1, 1, rng(0)); r = inpaint(image, x, seen, 1, rng(0)); assert torch.allclose(r.log_seen_b + r.log_hidden_b, image(x), atol=1e-5)
+        assert len(figure(r).axes)==6
+
+def test_a_default_of_float64_changes_nothing():
+    for name in ('normals', 'squares', 'own_trees'):
+        image = BYTES[name](0); x, seen = image.sample(3, rng(0)), masks(image, 3, rng(1)); want = inpaint(image, x, seen, 1, rng(2)); torch.set_default_dtype(torch.float64)
+        try: got = inpaint(image, x, seen, 1, rng(2))
+        finally: torch.set_default_dtype(torch.float32)
+        assert torch.allclose(got.mean.float(), want.mean, atol=1e-2) and torch.equal(got.samples, want.samples) and got.log_seen_b.dtype==torch.float32

@@ -1,31 +1,55 @@
 """play.ipynb in a real JupyterLab, in a real (headless) Chromium, by mouse and keyboard.
 
-One server, one page, one kernel for all tests: they run in order. PCDISTILL_SHOTS names a folder for screenshots.
+One server, one page, one kernel for all tests: they run in order. No assertion counts on a speed:
+`until` waits for a condition, `steady` for what has stopped changing, on however slow a machine.
+PCDISTILL_SHOTS names a folder for screenshots.
 """
-import json, os, secrets, shutil, socket, subprocess, sys, time, urllib.request
-from contextlib import contextmanager
+import base64, io, json, os, secrets, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
-import pytest
+import numpy as np, pytest
+from PIL import Image
 
 root = Path(__file__).resolve().parent.parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
-try: from playwright.sync_api import sync_playwright
-except ImportError: sync_playwright = None
+NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+try:
+    from playwright.sync_api import sync_playwright
+except ImportError:
+    sync_playwright = None
 if CHROMIUM is None or sync_playwright is None:
-    why = 'browser tests need ' + ('Chromium (apt-get install chromium)' if CHROMIUM is None else "playwright (pip install -e '.[browser]')") + ': make browser'
-    if os.environ.get('PCDISTILL_BROWSER')=='required': raise RuntimeError(why)
+    lacking = 'Chromium (apt-get install chromium)'
+    if CHROMIUM:
+        lacking = "playwright (pip install -e '.[browser]')"
+    why = f'browser tests need {lacking}: make browser'
+    if os.environ.get('PCDISTILL_BROWSER')=='required':
+        raise RuntimeError(why)
     pytest.skip(why, allow_module_level=True)
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
+         '--disable-background-networking', '--disable-component-update']
 pytestmark = pytest.mark.browser
 
-def until(what, ok, seconds=60, every=.1):
-    "The first true value of ok(); fails after so many seconds."
+# --- patience
+
+PATIENCE = 240 # seconds after which a condition counts as never met
+
+def until(what, ok, seconds=PATIENCE, every=.1):
+    "The first true value of ok()."
     end = time.monotonic() + seconds
     while not (value := ok()):
         assert time.monotonic() < end, f'waited {seconds} s in vain for {what}'
         time.sleep(every)
     return value
+
+def steady(what, ask, times=4, every=.1):
+    "The value of ask() once it has been the same, and not None, so many times in a row."
+    seen = []
+    def same():
+        seen.append(ask())
+        last = seen[-times:]
+        return len(last)==times and last[-1] is not None and all(v==last[-1] for v in last)
+    until(f'{what} to stop changing', same, every=every)
+    return seen[-1]
 
 # --- a run, a server, a kernel, a page
 
@@ -35,50 +59,83 @@ def run_folder(tmp_path_factory):
     from pcdistill.chain import distill
     from pcdistill.recipe import recipe
     folder = tmp_path_factory.mktemp('run')/'digits'
-    distill(recipe('digits', 'tiny', shape=(1, 8, 8), teacher='pixels', epochs=2), folder, 'cpu', progress=False)
+    r = recipe('digits', 'tiny', shape=(1, 8, 8), teacher='pixels', epochs=2)
+    distill(r, folder, 'cpu', progress=False)
     return folder
+
+def surroundings(folder, run_folder):
+    "Environment of a JupyterLab whose files are all in one folder."
+    env = {k: v for k, v in os.environ.items() if k!='MPLBACKEND'}
+    env |= {f'JUPYTER_{k}_DIR': str(folder/k.lower()) for k in ('CONFIG', 'DATA', 'RUNTIME')}
+    env |= dict(JUPYTERLAB_SETTINGS_DIR=str(folder/'settings'), IPYTHONDIR=str(folder/'ipython'),
+                JUPYTERLAB_WORKSPACES_DIR=str(folder/'workspaces'))
+    return env | dict(PYTHONPATH=str(root), PCDISTILL_RUN=str(run_folder), OMP_NUM_THREADS='1',
+                      HF_HUB_OFFLINE='1')
 
 class Lab:
     "A JupyterLab with a configuration of its own."
     def __init__(self, folder, run_folder):
-        with socket.socket() as s: s.bind(('127.0.0.1', 0)); self.port = s.getsockname()[1]
-        self.token, self.folder, self.base = secrets.token_hex(16), folder, f'http://127.0.0.1:{self.port}'
-        (folder/'nbs').mkdir(); shutil.copy(root/'nbs'/'play.ipynb', folder/'nbs')
-        news = folder/'settings'/'@jupyterlab'/'apputils-extension'; news.mkdir(parents=True)
-        (news/'notification.jupyterlab-settings').write_text('{"fetchNews": "false", "checkForUpdates": false}')
-        own = {f'JUPYTER_{k}_DIR': str(folder/k.lower()) for k in ('CONFIG', 'DATA', 'RUNTIME')} | dict(
-            JUPYTERLAB_SETTINGS_DIR=str(folder/'settings'), JUPYTERLAB_WORKSPACES_DIR=str(folder/'workspaces'), IPYTHONDIR=str(folder/'ipython'),
-            PYTHONPATH=str(root), PCDISTILL_RUN=str(run_folder), OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
-        options = dict(ip='127.0.0.1', port=self.port, port_retries=0, root_dir=folder/'nbs', allow_root=True, open_browser=False)
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            port = s.getsockname()[1]
+        self.token, self.folder = secrets.token_hex(16), folder
+        self.base = f'http://127.0.0.1:{port}'
+        (folder/'nbs').mkdir()
+        shutil.copy(root/'nbs'/'play.ipynb', folder/'nbs')
+        news = folder/'settings'/'@jupyterlab'/'apputils-extension'
+        news.mkdir(parents=True)
+        quiet = '{"fetchNews": "false", "checkForUpdates": false}'
+        (news/'notification.jupyterlab-settings').write_text(quiet)
+        options = dict(ip='127.0.0.1', port=port, port_retries=0, root_dir=folder/'nbs',
+                       allow_root=True, open_browser=False)
+        command = [sys.executable, '-m', 'jupyterlab', f'--IdentityProvider.token={self.token}',
+                   '--LabApp.expose_app_in_browser=True']
+        command += [f'--ServerApp.{k}={v}' for k, v in options.items()]
         self.log = open(folder/'lab.log', 'w')
-        self.process = subprocess.Popen([sys.executable, '-m', 'jupyterlab', f'--IdentityProvider.token={self.token}', '--LabApp.expose_app_in_browser=True',
-                                         *(f'--ServerApp.{k}={v}' for k, v in options.items())], env=dict({k: v for k, v in os.environ.items() if k!='MPLBACKEND'}, **own),
-                                        stdout=self.log, stderr=subprocess.STDOUT, cwd=folder)
-    def api(self, path, method='GET'):
-        r = urllib.request.Request(f'{self.base}/api/{path}', method=method, headers={'Authorization': f'token {self.token}'}, data=b'' if method=='POST' else None)
-        with urllib.request.urlopen(r, timeout=10) as answer: return json.load(answer)
+        self.process = subprocess.Popen(command, env=surroundings(folder, run_folder), cwd=folder,
+                                        stdout=self.log, stderr=subprocess.STDOUT)
+
+    def api(self, path):
+        asked = urllib.request.Request(f'{self.base}/api/{path}',
+                                       headers={'Authorization': f'token {self.token}'})
+        with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
+            return json.load(answer)
+
     def up(self):
         assert self.process.poll() is None, (self.folder/'lab.log').read_text()
-        try: return self.api('status')
-        except OSError: return None
+        try:
+            return self.api('status')
+        except OSError:
+            return None
+
     def kernel(self):
-        s = self.api('sessions'); return s[0]['kernel'] if s else None
+        sessions = self.api('sessions')
+        return sessions[0]['kernel'] if sessions else None
+
     def stop(self):
         self.process.terminate()
-        try: self.process.wait(20)
-        except subprocess.TimeoutExpired: self.process.kill()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         self.log.close()
 
 class Kernel:
     "Asks the kernel of the notebook for the value of an expression."
     def __init__(self, lab):
         from jupyter_client import BlockingKernelClient
-        self.client = BlockingKernelClient(connection_file=str(lab.folder/'runtime'/f"kernel-{lab.kernel()['id']}.json"))
-        self.client.load_connection_file(); self.client.start_channels(); self.client.wait_for_ready(timeout=60)
-    def __call__(self, expression, seconds=60):
-        answer = self.client.execute('import json as _j', silent=True, store_history=False, user_expressions={'v': f'_j.dumps({expression})'}, reply=True, timeout=seconds)
-        v = answer['content']['user_expressions']['v']
-        return json.loads(eval(v['data']['text/plain'])) if v['status']=='ok' else None
+        file = lab.folder/'runtime'/f"kernel-{lab.kernel()['id']}.json"
+        self.client = BlockingKernelClient(connection_file=str(file))
+        self.client.load_connection_file()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=PATIENCE)
+
+    def __call__(self, expression, seconds=PATIENCE):
+        answer = self.client.execute('import json as _j', silent=True, reply=True,
+                                     store_history=False, timeout=seconds,
+                                     user_expressions={'v': f'_j.dumps({expression})'})
+        v = answer['content'].get('user_expressions', {}).get('v', {})
+        return json.loads(eval(v['data']['text/plain'])) if v.get('status')=='ok' else None
 
 class Page:
     "The page, what it asked the network for, and what it complained of."
@@ -87,241 +144,468 @@ class Page:
         page.context.on('request', lambda r: self.asked.append(r.url))
         page.on('websocket', lambda s: self.asked.append(s.url))
         page.on('pageerror', lambda e: self.wrong.append(f'exception: {e}'))
-        page.on('console', lambda m: self.wrong.append(f'{m.text} ({m.location.get("url", "")})') if m.type=='error' else None)
-    def __getattr__(self, name): return getattr(self.page, name)
+        page.on('console', self.console)
+
+    def console(self, m):
+        if m.type=='error':
+            self.wrong.append(f'{m.text} ({m.location.get("url", "")})')
+
+    def __getattr__(self, name):
+        return getattr(self.page, name)
 
 @pytest.fixture(scope='session')
 def lab(tmp_path_factory, run_folder):
     lab = Lab(tmp_path_factory.mktemp('lab'), run_folder)
-    try: until('JupyterLab', lab.up); yield lab
-    finally: lab.stop()
+    try:
+        until('JupyterLab', lab.up)
+        yield lab
+    finally:
+        lab.stop()
+
+HERE = 'window.jupyterapp?.shell.currentWidget'
+
+def loaded(page):
+    "Wait for a page with a notebook in it."
+    page.wait_for_function(f"() => {HERE}?.content?.widgets?.length > 5")
+    page.wait_for_selector('.jp-Notebook .jp-Cell')
 
 def run_all(page, lab):
     "Run all cells and wait for the last one; returns the kernel."
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    ask = Kernel(lab)
-    until('the last cell', lambda: ask("'terms' in globals()"), 150, .5)
+    page.wait_for_function(f"() => {HERE}.sessionContext.session?.kernel?.status === 'idle'")
+    until('an idle kernel', lambda: (k := lab.kernel()) and k['execution_state']=='idle')
+    page.asks = ask = Kernel(lab)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    until('the last cell', lambda: ask("'terms' in globals()"), every=.5)
     return ask
 
+def works(page, lab):
+    "Whether there is a kernel in which all cells have run."
+    try:
+        return lab.kernel() is not None and page.asks("'terms' in globals()", 20)
+    except TimeoutError:
+        return False
+
 @pytest.fixture(scope='session')
-def opened(lab, tmp_path_factory):
-    "The page with all cells run, and the kernel."
+def browser(lab, tmp_path_factory):
+    "The page, before anything has run."
     with sync_playwright() as p:
-        browser = p.chromium.launch_persistent_context(tmp_path_factory.mktemp('profile'), executable_path=CHROMIUM, args=FLAGS, viewport=dict(width=1280, height=1000))
-        page = Page(browser.pages[0]); page.set_default_timeout(30_000)
+        browser = p.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp('profile'), executable_path=CHROMIUM, args=FLAGS,
+            viewport=dict(width=1280, height=1000))
+        page = Page(browser.pages[0])
+        page.set_default_timeout(1000*PATIENCE)
         page.goto(f'{lab.base}/lab/tree/play.ipynb?token={lab.token}')
-        page.wait_for_function('() => window.jupyterapp'); page.wait_for_selector('.jp-Notebook .jp-Cell')
-        until('an idle kernel', lambda: (k := lab.kernel()) and k['execution_state']=='idle')
-        page.asks = run_all(page, lab)
+        loaded(page)
+        run_all(page, lab)
         yield page
         browser.close()
 
 @pytest.fixture
-def ask(opened): return opened.asks
+def opened(browser, lab):
+    "The page with all cells run, whatever an earlier test has left behind."
+    if not works(browser, lab):
+        browser.reload()
+        loaded(browser)
+        run_all(browser, lab)
+    return browser
 
 @pytest.fixture
-def widget(opened, request):
-    "widget(name): the widget, scrolled to."
+def ask(opened):
+    return opened.asks
+
+@pytest.fixture
+def widget(opened):
+    "widget(name): the widget, scrolled to, when it has found its place."
     def find(name):
-        box = opened.locator(f'.pcd-{name}')
-        reach(opened, name); box.first.wait_for(); box.first.scroll_into_view_if_needed(); return box.first
+        box = opened.locator(f'.pcd-{name}').first
+        reach(opened, name)
+        box.wait_for()
+        box.scroll_into_view_if_needed()
+        steady(f'the place of {name}', box.bounding_box)
+        return box
     return find
+
+WORDS = dict(inpaint='inpaint_pad(', latents='latent_browser(', samples='sample_browser(',
+             growth='growth_stepper(', ledger='ledger_view(')
 
 def reach(page, name):
     "Scroll to the cell that shows a widget: JupyterLab draws only what is near."
-    words = dict(inpaint='inpaint_pad(', latents='latent_browser(', samples='sample_browser(', growth='growth_stepper(', ledger='ledger_view(')[name]
     page.evaluate("""async word => {
         const notebook = window.jupyterapp.shell.currentWidget.content
-        const i = notebook.widgets.findIndex(c => c.model.type === 'code' && c.model.sharedModel.source.includes(word) && !c.model.sharedModel.source.includes('import '))
+        const has = text => text.includes(word) && !text.includes('import ')
+        const source = c => c.model.sharedModel.source
+        const i = notebook.widgets.findIndex(c => c.model.type === 'code' && has(source(c)))
         await notebook.scrollToItem(i, 'start')
-    }""", words)
+    }""", WORDS[name])
+
+# --- what is on the page
 
 def shoot(box, name):
-    if folder := os.environ.get('PCDISTILL_SHOTS'): Path(folder).mkdir(parents=True, exist_ok=True); time.sleep(.4); box.screenshot(path=f'{folder}/{name}.png')
+    "A screenshot to look at, when nothing on it moves any more."
+    if folder := os.environ.get('PCDISTILL_SHOTS'):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f'{name}.png').write_bytes(steady('the picture', box.screenshot, 2, .4))
 
-def pixels(page, box, i):
-    "Red channel of picture i of a gallery, as the browser has it, row by row."
-    return page.evaluate("""async ([box, i]) => {
-        const image = box.querySelectorAll('.pcd-image')[i], n = box.querySelectorAll('.pcd-image').length, side = 8
-        const bitmap = await createImageBitmap(await (await fetch(image.style.backgroundImage.slice(5, -2))).blob())
-        const canvas = new OffscreenCanvas(bitmap.width, bitmap.height), c = canvas.getContext('2d'); c.drawImage(bitmap, 0, 0)
-        return [...c.getImageData(i*side, 0, side, side).data].filter((_, j) => j % 4 === 0)
-    }""", [box.element_handle(), i])
+READ = """async e => {
+    try {
+        const image = e.querySelector('.pcd-image').style.backgroundImage
+        const blob = await (await fetch(image.slice(5, -2))).blob()
+        await createImageBitmap(blob)
+        return await new Promise(done => {
+            const reader = new FileReader()
+            reader.onload = () => done(reader.result)
+            reader.readAsDataURL(blob)
+        })
+    } catch { return null }
+}"""
 
-def cell(canvas, row, col):
-    box = canvas.bounding_box(); return box['x'] + (col+.5)*box['width']/8, box['y'] + (row+.5)*box['height']/8
+def picture(gallery, ok):
+    """What a gallery shows [h w 3], as the browser has it, as soon as it is as wanted.
 
-hidden = "[i for i, v in enumerate(pad.pad.mask) if v]"
+    The kernel answers widgets in another thread than us: what it knows is not yet on the page."""
+    def wanted():
+        address = gallery.evaluate(READ)   # None while one picture is exchanged for another
+        if address:
+            data = base64.b64decode(address.split(',')[1])
+            shown = np.array(Image.open(io.BytesIO(data)).convert('RGB'))
+            return ok(shown) and [shown]
+    return until('a picture as wanted', wanted)[0]
+
+def pixels(shown, i):
+    "Red channel of image i of a row of images of 8×8."
+    return shown[:8, 8*i:8*i+8, 0].flatten().tolist()
+
+def pixel_places(canvas):
+    "(row, column) → where on the page that pixel of the canvas is."
+    box = steady('the canvas', canvas.bounding_box)
+    def place(row, col):
+        return box['x'] + (col+.5)*box['width']/8, box['y'] + (row+.5)*box['height']/8
+    return place
+
+HIDDEN = '[i for i, v in enumerate(pad.pad.mask) if v]'
+FOLLOWED = '[i for i, v in enumerate(pad.result.seen.flatten().tolist()) if not v]'
+
+def hides(ask, wanted):
+    "Wait until exactly these pixels are hidden, and the circuit has answered."
+    until(f'the mask {wanted}', lambda: ask(HIDDEN)==wanted)
+    until('its result', lambda: ask(FOLLOWED)==wanted)
+
+def press(box, name):
+    box.get_by_role('button', name=name).click()
+
+def stroke(page, places):
+    "Draw with the mouse from place to place."
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for at in places[1:]:
+        page.mouse.move(*at, steps=3)
+    page.mouse.up()
 
 # --- the pad
 
 def test_paint(opened, ask, widget):
-    "A stroke hides exactly the pixels under it, in Python and on the page; what is seen stays; undo takes it back."
-    box = widget('inpaint'); canvas, few = box.locator('canvas'), box.get_by_role('listbox', name='completion shown large')
-    assert len(ask(hidden))==16                                                     # the centre, as in the notebook
-    box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
-    truth = ask('pad.result().image[0, 0].flatten().tolist()')
-    until('untouched samples', lambda: pixels(opened, few, 0)==truth)
-    opened.mouse.move(*cell(canvas, 3, 2)); opened.mouse.down(); opened.mouse.move(*cell(canvas, 3, 5), steps=2); opened.mouse.move(*cell(canvas, 5, 5), steps=2); opened.mouse.up()
+    "A stroke hides exactly the pixels under it, in Python and on the page; undo takes it back."
+    box = widget('inpaint')
+    few = box.get_by_role('listbox', name='completion shown large')
+    assert len(ask(HIDDEN))==16                                   # the centre, as in the notebook
+    press(box, 'hide nothing')
+    hides(ask, [])
+    truth = ask('pad.result.image[0, 0].flatten().tolist()')
+    untouched = lambda shown: pixels(shown, 0)==truth
+    picture(few, untouched)
+    at = pixel_places(box.locator('canvas'))
+    stroke(opened, [at(3, 2), at(3, 5), at(5, 5)])
     painted = [26, 27, 28, 29, 37, 45]
-    start = time.monotonic(); until('the stroke', lambda: ask(hidden)==painted); until('its result', lambda: ask('int((~pad.result().seen).sum())')==6)
-    until('its picture', lambda: pixels(opened, few, 0)==ask('pad.result().samples[0, 0, 0].flatten().tolist()')); print(f'followed after {time.monotonic()-start:.2f} s')
-    changed = set()
+    hides(ask, painted)
+    sample = ask('pad.result.samples[0, 0, 0].flatten().tolist()')
+    shown, changed = picture(few, lambda shown: pixels(shown, 0)==sample), set()
     for i in range(4):
-        shown = pixels(opened, few, i); differ = {j for j in range(64) if shown[j]!=truth[j]}
-        assert differ <= set(painted); changed |= differ
-    assert len(changed) >= 3 and ask('float(pad.result().entropy[0].flatten()[26])') > 0
-    assert 'row 5, column 5: hidden' in box.get_by_role('status').inner_text()
+        differ = {j for j in range(64) if pixels(shown, i)[j]!=truth[j]}
+        assert differ <= set(painted)                             # what is seen stays
+        changed |= differ
+    assert len(changed) >= 3 and ask('float(pad.result.entropy[0].flatten()[26])') > 0
+    said = box.get_by_role('status')
+    until('what is at the cursor', lambda: 'row 5, column 5: hidden' in said.inner_text())
     shoot(box, 'pad_stroke')
-    box.get_by_role('button', name='undo').click(); until('the mask before', lambda: ask(hidden)==[])
-    until('untouched samples', lambda: pixels(opened, few, 0)==truth)
+    press(box, 'undo')
+    hides(ask, [])
+    picture(few, untouched)
 
 def test_fast_painting_does_not_queue(opened, ask, widget):
     "Hundreds of moves make a few results, and the last one is of the whole stroke."
-    box = widget('inpaint'); canvas = box.locator('canvas')
-    ask("pad.pad.observe(lambda c: globals().__setitem__('masks_seen', globals().get('masks_seen', 0) + 1), 'mask')")
-    opened.mouse.move(*cell(canvas, 0, 0)); opened.mouse.down()
-    for row in range(8): opened.mouse.move(*cell(canvas, row, 7*(row % 2==0)), steps=25)
+    box = widget('inpaint')
+    at = pixel_places(box.locator('canvas'))
+    ask("globals().__setitem__('masks', [])")
+    ask("pad.pad.observe(lambda c: masks.append(len(masks)), 'mask')")
+    opened.mouse.move(*at(0, 0))
+    start = time.monotonic()
+    opened.mouse.down()
+    for row in range(8):
+        opened.mouse.move(*at(row, 7*(row % 2==0)), steps=25)
     opened.mouse.up()
-    start = time.monotonic(); left = until('the end of the stroke', lambda: (h := ask(hidden)) and 56 in h and h)
-    assert time.monotonic()-start < 5; until('its result', lambda: ask('int((~pad.result().seen).sum())')==len(ask(hidden)))
-    assert len(left) > 30 and 1 <= ask("masks_seen") <= 60
-    box.get_by_role('button', name='hide all pixels').click(); until('a full mask', lambda: len(ask(hidden))==64)
+    sent = (time.monotonic()-start)/.12 + 2                       # one message every 120 ms
+    before = ask('len(masks)')
+    left = until('the end of the stroke', lambda: 56 in (h := ask(HIDDEN)) and h)
+    hides(ask, left)
+    assert len(left) > 30 and 1 <= ask('len(masks)') <= sent
+    assert ask('len(masks)') - before <= 4                        # under way, the newest, the last
+    press(box, 'hide all pixels')
+    hides(ask, list(range(64)))
     shoot(box, 'pad_all')
 
 def test_pad_by_touch(opened, ask, widget):
-    box = widget('inpaint'); canvas = box.locator('canvas'); box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
-    at = lambda row, col: [dict(zip('xy', cell(canvas, row, col)))]
-    finger = opened.context.new_cdp_session(opened.page)
-    for kind, points in (('touchStart', at(2, 1)), ('touchMove', at(3, 1)), ('touchMove', at(5, 1)), ('touchEnd', [])): finger.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=points))
-    until('a finger\'s stroke', lambda: ask(hidden)==[17, 25, 33, 41])
+    box = widget('inpaint')
+    press(box, 'hide nothing')
+    hides(ask, [])
+    at, finger = pixel_places(box.locator('canvas')), opened.context.new_cdp_session(opened.page)
+    def touch(kind, *where):
+        points = [dict(zip('xy', at(*where)))] if where else []
+        finger.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=points))
+    touch('touchStart', 2, 1)
+    touch('touchMove', 3, 1)
+    touch('touchMove', 5, 1)
+    touch('touchEnd')
+    hides(ask, [17, 25, 33, 41])
 
 def test_pad_by_keyboard(opened, ask, widget):
-    box = widget('inpaint'); canvas = box.locator('canvas')
-    box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
-    canvas.focus(); start = ask('pad.pad.at') or [4, 4]
-    for key in ('ArrowLeft', 'Space', 'ArrowUp', 'Space'): opened.keyboard.press(key)
-    two = until('two pixels', lambda: len(h := ask(hidden))==2 and h); assert two[1]-two[0]==8
-    opened.keyboard.press('s'); opened.keyboard.press('Space'); until('one shown again', lambda: ask(hidden)==two[1:])
-    opened.keyboard.press('u'); until('undone', lambda: ask(hidden)==two)
-    opened.keyboard.press('h'); reached = []
-    for _ in range(12):                                                             # where the tab key leads
-        opened.keyboard.press('Tab'); reached.append(opened.evaluate('() => document.activeElement.getAttribute("aria-label")'))
-        if reached[-1]=='from the sample to the mean': opened.keyboard.press('ArrowRight'); until('the slider', lambda: ask('pad.pad.blend') > 0)
-        if reached[-1]=='sample 1': opened.keyboard.press('ArrowRight'); until('the second sample', lambda: ask('pad.few.value')==1); break
-    assert reached[:3]==['paint hides pixels', 'paint shows pixels again', 'brush size in pixels'] and 'from the sample to the mean' in reached and 'sample 1' in reached, reached
+    box = widget('inpaint')
+    press(box, 'hide nothing')
+    hides(ask, [])
+    box.locator('canvas').focus()
+    corner = ['ArrowDown']*8 + ['ArrowRight']*8
+    for key in (*corner, 'ArrowLeft', 'Space', 'ArrowUp', 'Space'):
+        opened.keyboard.press(key)
+    hides(ask, [54, 62])
+    opened.keyboard.press('s')
+    opened.keyboard.press('Space')
+    hides(ask, [62])
+    opened.keyboard.press('u')
+    hides(ask, [54, 62])
+    opened.keyboard.press('h')
+
+def test_where_the_tab_key_leads(opened, ask, widget):
+    widget('inpaint').locator('canvas').focus()
+    reached = []
+    while 'sample 1' not in reached:
+        opened.keyboard.press('Tab')
+        reached.append(opened.evaluate('() => document.activeElement.getAttribute("aria-label")'))
+        assert len(reached) < 20, reached
+        if reached[-1]=='from the sample to the mean':
+            opened.keyboard.press('ArrowRight')
+            until('the slider', lambda: ask('pad.pad.blend') > 0)
+    opened.keyboard.press('ArrowRight')
+    until('the second sample', lambda: ask('pad.few.value')==1)
+    wanted = ['paint hides pixels', 'paint shows pixels again', 'brush size in pixels']
+    assert reached[:3]==wanted and 'from the sample to the mean' in reached, reached
+
+DROP = """async canvas => {
+    const paper = new OffscreenCanvas(16, 16), c = paper.getContext('2d')
+    c.fillStyle = '#404040'
+    c.fillRect(0, 0, 16, 16)
+    const held = new DataTransfer()
+    held.items.add(new File([await paper.convertToBlob()], 'grey.png', { type: 'image/png' }))
+    const drop = { dataTransfer: held, bubbles: true, cancelable: true }
+    canvas.dispatchEvent(new DragEvent('drop', drop))
+}"""
 
 def test_another_image_and_a_file_of_ones_own(opened, ask, widget, tmp_path):
-    from PIL import Image
-    box = widget('inpaint'); options = box.get_by_role('listbox', name='image to paint on').get_by_role('option')
-    options.nth(4).click(); until('image 4', lambda: ask('bool((pad.result().image[0]==test[4]).all())'))
-    Image.new('RGB', (50, 30), (200, 10, 10)).save(tmp_path/'red.png'); box.locator('input[type=file]').set_input_files(tmp_path/'red.png')
-    until('the file, fitted', lambda: ask('pad.result().image.unique().tolist()')==[67])
-    box.locator('canvas').evaluate('''async canvas => {
-        const side = 16, paper = new OffscreenCanvas(side, side); const c = paper.getContext('2d'); c.fillStyle = '#404040'; c.fillRect(0, 0, side, side)
-        const held = new DataTransfer(); held.items.add(new File([await paper.convertToBlob()], 'grey.png', { type: 'image/png' }))
-        canvas.dispatchEvent(new DragEvent('drop', { dataTransfer: held, bubbles: true, cancelable: true }))
-    }'''); until('a file dropped on it', lambda: ask('pad.result().image.unique().tolist()')==[64])
-    (tmp_path/'text.png').write_text('no image'); box.locator('input[type=file]').set_input_files(tmp_path/'text.png')
-    until('a sentence', lambda: 'wanted a picture' in box.get_by_role('alert').inner_text())
-    options.nth(0).click(); until('image 0', lambda: ask('bool((pad.result().image[0]==test[0]).all())'))
-    box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
-    canvas = box.locator('canvas'); box.get_by_label('brush size in pixels').fill('3'); box.get_by_role('button', name='paint hides pixels').click()
-    opened.mouse.move(*cell(canvas, 3, 3)); opened.mouse.down(); opened.mouse.move(*cell(canvas, 4, 5), steps=4); opened.mouse.up(); until('a broad stroke', lambda: len(ask(hidden)) > 12)
-    until('its result', lambda: ask('int((~pad.result().seen).sum())')==len(ask(hidden))); shoot(box, 'inpaint_pad')
+    box = widget('inpaint')
+    options = box.get_by_role('listbox', name='image to paint on').get_by_role('option')
+    file, values = box.locator('input[type=file]'), 'pad.result.image.unique().tolist()'
+    options.nth(4).click()
+    until('image 4', lambda: ask('bool((pad.result.image[0]==test[4]).all())'))
+    Image.new('RGB', (50, 30), (200, 10, 10)).save(tmp_path/'red.png')
+    file.set_input_files(tmp_path/'red.png')
+    until('the file, fitted', lambda: ask(values)==[67])
+    box.locator('canvas').evaluate(DROP)
+    until('a file dropped on it', lambda: ask(values)==[64])
+    (tmp_path/'text.png').write_text('no image')
+    file.set_input_files(tmp_path/'text.png')
+    box.get_by_role('alert').get_by_text('wanted a picture').wait_for()
+    options.nth(0).click()
+    until('image 0', lambda: ask('bool((pad.result.image[0]==test[0]).all())'))
+    press(box, 'hide nothing')
+    hides(ask, [])
+    box.get_by_label('brush size in pixels').fill('3')
+    press(box, 'paint hides pixels')
+    at = pixel_places(box.locator('canvas'))
+    stroke(opened, [at(3, 3), at(4, 5)])
+    broad = until('a broad stroke', lambda: len(h := ask(HIDDEN)) > 12 and h)
+    until('its result', lambda: len(ask(FOLLOWED)) >= len(broad))
+    shoot(box, 'inpaint_pad')
 
 # --- the others
 
 def test_latents(opened, ask, widget):
-    box = widget('latents'); options = box.get_by_role('listbox', name='latent values').get_by_role('option'); before = ask('values.k')
-    options.nth(5).click(); k = until('another value', lambda: (k := ask('values.k'))!=before and k); assert f'value {k}' in box.inner_text()
-    opened.keyboard.press('ArrowRight'); until('the next one', lambda: ask('values.every.value')==6)
-    box.get_by_role('listbox', name='values most often beside it').get_by_role('option').nth(1).click(); until('a neighbour', lambda: ask('values.every.value')!=6)
-    made = box.get_by_role('group', name='with this value'); here = pixels(opened, made, 1)
-    box.get_by_role('listbox', name='patch to change').get_by_role('option').nth(3).click(); until('another patch', lambda: ask('values.patches.value')==3)
-    until('its picture', lambda: pixels(opened, made, 1)!=here)
-    image, now = pixels(opened, made, 0), pixels(opened, made, 1)
-    assert all(now[j]==image[j] for j in range(64) if j//8 < 4 or j % 8 < 4) and now!=image        # only the lower right patch
-    box.get_by_label('sorted by').select_option('bits'); until('another order', lambda: ask('values.by.value')=='bits'); shoot(box, 'latent_browser')
+    box = widget('latents')
+    def option(name, i):
+        box.get_by_role('listbox', name=name).get_by_role('option').nth(i).click()
+    before = ask('values.k')
+    option('latent values', 5)
+    k = until('another value', lambda: (k := ask('values.k'))!=before and str(k))
+    box.get_by_text(f'value {k}', exact=True).wait_for()
+    opened.keyboard.press('ArrowRight')
+    until('the next one', lambda: ask('values.every.value')==6)
+    option('values most often beside it', 1)
+    until('a neighbour', lambda: ask('values.every.value')!=6)
+    option('patch to change', 3)
+    until('another patch', lambda: ask('values.patches.value')==3)
+    def lower_right(shown): # only that patch is another one
+        image, now = pixels(shown, 0), pixels(shown, 1)
+        changed = [j for j in range(64) if now[j]!=image[j]]
+        return changed and all(j//8 >= 4 and j % 8 >= 4 for j in changed)
+    picture(box.get_by_role('group', name='with this value'), lower_right)
+    every = box.get_by_role('listbox', name='latent values')
+    before = picture(every, lambda shown: True)
+    box.get_by_label('sorted by').select_option('bits')
+    until('another order', lambda: ask('values.by.value')=='bits')
+    picture(every, lambda shown: not np.array_equal(shown, before))
+    shoot(box, 'latent_browser')
 
 def test_samples(opened, ask, widget):
-    box = widget('samples'); options = box.get_by_role('listbox', name='samples').get_by_role('option')
-    options.nth(3).click(); until('sample 3', lambda: ask("samples.near.names[0]==f'sample\\n{samples.drawn.bits_b[3]:.2f} bits/dim'"))
-    near = box.get_by_role('group', name='the chosen sample'); until('its picture', lambda: pixels(opened, near, 0)==ask('samples.drawn.x[3, 0].flatten().tolist()'))
-    assert pixels(opened, near, 1)==ask('train[samples.drawn.near_bm[3, 0], 0].flatten().tolist()')
-    first = ask('samples.drawn.x.sum().item()'); seed = box.get_by_label('seed')
-    seed.fill('7'); seed.press('Enter'); until('other samples', lambda: ask('samples.drawn.x.sum().item()')!=first)
-    seed.fill('0'); seed.press('Enter'); until('the same again', lambda: ask('samples.drawn.x.sum().item()')==first); shoot(box, 'sample_browser')
+    box = widget('samples')
+    box.get_by_role('listbox', name='samples').get_by_role('option').nth(3).click()
+    until('sample 3', lambda: ask('samples.every.value')==3)
+    sample = ask('samples.drawn.x[3, 0].flatten().tolist()')
+    near = ask('samples.drawn.near_bmchw[3, 0, 0].flatten().tolist()')
+    picture(box.get_by_role('group', name='the chosen sample'),
+            lambda shown: pixels(shown, 0)==sample and pixels(shown, 1)==near)
+    name = ask("f'sample\\n{samples.drawn.bits_b[3]:.2f} bits/dim'")
+    until('its bits', lambda: ask('samples.near.names[0]')==name)
+    total, seed = 'samples.drawn.x.sum().item()', box.get_by_label('seed')
+    first = ask(total)
+    for value, same in (('7', False), ('0', True)):
+        seed.fill(value)
+        seed.press('Enter')
+        until(f'samples of seed {value}', lambda: (ask(total)==first) is same)
+    shoot(box, 'sample_browser')
 
 def test_growth(opened, ask, widget):
-    box = widget('growth'); picture = box.locator('.pcd-image'); address = lambda: picture.evaluate('e => e.style.backgroundImage'); before = address()
-    box.get_by_role('button', name='forward').click(); until('step 2', lambda: ask('steps.step.value')==2); until('another picture', lambda: address()!=before)
-    assert until('what happened', lambda: 'Round 1, body 1' in box.inner_text()); shoot(box, 'growth_stepper')
-    box.get_by_role('button', name='back').click(); until('step 1', lambda: ask('steps.step.value')==1); until('no way back', box.get_by_role('button', name='back').is_disabled)
-    box.get_by_label('step', exact=True).fill('3'); opened.keyboard.press('Enter'); until('step 3', lambda: ask('steps.step.value')==3)
+    box = widget('growth')
+    shown, at, step = box.locator('.pcd-gallery'), 'steps.control.value', box.get_by_label('step')
+    first = picture(shown, lambda now: ask(at)==1)
+    step.press('ArrowUp')
+    until('step 2', lambda: ask(at)==2)
+    picture(shown, lambda now: not np.array_equal(now, first))
+    until('what happened', lambda: 'Round 1, tree 1' in box.inner_text())
+    shoot(box, 'growth_stepper')
+    step.press('ArrowDown')
+    picture(shown, lambda now: np.array_equal(now, first))
+    assert ask(at)==1
+    step.fill('3')
+    step.press('Enter')
+    until('step 3', lambda: ask(at)==3)
 
 def test_ledger(opened, ask, widget):
-    box = widget('ledger'); picture = box.locator('.pcd-image').last; address = lambda: picture.evaluate('e => e.style.backgroundImage'); before = address()
-    box.get_by_role('listbox', name='image').get_by_role('option').nth(2).click(); until('image 2', lambda: ask("'image 2' in terms.picture.label"))
-    until('another picture', lambda: address()!=before); shoot(box, 'ledger_view')
+    box = widget('ledger')
+    shown = box.locator('.pcd-gallery').last
+    first = picture(shown, lambda now: ask("'image 0' in terms.picture.label"))
+    box.get_by_role('listbox', name='image').get_by_role('option').nth(2).click()
+    until('image 2', lambda: ask("'image 2' in terms.picture.label"))
+    picture(shown, lambda now: not np.array_equal(now, first))
+    shoot(box, 'ledger_view')
 
 def test_figures(opened):
-    "The figures that stand beside the widgets are pictures, also in a kernel whose pyplot drew none."
-    shown = opened.evaluate("() => [...window.jupyterapp.shell.currentWidget.model.cells].flatMap(c => c.outputs?.toJSON() ?? []).map(o => o.data ?? {})")
-    figures = [d for d in shown if 'Figure size' in str(d.get('text/plain'))]; assert len(figures)==5 and all('image/png' in d for d in figures)
+    "Figures beside the widgets are pictures, also in a kernel whose pyplot drew none."
+    shown = opened.evaluate("""() => [...window.jupyterapp.shell.currentWidget.model.cells]
+        .flatMap(c => c.outputs?.toJSON() ?? []).map(o => o.data ?? {})""")
+    figures = [d for d in shown if 'Figure size' in str(d.get('text/plain'))]
+    assert len(figures)==5 and all('image/png' in d for d in figures)
 
-def test_every_control_has_a_name(opened, widget):
+NAMELESS = """box => [...box.querySelectorAll('button, input, select, canvas, [tabindex="0"], '
+        + '[role=listbox], [role=img], [role=option]')]
+    .filter(e => e.type !== 'file' && !['aria-label', 'aria-labelledby', 'title']
+        .some(a => e.getAttribute(a)))
+    .filter(e => ![...(e.labels ?? []), e].some(l => l.textContent.trim()))
+    .map(e => e.outerHTML.slice(0, 200))"""
+
+@pytest.mark.parametrize('name', WORDS)
+def test_every_control_has_a_name(opened, widget, name):
     "What can be focused says what it is."
-    for name in ('inpaint', 'latents', 'samples', 'growth', 'ledger'):
-        nameless = widget(name).evaluate("""box => [...box.querySelectorAll('button, input, select, canvas, [tabindex="0"], [role=listbox], [role=img], [role=option]')]
-            .filter(e => !(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || [...(e.labels ?? [])].map(l => l.textContent).join('') || e.textContent.trim() || e.title || e.type === 'file'))
-            .map(e => e.outerHTML.slice(0, 200))""")
-        assert nameless==[], (name, nameless)
+    box = widget(name)
+    steady('the number of controls', lambda: box.locator('*').count())
+    assert box.evaluate(NAMELESS)==[]
+
+def test_nothing_went_wrong(opened):
+    "As long as the kernel lives, no script of the page complains."
+    assert opened.wrong==[]
 
 # --- the end of a kernel, and what was asked of the network
 
 GONE = 'The kernel of this widget is gone: run all cells again (Run → Run All Cells).'
+INERT = """() => [...document.querySelectorAll('.pcd-panel')].every(p =>
+    [...p.children].every(e => e.inert !== e.matches('.pcd-gone')))"""
+STATE = "e => [e.innerHTML, ...[...e.querySelectorAll('canvas')].map(c => c.toDataURL())]"
 
-def has_gone(page, box, name):
+def has_gone(page, widget, name):
     "The widget says so once, in every panel, and neither mouse nor keyboard do anything."
-    box.get_by_text(GONE).wait_for(); assert box.get_by_role('alert').count()==1; shoot(box, name)
-    until('controls that cannot be reached', lambda: page.evaluate("() => [...document.querySelectorAll('.pcd-panel')].every(p => [...p.children].every(e => e.inert !== e.matches('.pcd-gone')))"))
-    before = box.screenshot(); page.mouse.click(*cell(box.locator('canvas'), 1, 1)); box.locator('canvas').focus(); page.keyboard.press('Space')
-    assert page.evaluate("() => document.activeElement.closest('.pcd-panel')") is None and box.screenshot()==before
+    page.locator('.pcd-inpaint').get_by_text(GONE).wait_for()
+    box = widget('inpaint')
+    until('one alert', lambda: box.get_by_role('alert').count()==1)
+    until('controls that cannot be reached', lambda: page.evaluate(INERT))
+    shoot(box, name)
+    canvas, before = box.locator('canvas'), steady('the widget', lambda: box.evaluate(STATE))
+    page.mouse.click(*pixel_places(canvas)(1, 1))
+    canvas.focus()
+    page.keyboard.press('Space')
+    assert page.evaluate("() => document.activeElement.closest('.pcd-panel')") is None
+    assert steady('the widget', lambda: widget('inpaint').evaluate(STATE), 2)==before
 
 def works_again(page, lab, widget):
-    until('an idle kernel', lambda: (k := lab.kernel()) and k['execution_state']=='idle'); ask = page.asks = run_all(page, lab)
-    box = widget('inpaint'); canvas = box.locator('canvas'); box.get_by_role('button', name='hide nothing').click(); until('an empty mask', lambda: ask(hidden)==[])
-    page.mouse.click(*cell(canvas, 6, 1)); until('a pixel', lambda: ask(hidden)==[49]); assert not box.get_by_text(GONE).is_visible()
-
-def opened_again(page):
-    "After a reload of the page."
-    page.reload(); page.wait_for_function('() => window.jupyterapp'); page.wait_for_selector('.jp-Notebook .jp-Cell')
+    "After another run the pad does what it did."
+    ask = run_all(page, lab)
+    gone = page.locator('.jupyter-widgets-disconnected')
+    until('no widget that is gone', lambda: gone.count()==0)
+    box = widget('inpaint')
+    press(box, 'hide nothing')
+    hides(ask, [])
+    page.mouse.click(*pixel_places(box.locator('canvas'))(6, 1))
+    hides(ask, [49])
+    assert not box.get_by_text(GONE).is_visible()
 
 @pytest.mark.parametrize('how', ['restarted', 'died'])
 def test_kernel_ends(opened, lab, ask, widget, how):
     "The widgets of a kernel that is gone say so and do nothing; after another run they work."
-    box = widget('inpaint'); assert not box.get_by_text(GONE).is_visible()
-    if how=='restarted': opened.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:restart') }")
-    else: ask.client.execute('import os; os._exit(1)')
-    opened.locator('.jp-Dialog').locator('.jp-mod-accept').click(); has_gone(opened, box, f'kernel_{how}'); works_again(opened, lab, widget)
+    assert not widget('inpaint').get_by_text(GONE).is_visible()
+    if how=='restarted':
+        opened.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:restart') }")
+    else:
+        ask.client.execute('import os; os._exit(1)')
+    opened.locator('.jp-Dialog').locator('.jp-mod-accept').click()
+    has_gone(opened, widget, f'kernel_{how}')
+    works_again(opened, lab, widget)
 
-def test_reload(opened, lab, ask, widget):
-    "After a reload of the saved page the widgets are as they were, and live; of a notebook not saved there are none."
-    opened.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')"); before = ask(hidden); opened_again(opened)
-    box = widget('inpaint'); assert ask(hidden)==before
-    opened.mouse.click(*cell(box.locator('canvas'), 0, 0)); until('a pixel more', lambda: ask(hidden)==[0, *before]); until('its result', lambda: ask('int((~pad.result().seen).sum())')==1+len(before))
-    until('its picture', lambda: pixels(opened, box.get_by_role('listbox', name='completion shown large'), 0)==ask('pad.result().samples[0, 0, 0].flatten().tolist()')); shoot(box, 'reload')
+def test_reload(opened, ask, widget):
+    "After a reload of the saved page the widgets are as they were, and live."
+    opened.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    before = ask(HIDDEN)
+    opened.reload()
+    loaded(opened)
+    box = widget('inpaint')
+    assert ask(HIDDEN)==before and 0 not in before
+    opened.mouse.click(*pixel_places(box.locator('canvas'))(0, 0))
+    hides(ask, [0, *before])
+    few = box.get_by_role('listbox', name='completion shown large')
+    sample = ask('pad.result.samples[0, 0, 0].flatten().tolist()')
+    picture(few, lambda shown: pixels(shown, 0)==sample)
+    shoot(box, 'reload')
 
 def test_reload_after_a_shutdown(opened, lab, widget):
-    "A kernel that is shut down is missed at once; after a reload JupyterLab says in place of each widget that there is none."
-    box = widget('inpaint'); opened.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:shutdown') }"); has_gone(opened, box, 'kernel_shut_down')
-    fine = opened.wrong[:]; opened_again(opened); reach(opened, 'inpaint'); opened.get_by_text('Error displaying widget').first.wait_for(); assert opened.locator('.pcd').count()==0
-    assert all('model not found' in w for w in opened.wrong[len(fine):]); opened.wrong[:] = fine
-    works_again(opened, lab, widget); assert opened.get_by_text('Error displaying widget').count()==0
-    fine = [w for w in opened.wrong if 'model not found' not in w]; opened.wrong[:] = fine
+    "A kernel that is shut down is missed at once; after a reload JupyterLab says so itself."
+    opened.evaluate("() => { window.jupyterapp.commands.execute('kernelmenu:shutdown') }")
+    has_gone(opened, widget, 'kernel_shut_down')
+    opened.reload()
+    loaded(opened)
+    reach(opened, 'inpaint')
+    instead = opened.get_by_text('Error displaying widget')
+    instead.first.wait_for()
+    assert opened.locator('.pcd').count()==0
+    works_again(opened, lab, widget)
+    assert instead.count()==0
 
-def test_nothing_left_the_machine_and_nothing_went_wrong(opened):
-    away = [u for u in opened.asked if urlparse(u).scheme not in ('data', 'blob') and urlparse(u).hostname!='127.0.0.1']
-    assert len(opened.asked) > 20 and away==[]
-    assert opened.wrong==[]
+def test_nothing_left_the_machine_and_nothing_else_went_wrong(opened):
+    "All requests were local; what was complained of is that a kernel had gone."
+    asked = [urlparse(u) for u in opened.asked]
+    assert len(asked) > 20
+    assert [u for u in asked if u.scheme not in ('data', 'blob') and u.hostname!='127.0.0.1']==[]
+    assert [w for w in opened.wrong if 'model not found' not in w]==[]
