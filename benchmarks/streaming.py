@@ -1,4 +1,4 @@
-"""Ten times more pixels than memory, through extraction, EM of the emission, counting and EM of the whole circuit.
+"""Ten times more pixels than memory, through extraction, EM of patches, counting and EM of the whole circuit.
 
     python benchmarks/streaming.py --limit-gb 4 --times 10 [--threads 1] [--device cpu] [--folder shards] [--json out.json]
 
@@ -17,15 +17,15 @@ from pcdistill.colour import RGB
 from pcdistill.core import bpd, device, rng
 from pcdistill.em import fit
 from pcdistill.emission import Labelled
-from pcdistill.image import Image as ImageCircuit
+from pcdistill.image import Image as Student
 from pcdistill.latents import extract
 from pcdistill.patches import to_patches
 from pcdistill.runs import key, save_json
 from pcdistill.show import table
-from pcdistill.stream import extract_parts, in_parts, made, some_rows
+from pcdistill.stream import extract_parts, in_parts, made, sample_rows
 from pcdistill.teacher import fit_pixels
-from pcdistill.trees import TreesConfig, fit_trees
 from pcdistill.top import fit_top, recount_
+from pcdistill.trees import TreesConfig, fit_trees
 from w1 import Peak
 
 SIDE, PATCH, PIXELS = 32, 4, 3*32*32
@@ -67,21 +67,21 @@ def main():
         passed[0] = 0; started[0] = time.monotonic()
 
     with tempfile.TemporaryDirectory() as temp:
-        few, = some_rows(2048, rng(1), photos, read=16)
+        few, = sample_rows(2048, rng(1), photos, read=16)
         teacher = fit_pixels(few.cpu(), PATCH, a.labels, rng(2)).to(dev)
         done('teacher and start from a sample')
         labels = extract_parts(lambda x: extract(teacher, x), a.labels, a.folder or temp, key(N, a.part, a.labels, str(dev)), photos); done('extraction')
         y_xd, z_x = to_patches(few, PATCH).flatten(0, 1), extract(teacher, few).flatten().long()
         trees, _ = fit_trees(Labelled(y_xd, z_x, 256, a.labels, PATCH), TreesConfig(states=a.states, epochs=0, n_fit=50_000), rng(3), progress=False); trees.to(dev); del y_xd, z_x
-        prior = recount_(fit_top(some_rows(5000, rng(4), labels, read=64)[0], a.labels), labels).to(dev)
-        image = ImageCircuit(trees, prior, RGB, PATCH, (3, SIDE, SIDE))
+        prior = recount_(fit_top(sample_rows(5000, rng(4), labels, read=64)[0], a.labels), labels).to(dev)
+        student = Student(trees, prior, RGB, PATCH, (3, SIDE, SIDE))
         @torch.no_grad()
-        def bits(): return float(torch.cat([bpd(image(x), PIXELS) for t in test for x in t.split(a.micro)]).mean())
-        done('prior counted over all shards', bits())
+        def bits(): return float(torch.cat([bpd(student(x), PIXELS) for t in test for x in t.split(a.micro)]).mean())
+        done('latent prior counted over all shards', bits())
         more = dict(epochs=1, batch=a.batch, pseudocount=.1, progress=False)
-        def patch_log_prob(r): return trees(to_patches(r[0].to(dev), PATCH).flatten(0, 1)).gather(1, r[1].flatten()[:, None].to(dev).long())[:, 0].view(len(r[0]), -1).sum(1)
-        fit(trees, patch_log_prob, N, rng(5), lr=(1., .1), ckpt=kept('trees'), order=in_parts(N, a.micro, photos, labels), **more); done('EM of the trees, one pass', bits())
-        fit(image, lambda r: image(r[0]), N, rng(6), lr=(.5, .05), ckpt=kept('image'), order=in_parts(N, a.micro, photos), **more); done('EM of prior and trees, one pass', bits())
+        def labelled_log_prob(r): return trees(to_patches(r[0].to(dev), PATCH).flatten(0, 1)).gather(1, r[1].flatten()[:, None].to(dev).long())[:, 0].view(len(r[0]), -1).sum(1)
+        fit(trees, labelled_log_prob, N, rng(5), lr=(1., .1), ckpt=kept('trees'), order=in_parts(N, a.micro, photos, labels), **more); done('EM of patches, one pass', bits())
+        fit(student, lambda r: student(r[0]), N, rng(6), lr=(.5, .05), ckpt=kept('student'), order=in_parts(N, a.micro, photos), **more); done('EM of both, one pass', bits())
     print('\n' + table(rows, ['stage', 'GB of pixels', 'seconds', 'peak GB resident', 'peak GB on the GPU', 'bits/dim']))
     used = rows[-1][4] or peak.read()
     print(f'\n{N*PIXELS/1e9:.1f} GB of pixels a pass, {sum(r[1] for r in rows):.1f} GB in all stages; peak {used:.2f} GB: {N*PIXELS/1e9/used:.1f} times the peak')
