@@ -65,7 +65,7 @@ def files_of(run:Path) -> list[Path]:
 def setting(word:str) -> tuple:
     "A NAME=VALUE: a number, true, false, null or a list as in JSON; any other value is a word."
     name, sign, value = word.partition('=')
-    require(name and sign, f'wanted a setting NAME=VALUE, got {word}')
+    require('' not in (name, sign), f'wanted a setting NAME=VALUE, got {word}')
     try:
         return name, json.loads(value)
     except ValueError:
