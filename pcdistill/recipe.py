@@ -44,14 +44,14 @@ class Recipe:
     family:str                # of the emission, a key of FAMILIES
     emission:FamilyConfig     # the family's own settings
     latents:str='features'    # z is the 'features' cluster of a patch, or its own one of the 'codes'
-    autoregressive:bool=True  # fit an autoregressive code prior too, not only the simple ones
+    autoregressive:bool=True  # fit an autoregressive code prior too, beside the simple ones
     n_train:int|None=None     # images used for training at most
     n_test:int|None=None      # test images scored at most (the first ones)
     n_tune:int|None=None      # training images used for fine-tuning at most
     epochs:int=4              # fine-tuning passes
     batch:int=1000            # images an EM step
     micro:int=64              # images at a time in memory
-    lr:tuple[float, ...]=(.5, .05) # EM step: from and to along a cosine; more: geometric stages
+    lr:tuple[float, ...]=(.5, .05) # EM steps: ends of a cosine; more: geometric stages
     pseudocount:float=.1      # α per sum node while fine-tuning
     seed:int=0                # of every random step
 
@@ -244,7 +244,7 @@ def unfitted(
     colour, gen, dev = COLOURS[r.colour], rng(0), x_bchw.device
     y_bnd = to_patches(colour.forward(x_bchw), r.side)
     y_xd, q = y_bnd.flatten(0, 1), r.emission.across**2
-    z_xq = torch.randint(r.clusters, (len(y_xd), q), generator=gen).to(dev)
+    z_xq = torch.randperm(len(y_xd)*q, generator=gen).view(-1, q).to(dev) % r.clusters
     rows = Labelled(y_xd, z_xq, max(colour.levels(c)), r.clusters, r.side)
     family, few = family_of(r.family), replace(r.emission, epochs=0)
     if family.features:
