@@ -614,6 +614,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.factors.fit_factors': ('factors.html#fit_factors', 'pcdistill/factors.py'),
                                    'pcdistill.factors.start_factors_': ('factors.html#start_factors_', 'pcdistill/factors.py')},
             'pcdistill.grow': { 'pcdistill.grow.GrowConfig': ('grow.html#growconfig', 'pcdistill/grow.py'),
+                                'pcdistill.grow.GrowConfig.passes': ('grow.html#growconfig.passes', 'pcdistill/grow.py'),
                                 'pcdistill.grow.Part': ('grow.html#part', 'pcdistill/grow.py'),
                                 'pcdistill.grow.Part.own': ('grow.html#part.own', 'pcdistill/grow.py'),
                                 'pcdistill.grow.Proposal': ('grow.html#proposal', 'pcdistill/grow.py'),

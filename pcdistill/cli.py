@@ -158,8 +158,8 @@ COUNTED = dict(patch='side of a patch', clusters='labels of a patch',
 
 def words_of_distill(add):
     add('--data', default='digits', help=DATA)
-    add('--preset', default='tiny', help=f"{', '.join(SIZES)}: paper has the paper's sizes, best is "
-        'ours (larger on a GPU); --plan says how long it takes here')
+    add('--preset', default='tiny', help=f"{', '.join(SIZES)}: paper has the paper's sizes, "
+        'best is ours (larger on a GPU); --plan says how long it takes here')
     add('--emission', metavar='NAME', help=EMISSION)
     add('--set', nargs='+', default=[], metavar='NAME=VALUE', help=SETTINGS)
     add('--teacher', help=f"{', '.join(TEACHERS)}{PRESET}")

@@ -43,7 +43,7 @@ class Recipe:
     clusters:int              # labels of a patch before anything grows
     family:str                # of the emission, a key of FAMILIES
     emission:FamilyConfig     # the family's own settings
-    latents:str='features'    # z is the 'features' cluster of a patch, or its own one of the 'codes'
+    latents:str='features'    # z: the 'features' cluster of a patch, or its own of the 'codes'
     autoregressive:bool=True  # fit an autoregressive code prior too, beside the simple ones
     n_train:int|None=None     # images used for training at most
     n_test:int|None=None      # test images scored at most (the first ones)
