@@ -781,6 +781,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.normals.em_pass_': ('normals.html#em_pass_', 'pcdistill/normals.py'),
                                    'pcdistill.normals.fit_mixture': ('normals.html#fit_mixture', 'pcdistill/normals.py'),
                                    'pcdistill.normals.fit_normals': ('normals.html#fit_normals', 'pcdistill/normals.py'),
+                                   'pcdistill.normals.grained': ('normals.html#grained', 'pcdistill/normals.py'),
                                    'pcdistill.normals.groups': ('normals.html#groups', 'pcdistill/normals.py'),
                                    'pcdistill.normals.log_observed': ('normals.html#log_observed', 'pcdistill/normals.py'),
                                    'pcdistill.normals.noise': ('normals.html#noise', 'pcdistill/normals.py'),
