@@ -518,7 +518,7 @@ def marginals(self:Normals,
 # %% ../nbs/33_normals.ipynb #n024b
 # Σ_k w_k × mass of every integer, of each unknown variable: [x h v]
 def _masses(e, given, x_xd, w_xk):
-    edge_v = torch.arange(e.n_values+1, device=w_xk.device) - .5
+    edge_v = torch.arange(e.n_values+1, device=w_xk.device).to(w_xk) - .5
     edge_v[0], edge_v[-1] = -math.inf, math.inf
     R, mu, out = given.R_khv.float(), given.mu_kd.float(), []
     width_kh = (2*given.left_khh.float().clamp_min(1e-4)).rsqrt()
