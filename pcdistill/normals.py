@@ -682,7 +682,8 @@ class NormalsCoder(Coder):
         # what has no weight is not looked at
         for at in (w_bk > 2**-26).nonzero().split(4096):
             b, k = at.unbind(1)
-            cells = torch.special.ndtr((self.edge_v - self.m_bk[b, k, None])/s_k[k, None]).diff(dim=1)
+            edge_pv = (self.edge_v - self.m_bk[b, k, None])/s_k[k, None]
+            cells = torch.special.ndtr(edge_pv).diff(dim=1)
             p_bv.index_add_(0, b, w_bk[b, k, None]*cells)
         return p_bv/p_bv.sum(1, keepdim=True)
 
