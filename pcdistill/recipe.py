@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'SIZES', 'USUAL', 'LOOKS', 'TREES', 'OWN', 'WHOLE', 'PRESETS', 'Recipe', 'one_of', 'is_good', 'refuse_bad',
-           'checked', 'config_of', 'recipe_from', 'place_of', 'by_shape', 'recipe', 'seconds_of', 'steps_of',
-           'unfitted', 'teacher_seconds', 'plain_seconds', 'estimate', 'plan_table']
+           'checked', 'config_of', 'recipe_from', 'place_of', 'by_shape', 'recipe', 'seconds_of', 'passes_of',
+           'unfitted', 'teacher_seconds', 'estimate', 'plan_table']
 
 # %% ../nbs/60_recipe.ipynb #c002
 import time
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import get_args, get_origin
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 from jaxtyping import UInt8
 from .core import Refused, require, rng
 from .show import table
@@ -25,11 +25,10 @@ from .structure import chain
 from .em import EM
 from .top import fit_top
 from .emission import FAMILIES, FamilyConfig, Labelled, family as family_of
-from .trees import Trees
 from .latents import TEACHERS, kind_of
 from .priors import PriorConfig, CodePrior
 from .image import Image
-from .evaluate import hclt_states, readings
+from .evaluate import fit_plain_hclt, readings
 
 # %% ../nbs/60_recipe.ipynb #c007
 @dataclass(frozen=True)
@@ -44,15 +43,15 @@ class Recipe:
     clusters:int              # labels of a patch before anything grows
     family:str                # of the emission, a key of FAMILIES
     emission:FamilyConfig     # the family's own settings
-    latents:str='features'    # z is the 'features' cluster of a patch, or its own one of the 'codes'
-    autoregressive:bool=True  # fit an autoregressive code prior too, not only the simple ones
+    latents:str='features'    # z: the 'features' cluster of a patch, or its own of the 'codes'
+    autoregressive:bool=True  # fit an autoregressive code prior too, beside the simple ones
     n_train:int|None=None     # images used for training at most
     n_test:int|None=None      # test images scored at most (the first ones)
     n_tune:int|None=None      # training images used for fine-tuning at most
     epochs:int=4              # fine-tuning passes
     batch:int=1000            # images an EM step
     micro:int=64              # images at a time in memory
-    lr:tuple[float, ...]=(.5, .05) # EM step: from and to along a cosine; more: geometric stages
+    lr:tuple[float, ...]=(.5, .05) # EM steps: ends of a cosine; more: geometric stages
     pseudocount:float=.1      # α per sum node while fine-tuning
     seed:int=0                # of every random step
 
@@ -68,7 +67,7 @@ def one_of(what:str, got, known):
     "Refuse a word that is not known."
     require(got in known, f"wanted {what} of {', '.join(known)}, got '{got}'")
 
-def is_good(value, kind, least:float|int|None=None) -> bool:
+def is_good(value, kind, least:int|None=None) -> bool:
     "Whether a setting is of a type (a class, a union, a tuple of one), and no number too small."
     kinds = get_args(kind) or (kind,)
     if get_origin(kind) is tuple:
@@ -229,11 +228,12 @@ def seconds_of(f:Callable, dev:torch.device|str, warm:bool=True) -> float:
     first = once()
     return once() if warm and first < 1 else first
 
-def steps_of(log_prob:Callable, module:nn.Module, dev) -> tuple[float, float]:
-    "Seconds of a micro-batch with its counts, and of the M-step that uses them up."
-    optimizer = EM(module, .1, 1.)
-    e_step = seconds_of(lambda: (-log_prob().sum()).backward(), dev)
-    return e_step, seconds_of(optimizer.step, dev, False)
+def passes_of(image:Image, x_bchw:UInt8[Tensor, "b c h w"]) -> Callable:
+    "(passes, images, images a step) → seconds, from one E-step and one M-step."
+    optimizer, dev = EM(image, .1, 1.), x_bchw.device
+    e_step = seconds_of(lambda: (-image(x_bchw, density=True).sum()).backward(), dev)
+    m_step = seconds_of(optimizer.step, dev, False)
+    return lambda times, n, batch: times*(n*e_step/len(x_bchw) + max(1, n/batch)*m_step)
 
 def unfitted(
     r:Recipe,                       # what is to be done
@@ -244,7 +244,7 @@ def unfitted(
     colour, gen, dev = COLOURS[r.colour], rng(0), x_bchw.device
     y_bnd = to_patches(colour.forward(x_bchw), r.side)
     y_xd, q = y_bnd.flatten(0, 1), r.emission.across**2
-    z_xq = torch.randint(r.clusters, (len(y_xd), q), generator=gen).to(dev)
+    z_xq = torch.randperm(len(y_xd)*q, generator=gen).view(-1, q).to(dev) % r.clusters
     rows = Labelled(y_xd, z_xq, max(colour.levels(c)), r.clusters, r.side)
     family, few = family_of(r.family), replace(r.emission, epochs=0)
     if family.features:
@@ -278,14 +278,6 @@ def teacher_seconds(r:Recipe, x_bchw, n:int) -> tuple[float, float]:
     return teacher, network(prior, config, lambda m, b: m.loss(id_bm[:b]))
 
 # %% ../nbs/60_recipe.ipynb #c022
-def plain_seconds(x_bchw, n_params:int, n:int) -> tuple[float, float]:
-    "Seconds of fitting a plain HCLT of so many parameters on n images, and of scoring one."
-    x_bd, dev = x_bchw.flatten(1), x_bchw.device
-    b, D = x_bd.shape
-    e = Trees([chain(D)], 256, [1], [hclt_states(D, 256, n_params)], gen=rng(0)).to(dev)
-    e_step, m_step = steps_of(lambda: e(x_bd), e, dev)
-    return 10*min(n, 20_000)*(e_step/b + m_step/1000), e_step/b
-
 def estimate(
     r:Recipe,   # what is to be done
     dev:torch.device|str='cpu', # where
@@ -294,22 +286,21 @@ def estimate(
     n, n_test = n_images(r.data), n_images(r.data, 'test')
     n, n_test, f = min(n, r.n_train or n), min(n_test, r.n_test or n_test), r.emission
     x, n_tune = images(r.data, 'train', r.micro).to(dev), min(n, r.n_tune or n)
-    image = unfitted(r, x).to(dev)
-    e_step, m_step = steps_of(lambda: image(x, density=True), image, dev)
-    one, squares = e_step/len(x), image.tiles.n_pieces
-    def passes(times, images, batch):
-        return times*(images*one + max(1, images/batch)*m_step)
-    with torch.no_grad():
-        few = x[:16]
-        score = seconds_of(lambda: image(few), dev)/len(few)
-    bounds = seconds_of(lambda: readings(image, x[:1], rng(0, dev), 1), dev, False)
+    image = unfitted(r, x)
+    n_params, squares = sum(p.numel() for p in image.parameters()), image.tiles.n_pieces
+    plain = fit_plain_hclt(x, COLOURS['rgb'], n_params, rng(0), epochs=0, progress=False)
+    passes, plain_passes = passes_of(image, x), passes_of(plain, x)
+    def score(model):
+        with torch.no_grad():
+            return seconds_of(lambda: model(x[:16]), dev)/min(len(x), 16)
+    one, read = score(image), seconds_of(lambda: readings(image, x[:1], rng(0, dev), 1), dev, False)
     teacher, prior = teacher_seconds(r, x, n)
-    plain, plain_score = plain_seconds(x, sum(p.numel() for p in image.parameters()), n)
     return dict(
         teacher=teacher, prior=prior, latents=teacher/20,
         start=passes(f.passes(r.clusters), min(n, f.n_fit/squares), f.batch/squares),
-        student=passes(r.epochs, n_tune, r.batch) + (r.epochs+1)*1000*score, plain=plain,
-        measured=2*n_test*score, readings=16*bounds, baselines=n_test*plain_score)
+        student=passes(r.epochs, n_tune, r.batch) + (r.epochs+1)*1000*one,
+        plain=plain_passes(10, min(n, 20_000), 1000), measured=2*n_test*one, readings=16*read,
+        baselines=n_test*score(plain))
 
 # %% ../nbs/60_recipe.ipynb #c023
 def plan_table(
