@@ -2,12 +2,12 @@
 import math, subprocess, time
 from pathlib import Path
 import torch
-from pcdistill.blocks import GaussianBlock
+from einops import rearrange
 from pcdistill.colour import COLOURS
-from pcdistill.cuts import fit_any, of_squares
+from pcdistill.emission import Labelled, family
 from pcdistill.evaluate import bits, score
-from pcdistill.joint import Joint, finetune
-from pcdistill.leaf import LeafConfig, relabel
+from pcdistill.image import Image, finetune
+from pcdistill.normals import Normals
 from pcdistill.patches import to_patches
 from pcdistill.top import fit_top
 
@@ -21,35 +21,43 @@ def timed(f, *args, **kwargs):
     return out, round(time.process_time() - start, 1)
 
 def size(m) -> int:
-    "Numbers a module is free to choose, up to normalisation: a Gaussian's triangular factors count once."
-    upper = sum(b.bodies*b.n_vars*(b.n_vars+1)//2 for b in m.modules() if isinstance(b, GaussianBlock))
+    "Numbers a module is free to choose, up to normalisation: a normal's triangular factors count once."
+    upper = sum(b.shapes*b.n_vars*(b.n_vars+1)//2 for b in m.modules() if isinstance(b, Normals))
     return sum(p.numel() for p in m.parameters()) - upper
 
 def values(colour:str) -> int: return max(COLOURS[colour].levels(3))
 
 @torch.no_grad()
-def two_ways(leaf, top, mass_k, x, patch:int, colour) -> dict:
-    "Bits/dim of images under a leaf: patches independent, and under a top circuit."
-    alone, joint = [], []
+def two_ways(image:Image, mass_k, x) -> dict:
+    "Bits/dim of images: patches independent, and under the latent prior."
+    alone, whole = [], []
     for part in x.split(100):
-        y_bnd = to_patches(colour.forward(part).long(), patch)
-        lp_bnk = leaf(y_bnd.flatten(0, 1)).view(*y_bnd.shape[:2], -1)
-        alone.append((lp_bnk + mass_k.log()).logsumexp(2).double().sum(1)); joint.append(top(lp_bnk)[:, 0].double())
-    return dict(alone=bits(torch.cat(alone), x[0].numel()), top=bits(torch.cat(joint), x[0].numel()))
+        lp_bnk = image.evidence(part)
+        alone.append((lp_bnk + mass_k.log()).logsumexp(2).double().sum(1)); whole.append(image.prior(lp_bnk)[:, 0].double())
+    return dict(alone=bits(torch.cat(alone), x[0].numel()), top=bits(torch.cat(whole), x[0].numel()))
 
-def student(x, valid, test, z_bn, K:int, config:LeafConfig, patch:int, colour:str, gen, epochs:int=0) -> dict:
-    "Leaf from labels, closed-form top, fine-tuning; exact bits/dim of validation and test images after each step. Nothing is chosen on test."
+def labels_of_squares(z_bn, across:int, u:int):
+    "Labels of the u×u smallest squares in each patch, as the pieces of pieces come: quarter by quarter."
+    if u==1: return z_bn.flatten()[:, None]
+    halves = [2]*int(math.log2(u))
+    names = [f'{a}{i}' for a in 'ij' for i in range(len(halves))]
+    rows, cols = names[:len(halves)], names[len(halves):]
+    inner = ' '.join(f'{r} {c}' for r, c in zip(rows, cols))
+    return rearrange(z_bn, f"b (h {' '.join(rows)} w {' '.join(cols)}) -> (b h w) ({inner})", w=across, **dict.fromkeys(names, 2))
+
+def student(x, valid, test, z_bn, K:int, name:str, config, patch:int, colour:str, gen, epochs:int=0) -> dict:
+    "Emission from labels, counted latent prior, fine-tuning; exact bits/dim of validation and test images after each step. Nothing is chosen on test."
     seconds, space = {}, COLOURS[colour]
-    u = config.across; z_sq = of_squares(z_bn, x.shape[3]//(u*patch), u); patch *= u
+    u = getattr(config, 'across', 1); z_xq = labels_of_squares(z_bn, x.shape[3]//(u*patch), u); patch *= u
     y_xd = to_patches(space.forward(x).long(), patch).flatten(0, 1)
-    (leaf, _), seconds['leaf'] = timed(fit_any, y_xd, z_sq, values(colour), K, config, patch, gen, progress=False)
-    z_bn = relabel(leaf, y_xd, z_sq[:, 0].long()).view(len(x), -1); K = leaf.n_heads
-    top, seconds['top'] = timed(fit_top, z_bn, K)
-    mass_k = leaf.mass_k.clamp_min(1e-9) if hasattr(leaf, 'mass_k') else (torch.bincount(z_bn.flatten(), minlength=K) + 1/K)/(z_bn.numel() + 1)
-    out = {name: two_ways(leaf, top, mass_k, part, patch, space) for name, part in (('valid', valid), ('test', test))}
+    (e, _), seconds['emission'] = timed(family(name).fit, Labelled(y_xd, z_xq.long(), values(colour), K, patch), config, gen, progress=False)
+    z_bn = e.label(y_xd, z_xq[:, 0].long()).view(len(x), -1); K = e.n_heads
+    prior, seconds['prior'] = timed(fit_top, z_bn, K)
+    mass_k = (torch.bincount(z_bn.flatten(), minlength=K) + 1/K)/(z_bn.numel() + 1)
+    image = Image(e, prior, space, patch, tuple(x.shape[1:]))
+    out = {split: two_ways(image, mass_k, part) for split, part in (('valid', valid), ('test', test))}
     if epochs:
-        joint = Joint(leaf, top, space, patch, tuple(x.shape[1:])); few = valid[:200]
-        _, seconds['fine-tuning'] = timed(finetune, joint, x, gen, epochs, 1000, 64, (.5, .05), .1, None, False, few)
-        for name, part in (('valid', valid), ('test', test)): out[name]['tuned'] = bits(score(joint, part, 64, False), x[0].numel())
+        _, seconds['fine-tuning'] = timed(finetune, image, x, gen, valid[:200], epochs=epochs, batch=1000, progress=False)
+        for split, part in (('valid', valid), ('test', test)): out[split]['tuned'] = bits(score(image, part, 64, False), x[0].numel())
     flat = {way: dict(valid=out['valid'][way].bits, test=e.bits, stderr=e.stderr) for way, e in out['test'].items()}
-    return dict(flat, latent_values=K, parameters=dict(leaf=size(leaf), top=size(top)), seconds=seconds)
+    return dict(flat, latent_values=K, parameters=dict(emission=size(e), prior=size(prior)), seconds=seconds)

@@ -3,7 +3,7 @@
     python benchmarks/compressing.py --run runs/digits --images 360
     PCDISTILL_DATA=… python benchmarks/compressing.py --run runs/cifar10-small-hclt --images 100
 
-Compared: 8 × the bytes of the coded pixels (one stream for all images, its end included) with −Σ log2 p(x) as 50 scores it, in float32 and in one pass over whole images.
+Compared: 8 × the bytes of the coded pixels (one stream for all images, its end included) with −Σ log2 p(x) as `evaluate` scores it, in float32 and in one pass over whole images.
 Not in it, named apart: the header, of a fixed part, a zlib-packed description and a check sum. WebP and PNG are one file an image, headers included.
 Results: nbs/experiments/results/compressing-RUN.json.
 """
@@ -15,7 +15,7 @@ from pcdistill.compress import decode, encode, run_hash, unpack
 from pcdistill.core import Refused
 from pcdistill.data import images
 from pcdistill.evaluate import png_bits, score, webp_bits
-from pcdistill.joint import load_joint
+from pcdistill.image import load_image
 from pcdistill.runs import load_json, save_json
 
 def main():
@@ -23,11 +23,11 @@ def main():
     p.add_argument('--run', type=Path, required=True, help='folder of a finished run'); p.add_argument('--images', type=int, default=100); p.add_argument('--batch', type=int, default=128)
     p.add_argument('--threads', type=int); p.add_argument('--out', type=Path); a = p.parse_args()
     if a.threads: torch.set_num_threads(a.threads)
-    r = load_json(a.run/'recipe.json'); joint, run = load_joint(a.run/'student.safetensors'), run_hash(a.run/'student.safetensors'); x = images(r['data'], 'test', a.images)
-    start = time.perf_counter(); data = encode(x, joint, run, batch=a.batch, progress=True); middle = time.perf_counter()
-    back, _ = decode(data, joint, run, progress=True); end = time.perf_counter()
-    payload, model_bits, D = len(unpack(data).payload), -float(score(joint, x, 50, False).sum())/math.log(2), x.numel()
-    out = dict(data=r['data'], run=a.run.name, leaf=r['leaf']['family'], n_images=len(x), shape=list(joint.shape), exact=bool(torch.equal(back, x)), model_bits=model_bits, coded_bits=8*payload,
+    r = load_json(a.run/'recipe.json'); image, run = load_image(a.run/'student.safetensors'), run_hash(a.run/'student.safetensors'); x = images(r['data'], 'test', a.images)
+    start = time.perf_counter(); data = encode(x, image, run, batch=a.batch, progress=True); middle = time.perf_counter()
+    back, _ = decode(data, image, run, progress=True); end = time.perf_counter()
+    payload, model_bits, D = len(unpack(data).payload), -float(score(image, x, 50, False).sum())/math.log(2), x.numel()
+    out = dict(data=r['data'], run=a.run.name, emission=image.emission.kind, n_images=len(x), shape=list(image.shape), exact=bool(torch.equal(back, x)), model_bits=model_bits, coded_bits=8*payload,
                over=8*payload/model_bits-1, header_bytes=len(data)-payload, per_dim=dict(model=model_bits/D, coded=8*payload/D, file=8*len(data)/D, webp=float(webp_bits(x).mean()), png=float(png_bits(x).mean())),
                seconds=dict(encode=round(middle-start, 1), decode=round(end-middle, 1)), device='cpu', threads=torch.get_num_threads(), commit=COMMIT)
     save_json(a.out or Path(__file__).parents[1]/f'nbs/experiments/results/compressing-{a.run.name}.json', out)

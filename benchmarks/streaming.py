@@ -1,4 +1,4 @@
-"""Ten times more pixels than memory, through extraction, leaf EM, counting and EM of the whole circuit.
+"""Ten times more pixels than memory, through extraction, EM of patches, counting and EM of the whole circuit.
 
     python benchmarks/streaming.py --limit-gb 4 --times 10 [--threads 1] [--device cpu] [--folder shards] [--json out.json]
 
@@ -16,15 +16,16 @@ from PIL import Image
 from pcdistill.colour import RGB
 from pcdistill.core import bpd, device, rng
 from pcdistill.em import fit
-from pcdistill.joint import Joint
+from pcdistill.emission import Labelled
+from pcdistill.image import Image as Student
 from pcdistill.latents import extract
-from pcdistill.leaf import LeafConfig, fit_leaf
 from pcdistill.patches import to_patches
 from pcdistill.runs import key, save_json
 from pcdistill.show import table
-from pcdistill.stream import extract_parts, in_parts, made, some_rows
+from pcdistill.stream import extract_parts, in_parts, made, sample_rows
 from pcdistill.teacher import fit_pixels
 from pcdistill.top import fit_top, recount_
+from pcdistill.trees import TreesConfig, fit_trees
 from w1 import Peak
 
 SIDE, PATCH, PIXELS = 32, 4, 3*32*32
@@ -50,7 +51,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--limit-gb', type=float, default=4.); p.add_argument('--times', type=float, default=10., help='bytes of pixels over the limit')
     p.add_argument('--part', type=int, default=1024, help='images a part'); p.add_argument('--micro', type=int, default=64, help='images at a time through circuits')
-    p.add_argument('--labels', type=int, default=16, help='latent values of a patch'); p.add_argument('--states', type=int, default=4, help="states of the leaf's latents"); p.add_argument('--batch', type=int, default=16384, help='images an EM step')
+    p.add_argument('--labels', type=int, default=16, help='latent values of a patch'); p.add_argument('--states', type=int, default=4, help="states of the trees' latents"); p.add_argument('--batch', type=int, default=16384, help='images an EM step')
     p.add_argument('--threads', type=int, default=1); p.add_argument('--device', default='cpu'); p.add_argument('--folder', type=Path); p.add_argument('--json', type=Path)
     a = p.parse_args(); torch.set_num_threads(a.threads); dev, peak = device(a.device), Peak(); limit = int(a.limit_gb*1e9)
     if dev.type=='cpu': resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -66,21 +67,21 @@ def main():
         passed[0] = 0; started[0] = time.monotonic()
 
     with tempfile.TemporaryDirectory() as temp:
-        few, = some_rows(2048, rng(1), photos, read=16)
+        few, = sample_rows(2048, rng(1), photos, read=16)
         teacher = fit_pixels(few.cpu(), PATCH, a.labels, rng(2)).to(dev)
         done('teacher and start from a sample')
         labels = extract_parts(lambda x: extract(teacher, x), a.labels, a.folder or temp, key(N, a.part, a.labels, str(dev)), photos); done('extraction')
         y_xd, z_x = to_patches(few, PATCH).flatten(0, 1), extract(teacher, few).flatten().long()
-        leaf, _ = fit_leaf(y_xd, z_x, 256, a.labels, LeafConfig(states=a.states, epochs=0, n_fit=50_000), rng(3), progress=False); leaf.to(dev); del y_xd, z_x
-        top = recount_(fit_top(some_rows(5000, rng(4), labels, read=64)[0], a.labels), labels).to(dev)
-        joint = Joint(leaf, top, RGB, PATCH, (3, SIDE, SIDE))
+        trees, _ = fit_trees(Labelled(y_xd, z_x, 256, a.labels, PATCH), TreesConfig(states=a.states, epochs=0, n_fit=50_000), rng(3), progress=False); trees.to(dev); del y_xd, z_x
+        prior = recount_(fit_top(sample_rows(5000, rng(4), labels, read=64)[0], a.labels), labels).to(dev)
+        student = Student(trees, prior, RGB, PATCH, (3, SIDE, SIDE))
         @torch.no_grad()
-        def bits(): return float(torch.cat([bpd(joint(x), PIXELS) for t in test for x in t.split(a.micro)]).mean())
-        done('top counted over all shards', bits())
+        def bits(): return float(torch.cat([bpd(student(x), PIXELS) for t in test for x in t.split(a.micro)]).mean())
+        done('latent prior counted over all shards', bits())
         more = dict(epochs=1, batch=a.batch, pseudocount=.1, progress=False)
-        def leaf_log_prob(r): return leaf(to_patches(r[0].to(dev), PATCH).flatten(0, 1)).gather(1, r[1].flatten()[:, None].to(dev).long())[:, 0].view(len(r[0]), -1).sum(1)
-        fit(leaf, leaf_log_prob, N, rng(5), lr=(1., .1), ckpt=kept('leaf'), order=in_parts(N, a.micro, photos, labels), **more); done('leaf EM, one pass', bits())
-        fit(joint, lambda r: joint(r[0]), N, rng(6), lr=(.5, .05), ckpt=kept('joint'), order=in_parts(N, a.micro, photos), **more); done('EM of top and leaf, one pass', bits())
+        def labelled_log_prob(r): return trees(to_patches(r[0].to(dev), PATCH).flatten(0, 1)).gather(1, r[1].flatten()[:, None].to(dev).long())[:, 0].view(len(r[0]), -1).sum(1)
+        fit(trees, labelled_log_prob, N, rng(5), lr=(1., .1), ckpt=kept('trees'), order=in_parts(N, a.micro, photos, labels), **more); done('EM of patches, one pass', bits())
+        fit(student, lambda r: student(r[0]), N, rng(6), lr=(.5, .05), ckpt=kept('student'), order=in_parts(N, a.micro, photos), **more); done('EM of both, one pass', bits())
     print('\n' + table(rows, ['stage', 'GB of pixels', 'seconds', 'peak GB resident', 'peak GB on the GPU', 'bits/dim']))
     used = rows[-1][4] or peak.read()
     print(f'\n{N*PIXELS/1e9:.1f} GB of pixels a pass, {sum(r[1] for r in rows):.1f} GB in all stages; peak {used:.2f} GB: {N*PIXELS/1e9/used:.1f} times the peak')

@@ -13,17 +13,18 @@ from pathlib import Path
 import torch
 from chain import RESULTS, COMMIT, student, timed
 from pcdistill.clusters import assign, kmeans
+from pcdistill.either import SquaresConfig
 from pcdistill.extra.conv import ConvVQVAE2
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.evaluate import bits
 from pcdistill.latents import extract, features, load_teacher, save_teacher
-from pcdistill.leaf import LeafConfig
 from pcdistill.mae import MAE, MAEConfig
 from pcdistill.priors import choose, simple_priors
 from pcdistill.runs import save_json
 from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
 from pcdistill.teacher import bound, fit_noise, fit_pca, fit_pixels
+from pcdistill.trees import TreesConfig
 from pcdistill.vqvae import VQConfig, VQVAE2
 
 PATCH, K, N = 4, 64, 64                                   # side of a patch, labels, patches an image
@@ -54,7 +55,7 @@ def labels(way:str, teacher, x, gen):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--images', type=int, default=2000); p.add_argument('--test', type=int, default=500); p.add_argument('--valid', type=int, default=300); p.add_argument('--seeds', type=int, default=3)
-    p.add_argument('--epochs', type=int, default=3, help='passes of EM on the leaf'); p.add_argument('--tuning', type=int, default=2, help='passes of EM on log p(x)'); p.add_argument('--states', type=int, default=32, help='of the trees')
+    p.add_argument('--epochs', type=int, default=3, help='passes of EM on the emission'); p.add_argument('--tuning', type=int, default=2, help='passes of EM on log p(x)'); p.add_argument('--states', type=int, default=32, help='of the trees')
     p.add_argument('--minutes', type=float, default=1e9, help='no row begins after that'); p.add_argument('--out', type=Path, default=RESULTS/'teachers-cifar10.json')
     a = p.parse_args(); torch.set_num_threads(1); start, folder = time.monotonic(), Path('runs/teachers'); folder.mkdir(parents=True, exist_ok=True)
     valid, test = images('cifar10', 'valid', a.valid), images('cifar10', 'test', a.test)
@@ -63,13 +64,13 @@ def main():
         x = images('cifar10', 'train', a.images*(seed+1))[a.images*seed:]
         for name, (kind, way) in LABELS.items():
             path = folder/f'{kind}-{seed}-{a.images}.safetensors'
-            for family, colour in (('hclt', 'ycocg_r'), ('gaussian', 'rgb')):
+            for family, colour in (('trees', 'ycocg_r'), ('normals', 'rgb')):
                 if any((r['labels'], r['seed'], r['family'])==(name, seed, family) for r in done['rows']) or time.monotonic()-start > 60*a.minutes: continue
                 if not path.exists() or not any((t['teacher'], t['seed'])==(kind, seed) for t in done['teachers']):
                     done['teachers'].append(train(kind, seed, x, valid, test, path)); save_json(a.out, done); print(done['teachers'][-1], flush=True)
                 z_bn, s = timed(labels, way, load_teacher(path), x, rng(seed+100))
-                config = LeafConfig(family, states=a.states, epochs=a.epochs, batch=8192 if family=='hclt' else 40_000)
-                out = student(x, valid, test, z_bn, K, config, PATCH, colour, rng(seed+200), a.tuning)
+                config = TreesConfig(states=a.states, epochs=a.epochs) if family=='trees' else SquaresConfig(epochs=a.epochs, batch=40_000)
+                out = student(x, valid, test, z_bn, K, family, config, PATCH, colour, rng(seed+200), a.tuning)
                 row = dict(labels=name, teacher=kind, family=family, seed=seed, **out | dict(seconds=dict(labels=s, **out['seconds'])), commit=COMMIT)
                 done['rows'].append(row); save_json(a.out, done)
                 print(f"{seed} {name:12} {family:8} " + '  '.join(f"{w} {row[w]['test']:.4f}" for w in ('alone', 'top', 'tuned')) + f"  {sum(row['seconds'].values()):.0f} s", flush=True)

@@ -32,7 +32,7 @@ from .image import Image, finetune, image_from_state, image_state, load_image, s
 from .teacher import bound
 from .priors import Choice, PriorConfig, choose, fit_prior, simple_priors
 from .latents import extract, features, kind_of, teacher_from_state
-from .evaluate import Estimate, score, bits, measure, readings, ledger_from, waterfall
+from .evaluate import bits, ledger_from, measure, readings, score, waterfall
 from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
 from .inpaint import mask, inpaint, figure
 from .recipe import Recipe, estimate, place_of, plan_table, recipe_from
@@ -154,8 +154,8 @@ def prior(self:Run, teacher) -> Choice|None:
         if teacher.own_prior():
             made['own'] = teacher.own_prior()
         if r.autoregressive:
-            config, shown = getattr(PriorConfig, r.teacher_size)(), self.progress
-            made['autoregressive'] = fit_prior(ids_bm, n_codes, config, gen, ckpt=ckpt, progress=shown)
+            config, steps = getattr(PriorConfig, r.teacher_size)(), dict(progress=self.progress)
+            made['autoregressive'] = fit_prior(ids_bm, n_codes, config, gen, ckpt=ckpt, **steps)
         return choose(made, extract(teacher, self.images('valid')).long())
     def pack(best):
         tensors, meta = best.prior.state()
@@ -251,33 +251,27 @@ def labels(self:Run, emission:Emission, x_bchw, z_bn) -> Int[Tensor, "b m"]:
 
 # %% ../nbs/61_chain.ipynb #c014
 @patch
-def start(self:Run, teacher, how, z_bn) -> Image:
-    "The student before fine-tuning. Sets `history`, what the family says of its fit."
-    r = self.recipe
-    self.k_start = [self.k_latents, r.colour, r.family, r.emission, 'start']
-    def fit(ckpt):
-        x, gen = self.images('train'), rng(r.seed + 4)
-        rows = self.labelled(teacher, how, z_bn, gen)
-        made = family(r.family).fit(rows, r.emission, gen, ckpt, self.progress)
-        emission, self.history = made
-        prior = fit_top(self.labels(emission, x, z_bn), emission.n_heads)
-        return Image(emission, prior, COLOURS[r.colour], r.side, tuple(x.shape[1:]))
-    def pack(image):
-        tensors, meta = image_state(image)
-        return tensors, meta | dict(history=self.history)
-    def unpack(tensors, meta):
-        self.history = meta['history']
-        return image_from_state(tensors, meta).to(self.device)
-    return self.stage('start', self.k_start, fit, pack=pack, unpack=unpack)
-
-# %% ../nbs/61_chain.ipynb #c015
-@patch
 def image_stage(self:Run, name:str, config, fn) -> Image:
     "A stage that makes the circuit of whole images."
     def unpack(tensors, meta):
         return image_from_state(tensors, meta).to(self.device)
     return self.stage(name, config, fn, pack=image_state, unpack=unpack)
 
+@patch
+def start(self:Run, teacher, how, z_bn) -> Image:
+    "The student before fine-tuning; what the family says of its fit is in history.json."
+    r = self.recipe
+    self.k_start = [self.k_latents, r.colour, r.family, r.emission, 'start']
+    def fit(ckpt):
+        x, gen = self.images('train'), rng(r.seed + 4)
+        rows = self.labelled(teacher, how, z_bn, gen)
+        emission, history = family(r.family).fit(rows, r.emission, gen, ckpt, self.progress)
+        save_json(self.folder/'history.json', history)
+        prior = fit_top(self.labels(emission, x, z_bn), emission.n_heads)
+        return Image(emission, prior, COLOURS[r.colour], r.side, tuple(x.shape[1:]))
+    return self.image_stage('start', self.k_start, fit)
+
+# %% ../nbs/61_chain.ipynb #c015
 @patch
 def student(self:Run, image:Image) -> Image:
     "The student after fine-tuning: EM on log p(x); the epoch that validates best."
@@ -287,7 +281,8 @@ def student(self:Run, image:Image) -> Image:
         lr = r.lr if len(r.lr)==2 else stages(r.lr)
         steps = dict(epochs=r.epochs, batch=r.batch, lr=lr, pseudocount=r.pseudocount)
         x, valid = self.images('train')[:r.n_tune], self.images('valid')
-        finetune(image, x, rng(r.seed + 5), valid, r.micro, **steps, ckpt=ckpt, progress=self.progress)
+        steps |= dict(ckpt=ckpt, progress=self.progress)
+        finetune(image, x, rng(r.seed + 5), valid, r.micro, **steps)
         return image
     return self.image_stage('student', self.k_student, fit)
 
@@ -298,13 +293,14 @@ def plain(self:Run, n_params:int) -> Image:
     def fit(ckpt):
         x, valid = images(r.data, 'train', 200_000).to(self.device), self.images('valid')
         colour, gen = COLOURS['ycocg_r' if x.shape[1]==3 else 'rgb'], rng(r.seed + 6)
-        return fit_plain_hclt(x, colour, n_params, gen, valid_x=valid, ckpt=ckpt, progress=self.progress)
+        steps = dict(ckpt=ckpt, progress=self.progress)
+        return fit_plain_hclt(x, colour, n_params, gen, valid_x=valid, **steps)
     return self.image_stage('plain', [r.data, n_params, r.seed], fit)
 
 # %% ../nbs/61_chain.ipynb #c017
 @patch
 @torch.no_grad()
-def measured(self:Run, teacher, prior:Choice|None, how, start:Image, student:Image) -> dict[str, Tensor]:
+def measured(self:Run, teacher, prior:Choice|None, how, start:Image, student:Image) -> dict:
     "Nats per test image of everything that is compared; float64."
     r = self.recipe
     def one(x):
@@ -328,14 +324,14 @@ def measured(self:Run, teacher, prior:Choice|None, how, start:Image, student:Ima
     return self.stage('measured', [self.k_student, self.k_prior, r.n_test], work)[0]
 
 @patch
-def read(self:Run, student:Image, n:int=100) -> dict[str, Estimate]:
+def read(self:Run, student:Image, n:int=100) -> dict[str, dict]:
     "The student's bits in their two meanings, on the first n test images (rounded: the first 16)."
     def work(ckpt):
         gen = rng(self.recipe.seed + 8, self.device)
-        read = readings(student, self.images('test')[:n], gen)
-        return {}, {k: estimate._asdict() for k, estimate in read._asdict().items()}
-    found = self.stage('readings', [self.k_student, self.recipe.n_test, n], work)[1]
-    return {k: Estimate(**estimate) for k, estimate in found.items()}
+        read = readings(student, self.images('test')[:n], gen)._asdict()
+        return {}, {k: dict(bits=number(e.bits), stderr=number(e.stderr), n_images=e.n)
+                    for k, e in read.items()}
+    return self.stage('readings', [self.k_student, self.recipe.n_test, n], work)[1]
 
 @patch
 def baselines(self:Run, plain:Image, n_params:int) -> dict[str, Tensor]:
@@ -388,17 +384,14 @@ def summary(run:Run, prior:Choice|None, m:dict, base:dict, read:dict, student:Im
     own_b = m['student_parts_b2'].sum(1) - m['student_student_b']
     unknown = dict(conditional=math.nan, prior=math.nan, total=math.nan)
     saved = ledger.saved(D) if ledger else unknown | dict(marginal=float(bpd(own_b, D).mean()))
-    start, n = two('start'), len(own_b)
+    start, n_train = two('start'), len(run.images('train'))
     return dict(
-        data=dict(name=r.data, split='test', n_images=n, shape=shape, n_train=len(run.images('train'))),
+        data=dict(name=r.data, split='test', n_images=len(own_b), shape=shape, n_train=n_train),
         space='rgb', teacher=teacher_bits(r.teacher, m, prior, bit),
         student=dict(family=r.family, **two('student'), n_params=n_params, side=student.patch,
                      stderr=number(bits(m['student_student_b'], D).stderr),
                      latent_values=student.emission.n_heads),
-        readings={k: dict(bits=number(e.bits), stderr=number(e.stderr), n_images=e.n)
-                  for k, e in read.items()},
-        lvd_start=start | dict(history=run.history),
-        ledger={k: number(v) for k, v in saved.items()},
+        readings=read, lvd_start=start, ledger={k: number(v) for k, v in saved.items()},
         baselines={k: number(v.mean()) for k, v in base.items()} | dict(lvd=start['bits']),
         seconds=run.seconds, device=str(run.device), threads=torch.get_num_threads(),
         config=asdict(r), seed=r.seed, version=pcdistill.__version__)
@@ -409,7 +402,7 @@ def size_of(image:Image) -> int:
 
 # %% ../nbs/61_chain.ipynb #c021
 def comparison(results:dict) -> str:
-    "The table: every model in exact bits/dim on test, best first, and whether the student is better."
+    "The table: every model in exact bits/dim on test, best first; is the student better?"
     d, s, t, b = (results[k] for k in ('data', 'student', 'teacher', 'baselines'))
     few = ' (first 1,000 images)' if d['n_images'] > 1000 else ''
     named = {
@@ -422,15 +415,16 @@ def comparison(results:dict) -> str:
         f'PNG, with headers{few}': b['png']}
     def better(v):
         return '' if None in (v, s['bits']) or v is s['bits'] else 'yes' if s['bits'] < v else 'no'
-    rows = sorted([(n, v, better(v)) for n, v in named.items() if v is not None], key=lambda row: row[1])
+    rows = [(n, v, better(v)) for n, v in named.items() if v is not None]
+    rows = sorted(rows, key=lambda row: row[1])
     head = (f"{d['name']}: {d['n_images']:,} whole {d['split']} images of {d['shape']}, "
             f"student {s['family']} with {s['n_params']:,} parameters")
     if s['stderr'] is not None:
         head += f", ± {s['stderr']:.3f}"
     note = ('(digits have 17 grey levels spread over 0…255: models of smooth scales, the teacher '
             'and the Gaussian among them, pay for the gaps; circuits and files do not)')
-    lines = [head, table(rows, ('model', 'bits/dim', 'student better')), note*(d['name']=='digits')]
-    return '\n'.join(lines).rstrip()
+    made = table(rows, ('model', 'bits/dim', 'student better'))
+    return '\n'.join([head, made, note*(d['name']=='digits')]).rstrip()
 
 # %% ../nbs/61_chain.ipynb #c023
 def distill(
@@ -531,7 +525,8 @@ def export_run(
 ) -> Path:
     "Results and bits/dim of single images, to 5 digits, in one small file."
     folder, out = Path(folder), Path(out)
-    require(out.resolve().parent!=folder.resolve(), f'wanted a file outside the run {folder}, got {out}')
+    inside = out.resolve().parent==folder.resolve()
+    require(not inside, f'wanted a file outside the run {folder}, got {out}')
     run = load_run(folder, 'cpu')
     results, m = run.results, run.nats
     D, parts_b2 = math.prod(results['data']['shape']), m['student_parts_b2']
@@ -540,5 +535,5 @@ def export_run(
     for name, k in dict(conditional='conditional', codes='codes_prior', exact='exact').items():
         if f'teacher_{k}_b' in m:
             terms[f'teacher_{name}'] = m[f'teacher_{k}_b']
-    made = dict(results=results, images={k: [number(v) for v in bpd(t[:n], D)] for k, t in terms.items()})
-    return save_json(out, made | (dict(commit=commit) if commit else {}))
+    single = {k: [number(v) for v in bpd(t[:n], D)] for k, t in terms.items()}
+    return save_json(out, dict(results=results, images=single, commit=commit))

@@ -21,7 +21,7 @@ import constriction
 import numpy as np
 import torch
 from torch import Tensor
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from einops import rearrange
 from tqdm.auto import tqdm
 from .core import Refused, require

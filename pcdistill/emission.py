@@ -268,7 +268,7 @@ class FamilyConfig:
 
     def passes(self, n_heads:int) -> float:
         "How often each row meets all heads while the family is fitted; for estimates of time."
-        return self.epochs
+        return float(self.epochs)
 
     def within(self, patch:int, rows:int, cols:int) -> 'FamilyConfig':
         "The same without what images of so many patches of this side have no place for."

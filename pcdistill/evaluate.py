@@ -9,7 +9,6 @@ __all__ = ['RIDGES', 'score', 'Estimate', 'mean_bits', 'bits', 'Readings', 'read
 
 # %% ../nbs/50_evaluate.ipynb #c002
 import copy, io, math
-from collections.abc import Callable
 from typing import NamedTuple
 import torch
 from PIL import Image as Picture
@@ -266,28 +265,28 @@ def fit_one_normal(
     return max(map(normal, ridges), key=lambda m: float(score(m, valid_x[:500], 100, False).mean()))
 
 # %% ../nbs/50_evaluate.ipynb #c030
-def _file_bits(x_bchw, save:Callable) -> Float64[Tensor, "b"]:
+def _file_bits(x_bchw, kind:str, **options) -> Float64[Tensor, "b"]:
     "Bits/dim of every image as a file of its own."
     require(x_bchw.dtype==torch.uint8 and x_bchw.shape[1] in (1, 3),
             f'wanted uint8 images of 1 or 3 channels, got {x_bchw.dtype} with {x_bchw.shape[1]}')
     sizes = []
     for a in rearrange(x_bchw.cpu(), 'b c h w -> b h w c').numpy():
-        save(Picture.fromarray(a if a.shape[2]==3 else a[..., 0]), f := io.BytesIO())
-        sizes.append(8*len(f.getvalue())/a.size)
+        file = io.BytesIO()
+        Picture.fromarray(a if a.shape[2]==3 else a[..., 0]).save(file, kind, **options)
+        sizes.append(8*len(file.getvalue())/a.size)
     return torch.tensor(sizes, dtype=torch.float64)
 
 def webp_bits(
     x_bchw:Shaped[Tensor, "b c h w"], # images, uint8
 ) -> Float64[Tensor, "b"]:
     "Bits/dim of lossless WebP, one file an image, headers included."
-    best = dict(lossless=True, quality=100, method=6)
-    return _file_bits(x_bchw, lambda im, f: im.save(f, 'WEBP', **best))
+    return _file_bits(x_bchw, 'WEBP', lossless=True, quality=100, method=6)
 
 def png_bits(
     x_bchw:Shaped[Tensor, "b c h w"], # images, uint8
 ) -> Float64[Tensor, "b"]:
     "Bits/dim of PNG, one file an image, headers included."
-    return _file_bits(x_bchw, lambda im, f: im.save(f, 'PNG', optimize=True))
+    return _file_bits(x_bchw, 'PNG', optimize=True)
 
 # %% ../nbs/50_evaluate.ipynb #c033
 def hclt_size(D:int, V:int, S:int) -> int:

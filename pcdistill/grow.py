@@ -21,13 +21,13 @@ from .runs import resumable
 from .clusters import kmeans, assign
 from .em import fit
 from .resize import clone, flows, prune_, thin_
-from .emission import Family, Labelled, FAMILIES, some_rows
+from .emission import Family, FamilyConfig, Labelled, FAMILIES, some_rows
 from .trees import Trees, TreesConfig, columns
 from .trees import parts_of, stack, started, state_of, unstack
 
 # %% ../nbs/32_grow.ipynb #g009
 @dataclass(frozen=True)
-class GrowConfig:
+class GrowConfig(FamilyConfig):
     "How heads grow."
     heads:int=4           # heads of a tree, at most
     start:int=1           # heads of a tree at first, by k-means of its features
@@ -50,6 +50,10 @@ class GrowConfig:
     price:float=1.        # what a nat of knowledge about z costs a patch, in nats (see `gain`)
     judged:bool=True      # divisions must gain on validation patches; False: all are kept
     sure:float=1.         # standard errors they must gain
+
+    def passes(self, n_heads:int) -> float:
+        "A patch meets the heads of its own tree, at first and in each round, with and without."
+        return self.epochs*(1 + self.rounds*(1 + self.judged))/n_heads
 
 # %% ../nbs/32_grow.ipynb #g011
 class Part(NamedTuple):
@@ -226,7 +230,8 @@ def propose(
 ) -> Proposal:
     "Split the worst heads."
     part, K = sparser(part, y_xd, config), part.e.n_heads
-    L_xh = part.e(y_xd).detach()
+    with torch.no_grad():
+        L_xh = part.e(y_xd)
     part = part._replace(h_x=reassign(L_xh, part.h_x, config.inertia))
     same, split = drop_empty(part, gen), worst(L_xh, part.h_x, config.hold)
     n = min(len(split), config.heads - same.e.n_heads)
@@ -313,4 +318,4 @@ def fit_grown(
     e.counts = tuple(torch.cat([torch.bincount(h) for h in heads]).tolist())
     return e, history
 
-FAMILIES['grown'] = Family(GrowConfig, fit_grown)
+FAMILIES['grown'] = Family(GrowConfig, fit_grown, features=True)

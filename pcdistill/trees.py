@@ -373,7 +373,7 @@ class TreesConfig(FamilyConfig):
 
     def passes(self, n_heads:int) -> float:
         "A patch of a tree of its own meets one head."
-        return self.epochs/n_heads if self.own else self.epochs
+        return self.epochs/(n_heads if self.own else 1)
 
 @torch.no_grad()
 def start_from_states_(

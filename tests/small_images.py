@@ -87,11 +87,11 @@ def every_image(image):
     return rows.view(-1, c, h, w)
 
 @torch.no_grad()
-def log_joint(image, x, density=False, belief_nk=None):
-    "log p of whole images, latents summed out one combination after another."
-    lp_xnk = image.evidence(x, density=density).double()
+def log_joint(image, lp_xnk, belief_nk=None):
+    "log p of images with this evidence, latents summed out one combination after another."
+    lp_xnk = lp_xnk.double()
     N, K = lp_xnk.shape[1:]
-    lp_x = torch.full((len(x),), -math.inf, dtype=torch.double)
+    lp_x = torch.full((len(lp_xnk),), -math.inf, dtype=torch.double)
     for z in itertools.product(range(K), repeat=N):
         lp_z = image.prior(one_hot_evidence(torch.tensor([z]), K))[0, 0].double()
         for n, k in enumerate(z):

@@ -13,7 +13,7 @@ from pcdistill.patches import to_patches
 from pcdistill.tiles import cut
 from pcdistill.either import places
 from pcdistill.top import fit_top
-from small_images import BYTES, CHAINS, DISCRETE, every_image, log_joint, mixture, patches, trees, weights_
+from small_images import BYTES, CHAINS, DISCRETE, every_image, log_joint, patches, trees, weights_
 from test_evaluate import toy
 
 RUN = bytes(range(16))
@@ -48,7 +48,7 @@ def test_tables_multiply_to_the_joint_probability(name):
 def test_tables_by_enumeration(name):
     "Every table is p(next | those before), from the values of all images."
     image = (DISCRETE | {f'chain:{n}': f for n, f in CHAINS.items()})[name](0); all_x = every_image(image)
-    rows = image.rows(all_x).long(); p_x = log_joint(image, all_x).exp()
+    rows = image.rows(all_x).long(); p_x = log_joint(image, image.evidence(all_x).detach()).exp()
     told = rows[torch.randint(len(rows), (3,), generator=rng(0))]; at = []; order = image.tiles.order_d.tolist(); left = iter(order)
     def value(p_bv):
         d = next(left); now = told[:, d]

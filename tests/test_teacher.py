@@ -151,6 +151,12 @@ def test_gradient_moves_codes_to_their_vectors_and_nothing_else_does():
     before = book.e_kf.clone(); book.learn(z, rng(2)); assert torch.equal(book.e_kf, before)
     ids = book(z).id_bn.flatten(); assert torch.allclose(torch.stack([z[ids==k, 0].mean(0) for k in range(4)]), before, atol=.05)
 
+def test_codes_that_follow_an_average_get_no_gradient():
+    "Nor random numbers at the start: a new codebook is filled by the first batch."
+    by_average, by_gradient = init_(Codebook(4, 2), rng(0)), init_(Codebook(4, 2, 0.), rng(0))
+    assert not by_average.e_kf.requires_grad and not by_average.e_kf.any()
+    assert by_gradient.e_kf.requires_grad and by_gradient.e_kf.any()
+
 def test_killed_and_resumed_prior_is_the_same(photos, teachers, tmp_path, monkeypatch, eager):
     t = teachers['vqvae']; ids, config = t.codes(photos), PriorConfig.tiny(epochs=4)
     whole = fit_prior(ids, t.n_codes, config, rng(5), progress=False)
