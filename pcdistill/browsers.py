@@ -310,7 +310,8 @@ def sample_browser(
 ) -> ui.VBox:
     "Samples with their bits; the nearest training images of the one chosen; temperature and seed."
     seed = ui.BoundedIntText(max=2**31-1, description='seed')
-    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature')
+    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature',
+                            style=dict(description_width='initial'))
     every, said = chooser('samples', 58), ui.HTML(f'rms of images never trained on: {usual:.0f}')
     near = Gallery(label='the chosen sample and its nearest training images', width=78)
     rows = [ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])]

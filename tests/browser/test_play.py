@@ -175,7 +175,7 @@ def run_all(page, lab):
     until('an idle kernel', lambda: (k := lab.kernel()) and k['execution_state']=='idle')
     page.asks = ask = Kernel(lab)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    until('the last cell', lambda: ask("'terms' in globals()"), every=.5)
+    until('the last cell', lambda: ask("'terms' in globals()", 900), 900, .5)
     return ask
 
 def works(page, lab):
