@@ -539,7 +539,7 @@ def _masses(e, given, x_xd, w_xk):
 # chain draws after the first values; and log of the normal part of these
 def _ancestral(e, x_xd, until_x, k_x, gen):
     g_x, U, s_kd = e.shape_k[k_x], e.unit(), e.logs_kd.exp()
-    eps_xd = torch.randn(x_xd.shape, generator=gen, device=x_xd.device)
+    eps_xd = torch.randn(x_xd.shape, generator=gen, device=x_xd.device, dtype=torch.float)
     x, lp_x, top = x_xd.to(eps_xd).clone(), eps_xd.new_zeros(len(x_xd)), e.n_values-1
     for d in range(e.n_vars):
         told_x = d < until_x
@@ -586,16 +586,17 @@ def _conditional(e, x_xd, noise_d, k, gen):
         return mean_xh.float(), lp_x
     left_hh = g.left_khh[0] + 1e-6*torch.eye(len(g.h), device=x_xd.device)
     L = cholesky((left_hh + left_hh.mT)/2).float()
-    eps_xh = torch.randn(len(x_xd), len(L), generator=gen, device=x_xd.device)
+    eps_xh = torch.randn(len(x_xd), len(L), generator=gen, device=L.device, dtype=L.dtype)
     return mean_xh.float() + eps_xh @ L.T, lp_x
 
 # rows that fall to the uniform, which is likely only where a normal fails
 def _grains(e, x_xd, noise_xd, lp_x, soft, gen):
     r_x = _grain(lp_x, e.uniform_part(noise_xd))
-    at = (torch.rand(len(x_xd), generator=gen, device=x_xd.device) < r_x).nonzero().flatten()
+    u_x = torch.rand(len(x_xd), generator=gen, device=r_x.device, dtype=r_x.dtype)
+    at = (u_x < r_x).nonzero().flatten()
     if len(at)==0:
         return x_xd
-    g_xdv = torch.zeros(len(at), e.n_vars, e.n_values, device=x_xd.device)
+    g_xdv = r_x.new_zeros(len(at), e.n_vars, e.n_values)
     if soft is not None:
         g_xdv = soft_log_weight(soft, e.n_values)[at][:, e.order]
     any_xd = pick(rearrange(g_xdv.softmax(2), 'x d v -> (x d) v'), gen).view(len(at), -1)
