@@ -89,12 +89,6 @@ def test_notebook_is_clean(nb):
             assert not re.search(r' at 0x[0-9a-f]{6,}', said), 'a memory address is stored'
             assert not re.search(r'/(home|root|work|tmp|Users)/', said), 'a path of a machine is stored'
 
-# not yet rewritten for 100 columns and one statement a line; it only gets shorter
-DENSE = {'teacher', 'vqvae', 'mae', 'clusters', 'priors', 'switching', 'conv', 'latents',
-         'stream', 'blocks', 'block_queries', 'factors', 'leaf', 'residual', 'top', 'cuts',
-         'joint', 'grow', 'evaluate', 'inpaint', 'compress', 'widgets', 'browsers', 'recipe',
-         'chain', 'cli'}
-
 def crowded(text):
     "Lines that hold more than one statement."
     rows = [n.lineno for n in ast.walk(ast.parse(text)) if isinstance(n, ast.stmt)]
@@ -102,10 +96,9 @@ def crowded(text):
 
 @each(NBS)
 def test_exported_cells_are_small(nb):
-    limit = 52 if nb not in LIBRARY or nb.stem[3:] in DENSE else 40
-    assert max((lines(c) for c in exported(nb)), default=0)<=limit
+    assert max((lines(c) for c in exported(nb)), default=0)<=40
 
-@each([p for p in LIBRARY if p.stem[3:] not in DENSE])
+@each(LIBRARY + EXTRA)
 def test_a_line_is_short_and_holds_one_statement(nb):
     for c in exported(nb):
         text = '\n'.join(l for l in source(c).splitlines() if not l.startswith('#|'))

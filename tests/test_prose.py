@@ -10,10 +10,6 @@ DOCS = [root/name for name in ('README.md', 'CONTRIBUTING.md')]
 LIBRARY = [p for p in NBS if re.match(r'\d\d_', p.name) or p.parent.name=='extra']
 
 # Library notebooks that still refer by number, by the name of their module. It only gets shorter.
-NOT_YET = {'block_queries',
-           'factors', 'leaf', 'residual', 'cuts', 'joint', 'grow', 'inpaint', 'compress',
-           'browsers', 'evaluate'}
-
 def name(path): return re.sub(r'^\d\d_', '', path.stem)
 def where(path): return path.relative_to(root).as_posix()
 each = lambda paths: pytest.mark.parametrize('path', paths, ids=where)
@@ -60,18 +56,10 @@ def test_the_patterns_find_what_they_should():
 
 @each(NBS + DOCS)
 def test_nothing_is_referred_to_by_number(path):
-    if name(path) in NOT_YET and path in LIBRARY: pytest.skip('not mended yet')
     assert not (m := by_number(path)), f'refer to notebooks by name: {m}'
-
-def test_the_list_of_the_unmended_gets_shorter():
-    there = {name(p): p for p in LIBRARY}
-    assert NOT_YET<=set(there), f'gone, take them off NOT_YET: {sorted(NOT_YET - set(there))}'
-    done = sorted(n for n in NOT_YET if not by_number(there[n]) and not ROTTED.search(said(there[n])))
-    assert not done, f'mended, take them off NOT_YET: {done}'
 
 @each(NBS + DOCS)
 def test_nothing_that_rotted_is_said(path):
-    if name(path) in NOT_YET and path in LIBRARY: pytest.skip('not mended yet')
     assert not (m := ROTTED.findall(said(path))), m
 
 @each(NBS + DOCS)
