@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SORTS', 'ALONE', 'patch_grid', 'patches', 'head_means', 'neighbours', 'Latents', 'latents', 'ranked', 'most_beside',
-           'best_patches', 'value_text', 'Swapped', 'left_over', 'swap', 'latent_figure', 'latent_browser', 'nearest',
-           'Drawn', 'draw', 'sample_figure', 'sample_browser', 'growth_text', 'growth_figure', 'follow',
-           'growth_stepper', 'ledger_figure', 'ledger_view']
+           'best_patches', 'value_text', 'Swapped', 'left_over', 'swap', 'latent_figure', 'latent_browser',
+           'nearest_images', 'Drawn', 'draw', 'sample_figure', 'sample_browser', 'growth_text', 'growth_figure',
+           'follow', 'growth_stepper', 'ledger_figure', 'ledger_view']
 
 # %% ../nbs/54_browsers.ipynb #c002
 import math
@@ -251,7 +251,7 @@ def latent_browser(
 
 # %% ../nbs/54_browsers.ipynb #c021
 @torch.no_grad()
-def nearest(
+def nearest_images(
     x_bchw:UInt8[Tensor, "b c h w"],     # images
     train_nchw:UInt8[Tensor, "n _ _ _"], # among these
     m:int=3,                             # so many
@@ -280,7 +280,7 @@ def draw(
 ) -> Drawn:
     "Samples at a temperature, with their bits and the nearest training images."
     x = tempered(image, T).sample(n, gen)
-    rms_bm, i_bm = nearest(x, train_nchw.to(x.device))
+    rms_bm, i_bm = nearest_images(x, train_nchw.to(x.device))
     near_bmchw = train_nchw[i_bm.to(train_nchw.device)]
     return Drawn(*(t.cpu() for t in (x, bpd(image(x), x[0].numel()), rms_bm, near_bmchw)))
 

@@ -30,7 +30,7 @@ from .top import fit_top
 from .emission import Emission, Labelled, family
 from .image import Image, finetune, image_from_state, image_state, load_image, save_image
 from .teacher import bound
-from .priors import Choice, PriorConfig, choose, fit_prior, simple_priors
+from .priors import Choice, PriorConfig, choose_prior, fit_prior, simple_priors
 from .latents import extract, features, kind_of, teacher_from_state
 from .evaluate import bits, ledger_from, measure, readings, score, waterfall
 from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
@@ -156,7 +156,7 @@ def prior(self:Run, teacher) -> Choice|None:
         if r.autoregressive:
             config, steps = getattr(PriorConfig, r.teacher_size)(), dict(progress=self.progress)
             made['autoregressive'] = fit_prior(ids_bm, n_codes, config, gen, ckpt=ckpt, **steps)
-        return choose(made, extract(teacher, self.images('valid')).long())
+        return choose_prior(made, extract(teacher, self.images('valid')).long())
     def pack(best):
         tensors, meta = best.prior.state()
         return tensors, meta | dict(choice=best.name, nats=best.nats)
@@ -323,6 +323,7 @@ def measured(self:Run, teacher, prior:Choice|None, how, start:Image, student:Ima
         return {k: torch.cat([row[k] for row in rows]) for k in rows[0]}, {}
     return self.stage('measured', [self.k_student, self.k_prior, r.n_test], work)[0]
 
+# %% ../nbs/61_chain.ipynb #c8b57214
 @patch
 def read(self:Run, student:Image, n:int=100) -> dict[str, dict]:
     "The student's bits in their two meanings, on the first n test images (rounded: the first 16)."

@@ -99,6 +99,7 @@ def _bar(image, n, batch, desc, progress) -> tqdm: # a step for every table
     steps = -(-n//batch)*math.prod(image.shape)
     return tqdm(total=steps, desc=desc, disable=None if progress else True)
 
+# %% ../nbs/52_compress.ipynb #cdea1f68
 def encode(
     x_bchw:UInt8[Tensor, "b c h w"], # images
     image:Image,                     # the circuit

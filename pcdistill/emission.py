@@ -227,19 +227,18 @@ def tempered(
     return new
 
 # %% ../nbs/30_emission.ipynb #e015
-# kind → class, and name on the command line → how it is fitted; or the module that says so
+# kind → class, and name on the command line → how it is fitted; or the module of the kit that says so
 KINDS:dict[str, type|str] = dict(
-    trees='pcdistill.trees', normals='pcdistill.normals', tiles='pcdistill.tiles',
-    either='pcdistill.either', predicted='pcdistill.extra.predicted')
+    trees='trees', normals='normals', tiles='tiles', either='either',
+    predicted='extra.predicted')
 FAMILIES:dict[str, 'Family|str'] = dict(
-    trees='pcdistill.trees', grown='pcdistill.grow', normals='pcdistill.either',
-    residuals='pcdistill.extra.predicted')
+    trees='trees', grown='grow', normals='either', residuals='extra.predicted')
 
 def known(registry:dict, name:str, what:str):
     "What a registry holds under a name; a module is imported first, and puts it there."
     require(name in registry, f"wanted {what} of {', '.join(registry)}, got '{name}'")
     if isinstance(registry[name], str):
-        import_module(registry[name])
+        import_module(f'pcdistill.{registry[name]}')
     return registry[name]
 
 class Labelled(NamedTuple):
@@ -262,6 +261,7 @@ def some_rows(rows:Labelled, n:int, gen:torch.Generator) -> Labelled:
     f_xf = None if rows.f_xf is None else rows.f_xf[keep.to(rows.f_xf.device)]
     return rows._replace(y_xd=y_xd, z_xq=z_x.long(), f_xf=f_xf)
 
+# %% ../nbs/30_emission.ipynb #c520fe10
 class FamilyConfig:
     "What is asked of the settings of every family."
     across = 1   # labelled squares a side of the square that a row is

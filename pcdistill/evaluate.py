@@ -171,6 +171,7 @@ def ledger_from(
     assert least >= 0, f'a marginal term of {out.marginal_b.min()} nats'
     return out
 
+# %% ../nbs/50_evaluate.ipynb #c74fe103
 def ledger(
     image:Image,                     # student
     x_bchw:UInt8[Tensor, "b c h w"], # images

@@ -46,6 +46,7 @@ MASKS = dict(
     eyes=lambda h, w, gen: _without(h, w, gen, rows=(1/4, 1/2)),
 ) # name → function(h, w, gen) → seen_hw
 
+# %% ../nbs/51_inpaint.ipynb #cc0c823f
 def check_mask(
     seen:Tensor, # [h w] or [b h w], True = seen; or [b c h w], all channels of a pixel alike
     b:int, h:int, w:int, # images, rows, columns

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['conditional', 'responsibilities', 'of_head', 'possible', 'largest_', 'state_posterior', 'unit_rows', 'posterior',
-           'Moments', 'expectation', 'entropy', 'descend', 'new_values', 'sample', 'soft_posterior', 'soft_choice']
+           'MeanVariance', 'expectation', 'entropy', 'descend', 'new_values', 'sample', 'soft_posterior', 'soft_choice']
 
 # %% ../nbs/26_queries.ipynb #c002
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def posterior(
     return p_buv.new_zeros(len(x), pc.graph.n_vars, p_buv.shape[2]).index_add_(1, variable_u, p_buv)
 
 # %% ../nbs/26_queries.ipynb #c015
-class Moments(NamedTuple):
+class MeanVariance(NamedTuple):
     mean:Tensor     # [b d]
     variance:Tensor # [b d]
 
@@ -116,7 +116,7 @@ def expectation(
     x:Tensor,                           # values
     seen_bd:Bool[Tensor, "b d"],        # False where missing
     head_b:Int[Tensor, "b"]|None=None,  # head of each row; None: head 0
-) -> Moments:
+) -> MeanVariance:
     "Mean and variance of what is missing given what was seen; the value and 0 where seen."
     w_ubs = state_posterior(pc, x, seen_bd, head_b)[1]
     variable_u, row_u = unit_rows(pc)
@@ -128,7 +128,7 @@ def expectation(
     off_ubs = mean_us[:, None] - rearrange(mean_bd[:, variable_u], 'b u -> u b 1')
     var_bd = total(var_us[:, None] + off_ubs**2)
     mean_bd = torch.where(seen_bd, x.to(mean_bd.dtype), mean_bd)
-    return Moments(mean_bd, torch.where(seen_bd, 0, var_bd))
+    return MeanVariance(mean_bd, torch.where(seen_bd, 0, var_bd))
 
 def entropy(
     pc:Circuit,                         # the circuit

@@ -25,7 +25,8 @@ class Pairs(NamedTuple):
 def check_labels(z_bn:Tensor, n:int, K:int):
     "Refuse labels that are not n a row, from 0 to K−1."
     low, high = map(int, z_bn.aminmax()) if z_bn.numel() else (0, 0)
-    require(z_bn.shape[1:]==(n,) and 0 <= low and high < K, f'wanted {n} ids from 0 to {K-1} a row, '
+    good = z_bn.shape[1:]==(n,) and 0 <= low and high < K
+    require(good, f'wanted {n} ids from 0 to {K-1} a row, '
             f'got {z_bn.shape[1]} from {low} up to {high}')
 
 def count_pairs(
@@ -53,7 +54,7 @@ def left_out(
     counts:Pairs,           # of latent values and pairs
     alphas:Sequence[float], # pseudocounts α of a row
 ) -> list[float]:
-    "Mean log p of an image's labels given their parents', predicted from all other images, for each α."
+    "Mean log p of an image's labels given their parents', from all other images, for each α."
     pair_nst, n = counts.pair_nst, counts.own_nk[0].sum()
     i, s, t = pair_nst.nonzero(as_tuple=True)
     found = pair_nst[i, s, t], pair_nst.sum(1)[i, t], counts.own_nk[i, s]
@@ -97,6 +98,7 @@ def fit_top(
     z_bn, n = z_bn.long(), z_bn.shape[1]
     check_labels(z_bn, n, K)
     tree = tree or chow_liu(mutual_information(z_bn[:n_tree], bins=K, chunk=max(1, 2048//K)))
-    require(tree.host==tuple(range(n)), 'wanted a tree with one latent a patch (chow_liu, chain or binary_tree)')
+    require(tree.host==tuple(range(n)),
+            'wanted a tree with one latent a patch (chow_liu, chain or binary_tree)')
     pc = Circuit(tree, Evidence(n, K), 1, torch.Generator().manual_seed(0)).to(z_bn.device)
     return recount_(pc, [z_bn], alpha, n_values)

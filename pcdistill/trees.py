@@ -31,6 +31,7 @@ from .emission import register, soft_log_weight, some_rows
 # %% ../nbs/31_trees.ipynb #t005
 INPUTS = dict(categorical=Categorical, logistic=DiscretisedLogistic)
 
+# %% ../nbs/31_trees.ipynb #cc7f0ae4
 @register
 class Trees(Atom):
     "Hidden Chow-Liu trees side by side; heads count tree after tree."
@@ -63,18 +64,20 @@ class Trees(Atom):
         self.register_buffer('live_k', alive_ch.flatten().nonzero().flatten(), persistent=False)
         self.n_vars, self.n_values, self.n_heads = graph.n_vars, n_values, len(self.live_k)
 
-    def spec(self) -> dict:
-        "The arguments (JSON)."
-        parents = [list(t.parent) for t in self.trees]
-        return dict(parents=parents, n_values=self.n_values, heads=list(self.heads),
-                    states=list(self.states), inputs=self.pc.inputs.kind, counts=self.counts)
-
     @classmethod
     def from_spec(cls, spec:dict) -> 'Trees':
         "Untrained trees of a given make."
         trees = [Tree(tuple(p), tuple(range(len(p)))) for p in spec['parents']]
         made = [spec[n] for n in ('n_values', 'heads', 'states', 'inputs')]
         return cls(trees, *made, counts=spec.get('counts'))
+
+# %% ../nbs/31_trees.ipynb #cc7f0ae4s
+@patch
+def spec(self:Trees) -> dict:
+    "The arguments (JSON)."
+    parents = [list(t.parent) for t in self.trees]
+    return dict(parents=parents, n_values=self.n_values, heads=list(self.heads),
+                states=list(self.states), inputs=self.pc.inputs.kind, counts=self.counts)
 
 # %% ../nbs/31_trees.ipynb #t005b
 @patch(as_prop=True)

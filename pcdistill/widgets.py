@@ -101,6 +101,7 @@ def put(
         g.png = sheet(x_bchw, cols) if b else b''
     return g
 
+# %% ../nbs/53_widgets.ipynb #c0887001
 def put_figure(
     g:Gallery,  # where to
     fig:Figure, # what a drawing function returned
@@ -216,6 +217,7 @@ def _heed(box, control, name, act): # what is refused is said under the canvas
             box.pad.note = str(e)
     control.observe(done, name)
 
+# %% ../nbs/53_widgets.ipynb #c82e8e99
 def inpaint_pad(
     image:Image,                     # the circuit
     x_bchw:UInt8[Tensor, "b c h w"], # images to choose from

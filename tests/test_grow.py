@@ -11,7 +11,7 @@ from pcdistill.core import rng
 from pcdistill.em import EM, tables
 from pcdistill.emission import Labelled, family, from_spec, moments
 from pcdistill.grow import (GrowConfig, Part, better, budget, clone_heads, fit_grown, gain, gain_of, more_states,
-                            reassign, split_labels, train, worst)
+                            reassign, split_labels, train_trees, worst)
 from pcdistill.image import Image, finetune, load_image, save_image
 from pcdistill.resize import thin_
 from pcdistill.structure import Tree, chow_liu
@@ -364,7 +364,7 @@ def test_it_is_a_family_like_the_others():
     assert made.config is GrowConfig and agree(made.fit(ROWS, CONFIG, rng(3), None, False), grown())
 
 @pytest.mark.parametrize('config', [replace(c, epochs=2, rounds=2) for c in (CONFIG, THINNED)], ids=['plain', 'thinned'])
-@pytest.mark.parametrize('where,call', [('_round', 1), ('_round', 2), ('train', 1), ('train', 3), ('propose', 2), ('gain_of', 4)])
+@pytest.mark.parametrize('where,call', [('_round', 1), ('_round', 2), ('train_trees', 1), ('train_trees', 3), ('propose', 2), ('gain_of', 4)])
 def test_a_killed_run_ends_with_the_same_heads(tmp_path, monkeypatch, where, call, config):
     whole, calls, real = grown(config), itertools.count(1), getattr(G, where)
     def dies(*a):
@@ -408,10 +408,10 @@ def test_few_patches_lose_no_cluster(monkeypatch):
     "Of so few rows that one cluster would be gone, each keeps one; batches are made for the rows there are."
     few, seen = replace(CONFIG, n_fit=10, rounds=0), []
     c = (torch.arange(600) < 3).long()          # three patches of 600
-    def watched(parts, ys, config, gen, real=G.train):
+    def watched(parts, ys, config, gen, real=G.train_trees):
         seen.append((list(map(len, ys)), config.batch))
         return real(parts, ys, config, gen)
-    monkeypatch.setattr(G, 'train', watched)
+    monkeypatch.setattr(G, 'train_trees', watched)
     e, _ = run(few, rows_of(Y, F, c))
     assert seen==[([10, 1], 1)] and e.counts==(10, 1)
     run(replace(few, n_fit=10**9), rows_of(Y, F, c))
@@ -434,7 +434,7 @@ def test_grow_refuses(refuses):
 
 def test_training_trains_each_patch_in_its_own_head():
     parts = [Part(e, torch.arange(len(Y)) % e.n_heads) for e in some_parts(2, D=6, V=4)]
-    more = train(parts, [Y]*len(parts), replace(CONFIG, epochs=3), rng(0))
+    more = train_trees(parts, [Y]*len(parts), replace(CONFIG, epochs=3), rng(0))
     for old, new in zip(parts, more):
         every = torch.arange(len(Y))
         assert new.own(Y)(every).mean() > old.own(Y)(every).mean() and torch.equal(new.h_x, old.h_x)

@@ -79,7 +79,8 @@ def test_methods_belong_to_classes_of_their_module(path):
             of = ast.unparse(n.args.args[0].annotation)
             assert of in own, f'{n.name} is patched on to {of}'
 
-TWICE = {} # name → the reason it may be defined in two modules
+# name → why it may stand in two modules: what it does is the same, of a circuit and of what is above it
+TWICE = dict(from_spec='an untrained one of a given make', sample='rows drawn from p(x)')
 
 def test_a_name_means_one_thing():
     where = defaultdict(list)

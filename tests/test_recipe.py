@@ -422,7 +422,7 @@ def test_validation_images_choose(tmp_path, monkeypatch):
     spy('finetune', lambda a, k: a[3], R.finetune)
     spy('fit_plain_hclt', lambda a, k: k['valid_x'], R.fit_plain_hclt)
     spy('fit_one_normal', lambda a, k: a[1], R.fit_one_normal)
-    spy('choose', lambda a, k: a[1], R.choose)
+    spy('choose_prior', lambda a, k: a[1], R.choose_prior)
     def fit(rows, *args):                                             # a family that wants to judge itself
         given['family'] = rows
         return trees.fit_trees(rows, *args)
@@ -431,7 +431,7 @@ def test_validation_images_choose(tmp_path, monkeypatch):
     distill(r, tmp_path/'run', 'cpu', progress=False)
     assert all(torch.equal(given[k], valid) for k in ('finetune', 'fit_plain_hclt', 'fit_one_normal'))
     teacher, rows = run.teacher(), given['family']
-    assert torch.equal(rows.valid.y_xd, run.rows(valid, torch.zeros(len(valid), 4))[0]) and torch.equal(given['choose'], teacher.codes(valid).long())
+    assert torch.equal(rows.valid.y_xd, run.rows(valid, torch.zeros(len(valid), 4))[0]) and torch.equal(given['choose_prior'], teacher.codes(valid).long())
     assert len(rows.f_xf)==len(rows.y_xd)==len(rows.z_xq)==200*4 and rows.valid.f_xf is None
 
 # Faults that were found by trying it.

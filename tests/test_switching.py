@@ -6,7 +6,7 @@ from pcdistill.extra import switching
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import load_teacher, save_teacher
-from pcdistill.priors import TreePrior, choose, simple_priors
+from pcdistill.priors import TreePrior, choose_prior, simple_priors
 from pcdistill.queries import soft_posterior
 from pcdistill.structure import Tree
 from pcdistill.top import fit_top
@@ -77,10 +77,10 @@ def test_priors_know_what_their_names_say():
 
 def test_choice_is_made_on_validation_codes():
     g = rng(0); a = torch.randint(0, 4, (300, 1), generator=g); ids = torch.cat([a, (a+1) % 4], 1)
-    made = choose(simple_priors(ids[:200], (4, 4)), ids[200:])
+    made = choose_prior(simple_priors(ids[:200], (4, 4)), ids[200:])
     assert made.name=='tree' and abs(made.nats['uniform']+uniform_prior((4, 4))) < 1e-4
-    assert choose(simple_priors(ids[:200], (4, 4)), torch.randint(0, 4, (99, 2), generator=g)).name!='tree'
-    with pytest.raises(Refused): choose({}, ids)
+    assert choose_prior(simple_priors(ids[:200], (4, 4)), torch.randint(0, 4, (99, 2), generator=g)).name!='tree'
+    with pytest.raises(Refused): choose_prior({}, ids)
 
 @pytest.mark.parametrize('noise', NOISES)
 @pytest.mark.parametrize('s', [.05, 1., 30., 1e3])

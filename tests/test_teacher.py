@@ -10,7 +10,7 @@ from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.patches import to_patches
 from pcdistill import teacher, latents
 from pcdistill.masses import log_mass_logistic
-from pcdistill.priors import CodePrior, PriorConfig, choose, fit_prior, simple_priors
+from pcdistill.priors import CodePrior, PriorConfig, choose_prior, fit_prior, simple_priors
 from pcdistill.teacher import ControlConfig, PixelTeacher, Teacher, bound, fit_noise, fit_pixels, init_, train, uniform_prior
 from pcdistill.vqvae import Codebook, VQConfig, VQVAE2, log_mixture, log_patches, n_theta
 
@@ -201,7 +201,7 @@ def test_tiny_sets_have_teachers(n, photos):
     t = VQVAE2.fit(x, SHORT, rng(0), progress=False); ids = t.codes(x)
     assert all(v.isfinite().all() for v in t.state_dict().values()) and t.log_cond(x).isfinite().all()
     priors = simple_priors(ids, t.n_codes) | dict(own=fit_prior(ids, t.n_codes, PriorConfig.tiny(epochs=1), rng(0), progress=False))
-    assert all(v < float('inf') for v in choose(priors, ids).nats.values())
+    assert all(v < float('inf') for v in choose_prior(priors, ids).nats.values())
     assert bound(fit_pixels(x, 1, min(5, n), rng(0)), None, photos[:9, :, :4, :4]).conditional_b.isfinite().all()
 
 @pytest.mark.parametrize('kind', list(latents.TEACHERS))

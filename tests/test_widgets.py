@@ -274,7 +274,7 @@ def test_temperature(T, refuses):
     assert torch.allclose(wide, torch.full_like(wide, math.log(2.)))
 
 def test_nearest_and_sample_browser():
-    rms, i = nearest(X3[:4], X3, 2)
+    rms, i = nearest_images(X3[:4], X3, 2)
     assert i[:, 0].tolist()==[0, 1, 2, 3] and (rms[:, 0]==0).all()
     off = (X3[0].float()-X3[i[0, 1]].float()).square().mean().sqrt()
     assert torch.allclose(rms[0, 1], off)
