@@ -9,7 +9,7 @@ from pcdistill.evaluate import bits, score
 from pcdistill.image import Image, finetune
 from pcdistill.normals import Normals
 from pcdistill.patches import to_patches
-from pcdistill.top import fit_top
+from pcdistill.latent_prior import fit_latent_prior
 
 RESULTS = Path(__file__).parents[1]/'nbs/experiments/results'
 
@@ -52,7 +52,7 @@ def student(x, valid, test, z_bn, K:int, name:str, config, patch:int, colour:str
     y_xd = to_patches(space.forward(x).long(), patch).flatten(0, 1)
     (e, _), seconds['emission'] = timed(family(name).fit, Labelled(y_xd, z_xq.long(), values(colour), K, patch), config, gen, progress=False)
     z_bn = e.label(y_xd, z_xq[:, 0].long()).view(len(x), -1); K = e.n_heads
-    prior, seconds['prior'] = timed(fit_top, z_bn, K)
+    prior, seconds['prior'] = timed(fit_latent_prior, z_bn, K)
     mass_k = (torch.bincount(z_bn.flatten(), minlength=K) + 1/K)/(z_bn.numel() + 1)
     image = Image(e, prior, space, patch, tuple(x.shape[1:]))
     out = {split: two_ways(image, mass_k, part) for split, part in (('valid', valid), ('test', test))}

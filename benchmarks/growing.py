@@ -37,7 +37,7 @@ from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
 from pcdistill.show import table
 from pcdistill.structure import chow_liu, gaussian_mutual_information, mutual_information
-from pcdistill.top import fit_top
+from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, TreesConfig, fit_trees
 
 COLOUR, P, SHAPE = COLOURS['ycocg_r'], 4, (3, 32, 32)
@@ -78,7 +78,7 @@ def lvd(x, v, K, S, seed, more=1):
     y_xd = y_bnd.flatten(0, 1)
     z_x = by_kmeans(y_xd, K, seed)
     e = trees_of(y_xd, z_x, K, S, more*PASSES['leaf'], rng(seed))
-    return image_of(e, fit_top(z_x.view(y_bnd.shape[:2]), K), x, v, seed, more*PASSES['joint']), {}
+    return image_of(e, fit_latent_prior(z_x.view(y_bnd.shape[:2]), K), x, v, seed, more*PASSES['joint']), {}
 
 def lvd_pg(x, v, K, S, seed, rounds=2, **options):
     y_bnd = cut(x)
@@ -90,7 +90,7 @@ def lvd_pg(x, v, K, S, seed, rounds=2, **options):
     config = GrowConfig(**(usual | options))
     e, history = fit_grown(rows, config, rng(seed), None, False)
     z_bn = e.label(y_xd, one_x).view(y_bnd.shape[:2])
-    image = image_of(e, fit_top(z_bn, e.n_heads), x, v, seed, PASSES['joint'])
+    image = image_of(e, fit_latent_prior(z_bn, e.n_heads), x, v, seed, PASSES['joint'])
     tried = sum(PASSES.values()) + rounds*config.epochs
     return image, dict(heads=e.n_heads, states_grown=e.states[0], tried=tried, config=asdict(config), history=history)
 
@@ -104,12 +104,12 @@ def states_only(x, v, K, S, seed, rounds=2):
         part = sparser(part, y_xd, config)
         part = Part(more_states(part, y_xd, budget(part.e, config), config.noise, gen), z_x)
         fit(part.e, part.own(y_xd), len(y_xd), gen, epochs, lr=LR, pseudocount=ALPHA, progress=False, **STEPS)
-    prior = fit_top(z_x.view(y_bnd.shape[:2]), K)
+    prior = fit_latent_prior(z_x.view(y_bnd.shape[:2]), K)
     return image_of(part.e, prior, x, v, seed, PASSES['joint']), dict(states_grown=part.e.states[0])
 
 def plain(x, v, K, S, seed):
     whole = chow_liu(torch.ones(48, 48))
-    size = live(Trees([whole], V, [K], [S])) + live(fit_top(torch.zeros(2, 64, dtype=torch.long), K))
+    size = live(Trees([whole], V, [K], [S])) + live(fit_latent_prior(torch.zeros(2, 64, dtype=torch.long), K))
     image = fit_plain_hclt(x, COLOUR, size, rng(seed), valid_x=v, epochs=sum(PASSES.values()), batch=200, progress=False)
     return image, dict(states_a_pixel=image.emission.states[0])
 

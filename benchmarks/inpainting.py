@@ -25,7 +25,7 @@ from pcdistill.chain import load_run, size_of
 from pcdistill.core import Refused, device, rng
 from pcdistill.data import images
 from pcdistill.image import Image
-from pcdistill.inpaint import MASKS, inpaint, mask
+from pcdistill.inpainting import MASKS, inpaint, mask
 from pcdistill.runs import save_json
 
 ROOT = Path(__file__).parents[1]

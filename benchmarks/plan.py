@@ -6,7 +6,7 @@ from pathlib import Path
 from pcdistill.chain import load_run
 from pcdistill.core import device
 from pcdistill.data import n_images
-from pcdistill.recipe import estimate
+from pcdistill.recipes import estimate
 from pcdistill.runs import load_json
 from pcdistill.show import table
 

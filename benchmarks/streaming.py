@@ -24,7 +24,7 @@ from pcdistill.runs import key, save_json
 from pcdistill.show import table
 from pcdistill.stream import extract_parts, in_parts, made, sample_rows
 from pcdistill.teacher import fit_pixels
-from pcdistill.top import fit_top, recount_
+from pcdistill.latent_prior import fit_latent_prior, recount_
 from pcdistill.trees import TreesConfig, fit_trees
 from w1 import Peak
 
@@ -73,7 +73,7 @@ def main():
         labels = extract_parts(lambda x: extract(teacher, x), a.labels, a.folder or temp, key(N, a.part, a.labels, str(dev)), photos); done('extraction')
         y_xd, z_x = to_patches(few, PATCH).flatten(0, 1), extract(teacher, few).flatten().long()
         trees, _ = fit_trees(Labelled(y_xd, z_x, 256, a.labels, PATCH), TreesConfig(states=a.states, epochs=0, n_fit=50_000), rng(3), progress=False); trees.to(dev); del y_xd, z_x
-        prior = recount_(fit_top(sample_rows(5000, rng(4), labels, read=64)[0], a.labels), labels).to(dev)
+        prior = recount_(fit_latent_prior(sample_rows(5000, rng(4), labels, read=64)[0], a.labels), labels).to(dev)
         student = Student(trees, prior, RGB, PATCH, (3, SIDE, SIDE))
         @torch.no_grad()
         def bits(): return float(torch.cat([bpd(student(x), PIXELS) for t in test for x in t.split(a.micro)]).mean())

@@ -26,7 +26,7 @@ from .colour import COLOURS
 from .patches import to_patches
 from .clusters import kmeans, assign
 from .em import stages
-from .top import fit_top
+from .latent_prior import fit_latent_prior
 from .emission import Emission, Labelled, family
 from .image import Image, finetune, image_from_state, image_state, load_image, save_image
 from .teacher import bound
@@ -34,8 +34,8 @@ from .priors import Choice, PriorConfig, choose_prior, fit_prior, simple_priors
 from .latents import extract, features, kind_of, teacher_from_state
 from .evaluate import bits, ledger_from, measure, readings, score, waterfall
 from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
-from .inpaint import mask, inpaint, figure
-from .recipe import Recipe, estimate, place_of, plan_table, recipe_from
+from .inpainting import mask, inpaint, figure
+from .recipes import Recipe, estimate, place_of, plan_table, recipe_from
 
 # %% ../nbs/61_chain.ipynb #c005
 class Run:
@@ -267,7 +267,7 @@ def start(self:Run, teacher, how, z_bn) -> Image:
         rows = self.labelled(teacher, how, z_bn, gen)
         emission, history = family(r.family).fit(rows, r.emission, gen, ckpt, self.progress)
         save_json(self.folder/'history.json', history)
-        prior = fit_top(self.labels(emission, x, z_bn), emission.n_heads)
+        prior = fit_latent_prior(self.labels(emission, x, z_bn), emission.n_heads)
         return Image(emission, prior, COLOURS[r.colour], r.side, tuple(x.shape[1:]))
     return self.image_stage('start', self.k_start, fit)
 

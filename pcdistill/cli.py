@@ -25,9 +25,9 @@ from .data import images, names
 from .emission import FAMILIES
 from .latents import TEACHERS
 from .evaluate import Estimate, score, bits, mean_bits, paper_crop_bits
-from .inpaint import MASKS, mask, inpaint, figure
+from .inpainting import MASKS, mask, inpaint, figure
 from .compress import MAGIC, compress_files, decompress_file, run_hash
-from .recipe import SIZES, Recipe, estimate, place_of, plan_table, recipe
+from .recipes import SIZES, Recipe, estimate, place_of, plan_table, recipe
 from .chain import distill, load_run
 
 # %% ../nbs/62_cli.ipynb #c005

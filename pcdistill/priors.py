@@ -21,7 +21,7 @@ from .structure import chain
 from .circuit import Circuit, from_spec
 from .em import Best
 from .queries import soft_choice
-from .top import fit_top, recount_
+from .latent_prior import fit_latent_prior, recount_
 
 # %% ../nbs/45_priors.ipynb #c005
 def check_codes(
@@ -72,7 +72,7 @@ def simple_priors(
 ) -> dict[str, TreePrior]:
     "Uniform, each position by itself, and the Chow-Liu tree."
     def counted(**how):
-        return fit_top(ids_bm, max(n_codes), n_values=n_codes, **how)
+        return fit_latent_prior(ids_bm, max(n_codes), n_values=n_codes, **how)
     line = chain(len(n_codes))
     made = dict(uniform=recount_(counted(tree=line, alpha=1.), [], 1., n_codes),
                 position=counted(tree=line, alpha=1e30), tree=counted())

@@ -16,7 +16,7 @@ from .core import require
 from .inputs import Evidence
 from .circuit import Circuit, from_spec as circuit_from_spec
 from .queries import soft_choice, soft_posterior
-from .top import fit_top
+from .latent_prior import fit_latent_prior
 from .emission import Coder, Emission, from_spec, one_reading, register
 
 # %% ../nbs/34_tiles.ipynb #i005
@@ -189,7 +189,7 @@ def coder(self:Tiles, b:int) -> Coder:
 # %% ../nbs/34_tiles.ipynb #i014
 def fit_split(z_xp:Int[Tensor, "x p"], K:int, heads:int, gen:torch.Generator) -> Circuit:
     "A tree over the latents of pieces, counted from labels; heads that differ by noise."
-    counted = fit_top(z_xp, K, n_tree=50_000)
+    counted = fit_latent_prior(z_xp, K, n_tree=50_000)
     split = Circuit(counted.tree, Evidence(z_xp.shape[1], K), heads, gen).to(z_xp.device)
     with torch.no_grad():
         split.edges_est.copy_(counted.edges_est)

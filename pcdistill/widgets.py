@@ -21,7 +21,7 @@ import pcdistill
 from .core import Refused, require, rng
 from .show import as_picture
 from .image import Image
-from .inpaint import Inpainted, check_mask, fit_image, inpaint
+from .inpainting import Inpainted, check_mask, fit_image, inpaint
 
 # %% ../nbs/53_widgets.ipynb #c007
 def sheet(

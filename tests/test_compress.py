@@ -12,7 +12,7 @@ from pcdistill.image import Image as Student, save_image
 from pcdistill.patches import to_patches
 from pcdistill.tiles import cut
 from pcdistill.either import places
-from pcdistill.top import fit_top
+from pcdistill.latent_prior import fit_latent_prior
 from small_images import BYTES, CHAINS, DISCRETE, every_image, log_joint, patches, trees, weights_
 from test_evaluate import toy
 
@@ -77,7 +77,7 @@ def test_normals_code_every_image(config):
         for _ in config.joined: small = cut(small, places(p, 1))
         rows = Labelled(y_xd, (small.float().mean(1) > 100).long(), 256, 2, p)
         e, _ = fit_squares(rows, config, rng(1), None, False); n = 64//p**2
-        image = Student(e, fit_top(e.label(y_xd, rows.z_xq[:len(y_xd)]).view(-1, n), e.n_heads), COLOURS['rgb'], p, (1, 8, 8))
+        image = Student(e, fit_latent_prior(e.label(y_xd, rows.z_xq[:len(y_xd)]).view(-1, n), e.n_heads), COLOURS['rgb'], p, (1, 8, 8))
         far = torch.cat([strange(image), x]); data = encode(far, image, RUN); size = bits(image, far)
         assert torch.equal(decode(data, image, RUN)[0], far) and math.isfinite(size)
         assert 8*len(unpack(data).payload) <= 1.01*size + 64 and size/far.numel() < 30

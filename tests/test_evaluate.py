@@ -16,7 +16,7 @@ from pcdistill.inputs import Evidence
 from pcdistill.normals import Normals
 from pcdistill.structure import chain
 from pcdistill.patches import to_patches
-from pcdistill.top import fit_top
+from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees
 from pcdistill.teacher import Bound
 
@@ -129,7 +129,7 @@ def test_tiny_sets_do_not_explode(config):
         else:
             y = to_patches(x.long(), 4).flatten(0, 1); rows = Labelled(y, (y.float().mean(1) > 80).long(), 256, 2, 4)
             e, _ = fit_squares(rows, config, rng(1), None, False); z = e.label(y, rows.z_xq).view(-1, 4)
-            m = Student(e, fit_top(z, e.n_heads), COLOURS['rgb'], 4, (1, 8, 8))
+            m = Student(e, fit_latent_prior(z, e.n_heads), COLOURS['rgb'], 4, (1, 8, 8))
         assert 0 < bits(score(m, test, progress=False), 64).bits < 20 and 0 < bits(score(m, outlier, progress=False), 64).bits < 30
 
 def test_one_image_has_no_error():

@@ -15,7 +15,7 @@ from pcdistill.grow import (GrowConfig, Part, better, budget, clone_heads, fit_g
 from pcdistill.image import Image, finetune, load_image, save_image
 from pcdistill.resize import thin_
 from pcdistill.structure import Tree, chow_liu
-from pcdistill.top import fit_top
+from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, columns, stack, unstack
 
 seeds = pytest.mark.parametrize('seed', range(6))
@@ -450,7 +450,7 @@ def test_grown_trees_under_a_prior(tmp_path):
     config = GrowConfig(heads=2, rounds=1, states=2, epochs=3, batch=100)
     e, _ = run(config, rows_of(y, y.float(), c, n_values=2), seed=1)
     assert e.n_heads > 2
-    image = Image(e, fit_top(e.label(y, c).view(400, 2), e.n_heads), COLOURS['rgb'], 2, (1, 2, 4))
+    image = Image(e, fit_latent_prior(e.label(y, c).view(400, 2), e.n_heads), COLOURS['rgb'], 2, (1, 2, 4))
     every = everything(8).view(-1, 1, 2, 4).to(torch.uint8)
     assert image(every).exp().sum().item()==pytest.approx(1, abs=1e-4)
     history = finetune(image, x, rng(2), epochs=3, batch=400, micro=400, lr=(1., 1.), pseudocount=0., progress=False)

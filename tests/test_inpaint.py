@@ -8,11 +8,11 @@ from pcdistill.data import images
 from pcdistill.emission import Labelled
 from pcdistill.evaluate import fit_plain_hclt
 from pcdistill.image import Image as Student
-from pcdistill.inpaint import MASKS, Inpainted, figure, fit_image, inpaint, mask
+from pcdistill.inpainting import MASKS, Inpainted, figure, fit_image, inpaint, mask
 from pcdistill.patches import to_patches
 from pcdistill.structure import chain
 from pcdistill.teacher import fit_pixels
-from pcdistill.top import fit_top
+from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, TreesConfig, fit_trees
 from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks, mixture, patches, trees
 from test_evaluate import ALL_X, toy
@@ -227,7 +227,7 @@ def digits():
     rows, out = Labelled(to_patches(train.long(), 4).flatten(0, 1), z_bn.flatten(), 256, K, 4), {}
     for name, own in dict(one=False, own=True).items():
         e, _ = fit_trees(rows, TreesConfig(states=6, own=own, epochs=2, batch=1024), g, progress=False)
-        out[name] = Student(e, fit_top(z_bn, K), COLOURS['rgb'], 4, (1, 8, 8))
+        out[name] = Student(e, fit_latent_prior(z_bn, K), COLOURS['rgb'], 4, (1, 8, 8))
     out['whole'] = fit_plain_hclt(train, COLOURS['rgb'], 60_000, g, epochs=1, batch=200, progress=False)
     return out
 

@@ -47,7 +47,7 @@ ROTTED = re.compile(r'\bMETHOD(?:\.md)?\b|the only loop|the same call for all fa
 def by_number(path): return BY_NUMBER.findall(plain(said(path)))
 
 def test_the_patterns_find_what_they_should():
-    found = ['a leaf (36)', 'a leaf (36, 38)', 'a head, (one normal a head, 36)', 'the top (`fit_top`; 41)', '(41 and 43)',
+    found = ['a leaf (36)', 'a leaf (36, 38)', 'a head, (one normal a head, 36)', 'the top (`fit_latent_prior`; 41)', '(41 and 43)',
              'notebooks 30–35', 'Notebook 34', 'a leaf as in 40, a', 'a reader of 41', '(`Blend` of 31)']
     free = ['error (error 28)', 'values (0 … 16)', '(below, rank 16)', '`randn(32)`', '$f(16)$', 'median of 50', '(arXiv 2302.08086)',
             'in 32 states', '(one of 128)', '`figure(10)` of 12 images', 'patches of 4×4 (2 by 2)']

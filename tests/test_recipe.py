@@ -9,7 +9,7 @@ from pcdistill.data import images
 from pcdistill.emission import FAMILIES, FamilyConfig, known
 from pcdistill.image import save_image
 from pcdistill.latents import TEACHERS
-from pcdistill.recipe import PRESETS, config_of, estimate, plan_table, recipe, recipe_from
+from pcdistill.recipes import PRESETS, config_of, estimate, plan_table, recipe, recipe_from
 from pcdistill.runs import Paused, load, load_json, save
 
 def there(family):
@@ -240,7 +240,7 @@ def test_plan_prints_and_does_nothing(tmp_path, capsys):
 @pytest.mark.parametrize('family', [pytest.param(f, marks=needs(f)) for f in FAMILIES])
 def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     "With every micro-batch said to take a second, a stage takes as many as it has."
-    module, calls, there_are = importlib.import_module('pcdistill.recipe'), [], {}
+    module, calls, there_are = importlib.import_module('pcdistill.recipes'), [], {}
     monkeypatch.setattr(module, 'seconds_of', lambda f, dev, warm=True: (f(), calls.append(1), 1.)[2])
     monkeypatch.setattr(module, 'n_images', lambda data, split='train': there_are[split])
     few = dict(joined=[], halves=16) if family=='normals' else dict(states=4)
@@ -408,7 +408,7 @@ def test_the_plan_opens_no_test_image(monkeypatch):
     def guarded(name, split='train', n=None):
         assert split!='test'
         return images(name, split, n)
-    for m in (R, importlib.import_module('pcdistill.recipe')): monkeypatch.setattr(m, 'images', guarded)
+    for m in (R, importlib.import_module('pcdistill.recipes')): monkeypatch.setattr(m, 'images', guarded)
     assert 'student' in estimate(small(autoregressive=False))
 
 def test_validation_images_choose(tmp_path, monkeypatch):
@@ -588,12 +588,12 @@ def test_a_run_is_what_distill_returns_and_load_run_reads(done, tmp_path):
     assert 'not finished' in str(new) and '<img' not in new._repr_html_()
     with pytest.raises(Refused, match='results.json'): new.results
 
-@pytest.mark.parametrize('first', ['', 'import pcdistill.inpaint, pcdistill.recipe; ', 'from pcdistill.chain import Run; '])
+@pytest.mark.parametrize('first', ['', 'import pcdistill.inpainting, pcdistill.recipes; ', 'from pcdistill.chain import Run; '])
 def test_one_import_whatever_came_before(first):
-    "Functions and modules of one name: the package gives the function, `from pcdistill.inpaint import …` the module's."
-    code = first + ('from pcdistill import distill, load_run, recipe, inpaint, mask, images, score, bits, encode, decode; from pcdistill.inpaint import MASKS; import pcdistill; '
+    "Functions and modules of one name: the package gives the function, `from pcdistill.inpainting import …` the module's."
+    code = first + ('from pcdistill import distill, load_run, recipe, inpaint, mask, images, score, bits, encode, decode; from pcdistill.inpainting import MASKS; import pcdistill; '
                     'assert all(map(callable, (distill, load_run, recipe, inpaint, mask, images, score, bits, encode, decode))) and MASKS; '
-                    'assert recipe("digits").patch==4 and pcdistill.inpaint is inpaint and "distill" in dir(pcdistill)')
+                    'assert recipe("digits").patch==4 and pcdistill.inpainting is inpaint and "distill" in dir(pcdistill)')
     made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert made.returncode==0, made.stderr[-1000:]
 

@@ -11,7 +11,7 @@ from pcdistill.latents import extract
 from pcdistill.stream import OnDemand, extract_parts, in_parts, made, row_groups, shards, sample_rows, stored, together
 from pcdistill.structure import binary_tree
 from pcdistill.teacher import fit_pixels
-from pcdistill.top import count_pairs, fit_top, recount_
+from pcdistill.latent_prior import count_pairs, fit_latent_prior, recount_
 
 here = Path(__file__).parent.parent
 SIZES = (70, 1, 129, 200)                                                     # parts of unequal length, 400 rows
@@ -162,7 +162,7 @@ def test_ids_that_would_wrap_round_are_refused(tmp_path, refuses):
 def test_counts_of_shards_are_counts_in_memory(tmp_path, seed):
     z_bn = torch.randint(0, 5, (400, 8), generator=rng(seed)); z_bn[:, 3] = (z_bn[:, 6] + (torch.rand(400, generator=rng(9)) < .2)) % 5
     labels = extract_parts(lambda t: t, 5, tmp_path, 'z', z_bn.split(SIZES))
-    few = fit_top(z_bn[:100], 5); whole = fit_top(z_bn, 5, tree=few.tree)
+    few = fit_latent_prior(z_bn[:100], 5); whole = fit_latent_prior(z_bn, 5, tree=few.tree)
     assert not alike(few, whole, 1e-3)
     c = count_pairs(labels, 5, few.tree.parent)
     assert c.own_nk.sum(1).tolist()==[400]*8
@@ -173,7 +173,7 @@ def test_counts_of_shards_are_counts_in_memory(tmp_path, seed):
     recount_(few, labels); assert alike(few, whole, 0)
 
 def test_labels_that_do_not_fit_the_top_are_refused(refuses):
-    z_bn = torch.randint(0, 5, (40, 4), generator=rng(0)); top = fit_top(z_bn, 5)
+    z_bn = torch.randint(0, 5, (40, 4), generator=rng(0)); top = fit_latent_prior(z_bn, 5)
     refuses(lambda: recount_(top, [z_bn + 1]), '4 ids from 0 to 4', 'up to 5')
     refuses(lambda: recount_(top, [z_bn[:, :3]]), 'wanted 4 ids', 'got 3')
 
@@ -223,13 +223,13 @@ MEMORY = '''
     from pcdistill.latents import extract
     from pcdistill.stream import extract_parts, in_parts, made, sample_rows
     from pcdistill.teacher import fit_pixels
-    from pcdistill.top import fit_top, recount_
+    from pcdistill.latent_prior import fit_latent_prior, recount_
     torch.set_num_threads(1); n = int(sys.argv[1])
     photos = made(lambda g: torch.randint(0, 256, (4000, 3, 32, 32), generator=g, dtype=torch.uint8), n, 0)      # 12 MB a part
     x, = sample_rows(2000, rng(0), photos, read=2); teacher = fit_pixels(x, 16, 8, rng(0))
     with tempfile.TemporaryDirectory() as d:
         ids = extract_parts(lambda t: extract(teacher, t), 8, d, 'x', photos)
-        top = recount_(fit_top(sample_rows(500, rng(0), ids)[0], 8), ids)
+        top = recount_(fit_latent_prior(sample_rows(500, rng(0), ids)[0], 8), ids)
         module = torch.nn.Module(); module.w = torch.nn.Parameter(torch.zeros(8).log_softmax(0)); module.normalised = {'w': 0}
         fit(module, lambda rows: module.w[rows[1].long()].sum(1) + 0*rows[0].float().mean((1, 2, 3)), 4000*n, rng(0), epochs=1, batch=2000, progress=False,
             order=in_parts(4000*n, 200, photos, ids))

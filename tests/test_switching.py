@@ -9,7 +9,7 @@ from pcdistill.latents import load_teacher, save_teacher
 from pcdistill.priors import TreePrior, choose_prior, simple_priors
 from pcdistill.queries import soft_posterior
 from pcdistill.structure import Tree
-from pcdistill.top import fit_top
+from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.extra.switching import NOISES, SwitchingAR, SwitchingConfig, context, n_context
 from pcdistill.teacher import Teacher, bound, uniform_prior
 
@@ -18,7 +18,7 @@ TREES = [((3, 2, 4), (-1, 0, 1)), ((2, 3, 3, 2), (1, -1, 1, 2)), ((4,), (-1,)), 
 def random_tree(n_codes, parent, seed=0):
     "A prior with random tables, counted from random codes."
     ids = (torch.rand(30, len(n_codes), generator=rng(seed)).square()*torch.tensor(n_codes)).long()
-    return TreePrior(n_codes, fit_top(ids, max(n_codes), .5, Tree(parent, tuple(range(len(parent)))), n_values=n_codes).requires_grad_(False))
+    return TreePrior(n_codes, fit_latent_prior(ids, max(n_codes), .5, Tree(parent, tuple(range(len(parent)))), n_values=n_codes).requires_grad_(False))
 
 def toy(shape, parent=None, seed=0, patch=1, **changes):
     "A switching model of two predictors with random parameters."
@@ -59,7 +59,7 @@ def test_tree_samples_follow_it(n_codes, parent):
 
 def test_tables_are_the_maximum_of_likelihood():
     g = rng(0); ids = torch.randint(0, 3, (500, 3), generator=g); ids[:, 2] = (ids[:, 0]+ids[:, 1])//2
-    def fitted(): return TreePrior((3, 3, 3), fit_top(ids, 3, 1e-4, Tree((-1, 0, 0), (0, 1, 2))).requires_grad_(False))
+    def fitted(): return TreePrior((3, 3, 3), fit_latent_prior(ids, 3, 1e-4, Tree((-1, 0, 0), (0, 1, 2))).requires_grad_(False))
     best = fitted().log_prob(ids).mean()
     for s in range(10):
         q = fitted(); w = q.circuit.edges_est; noise = w.exp()*(1+.2*torch.rand(w.shape, generator=rng(s)))

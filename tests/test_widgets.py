@@ -16,7 +16,7 @@ from pcdistill.core import rng
 from pcdistill.emission import tempered
 from pcdistill.evaluate import ledger
 from pcdistill.image import Image, whole_image
-from pcdistill.inpaint import fit_image
+from pcdistill.inpainting import fit_image
 from pcdistill.inputs import Evidence
 from pcdistill.normals import Normals
 from pcdistill.structure import chain

@@ -26,7 +26,7 @@ from ..structure import Tree, chain
 from ..circuit import Circuit
 from ..em import fit as fit_em
 from ..queries import soft_posterior
-from ..top import fit_top
+from ..latent_prior import fit_latent_prior
 from ..priors import TreePrior
 
 # %% ../../nbs/extra/switching.ipynb #c005
@@ -254,7 +254,7 @@ def fit_latents_(self:SwitchingAR,
 ) -> SwitchingAR:
     "Fit the tree of latents, on as many images as their evidence fits into half a GB."
     f_bnk = self.evidence(x_bchw[:max(1, (1 << 27)//sum(self.n_codes))])
-    pc = fit_top((f_bnk+self.lp_k).argmax(-1), self.config.K)
+    pc = fit_latent_prior((f_bnk+self.lp_k).argmax(-1), self.config.K)
     def log_prob(rows):
         return pc(f_bnk[rows])[:, 0]
     n = len(f_bnk)

@@ -57,7 +57,7 @@ def steady(what, ask, times=4, every=.1):
 def run_folder(tmp_path_factory):
     "A small run of digits, by a teacher that is trained in a second."
     from pcdistill.chain import distill
-    from pcdistill.recipe import recipe
+    from pcdistill.recipes import recipe
     folder = tmp_path_factory.mktemp('run')/'digits'
     r = recipe('digits', 'tiny', shape=(1, 8, 8), teacher='pixels', epochs=2)
     distill(r, folder, 'cpu', progress=False)
