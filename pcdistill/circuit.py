@@ -318,7 +318,8 @@ def root_value(self:Circuit, lp_ubs:Float[Tensor, "u b s"]) -> Float[Tensor, "b 
     names = [n for n, ts in logw.items() for _ in ts]
     return _Pass.apply(lp_ubs, self.plan(), torch.is_grad_enabled(), names, *sum(logw.values(), []))
 
-EVIDENCE_AT_ONCE = 1 << 23 # numbers of evidence at a time when scoring on a CPU: tensors over 32 MB are slow
+# numbers of evidence at a time when scoring on a CPU: tensors over 32 MB are slow
+EVIDENCE_AT_ONCE = 1 << 23
 
 @patch
 def forward(self:Circuit,

@@ -227,7 +227,8 @@ def tempered(
     return new
 
 # %% ../nbs/30_emission.ipynb #e015
-# kind → class, and name on the command line → how it is fitted; or the module of the kit that says so
+# kind → class, and name on the command line → how it is fitted;
+# or the module of the kit that says so
 KINDS:dict[str, type|str] = dict(
     trees='trees', normals='normals', tiles='tiles', either='either',
     predicted='extra.predicted')

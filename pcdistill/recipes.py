@@ -252,7 +252,8 @@ def unfitted(
     emission, _ = family.fit(rows, few, gen, None, False)
     n = y_bnd.shape[1]
     z_bn = torch.randint(emission.n_heads, (b, n), generator=gen).to(dev)
-    return Image(emission, fit_latent_prior(z_bn, emission.n_heads, 1., chain(n)), colour, r.side, (c, h, w))
+    prior = fit_latent_prior(z_bn, emission.n_heads, 1., chain(n))
+    return Image(emission, prior, colour, r.side, (c, h, w))
 
 # %% ../nbs/60_recipes.ipynb #c021
 def teacher_seconds(r:Recipe, x_bchw, n:int) -> tuple[float, float]:
