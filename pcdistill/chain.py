@@ -325,8 +325,8 @@ def measured(self:Run, teacher, prior:Choice|None, how, start:Image, student:Ima
 
 # %% ../nbs/61_chain.ipynb #c8b57214
 @patch
-def read(self:Run, student:Image, n:int=100) -> dict[str, dict]:
-    "The student's bits in their two meanings, on the first n test images (rounded: the first 16)."
+def read(self:Run, student:Image, n:int=32) -> dict[str, dict]:
+    "The student's bits in their two meanings, on the first n test images."
     def work(ckpt):
         gen = rng(self.recipe.seed + 8, self.device)
         read = readings(student, self.images('test')[:n], gen)._asdict()

@@ -69,25 +69,24 @@ class Readings(NamedTuple):
     "Bits/dim of the same model in its readings; of a discrete family all three are one number."
     chain:Estimate      # of the discretised chain: exact, codes whole images and prefixes
     dequantised:Estimate# of the density that answers every mask: upper bound by uniform noise
-    rounded:Estimate    # of the same density: closer bound by the GHK sampler, first images only
+    rounded:Estimate    # of the same density: closer upper bound by the GHK sampler
 
 @torch.no_grad()
 def readings(
     image:Image,                     # the model
     x_bchw:UInt8[Tensor, "b c h w"], # whole images
     gen:torch.Generator,             # randomness of the bounds, on the device of the model
-    n_rounded:int=16,                # images for the GHK bound: the first ones
     draws:int=1,                     # of each component, for that bound
     batch:int=16,                    # images at once
 ) -> Readings:
     "The exact bits of the chain, and two bounds on those of the density."
-    def read(f, x_bchw):
+    def read(f):
         def nats(x):
             return image.tiles.atoms(f, image.rows(x))[:, 0] - image.hidden_nats(x)
         return bits(torch.cat([nats(x) for x in x_bchw.split(batch)]), x_bchw[0].numel())
-    return Readings(read(lambda e, x: e(x), x_bchw),
-                    read(lambda e, x: e.dequantised(x, gen), x_bchw),
-                    read(lambda e, x: e.rounded(x, gen, draws), x_bchw[:n_rounded]))
+    return Readings(read(lambda e, x: e(x)),
+                    read(lambda e, x: e.dequantised(x, gen)),
+                    read(lambda e, x: e.rounded(x, gen, draws)))
 
 # %% ../nbs/50_evaluate.ipynb #c011
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor
 from jaxtyping import Bool, Float, Shaped, UInt8
 from einops import rearrange
 from matplotlib.figure import Figure
-from .core import Refused, require
+from .core import Refused, require, rng
 from .show import strip
 from .emission import Soft
 from .image import Image
@@ -202,9 +202,9 @@ def _answers(asked:_Asked, n:int, gen:torch.Generator) -> Inpainted: # of one ba
 def inpaint(
     image:Image,                     # the circuit
     x_bchw:Shaped[Tensor, "b c h w"],# uint8; hidden pixels matter to log_hidden_b only
-    seen_bhw:Shaped[Tensor, "*mask"],# [b h w] or [h w] bool, True where seen
-    n:int,                           # samples of each image
-    gen:torch.Generator,             # randomness, on the device of the model
+    seen_bhw:Shaped[Tensor, "*mask"]|str,# [b h w] or [h w] bool, True where seen; or of `MASKS`
+    n:int=4,                         # samples of each image
+    gen:torch.Generator|None=None,   # randomness, on the device of the model; None: seed 0
     batch:int=64,                    # images at a time
     soft:tuple[Tensor, Tensor]|None=None, # beliefs [b c h w] about pixels: values, precisions
     belief_bnk:Float[Tensor, "b n k"]|None=None, # log-evidence of latents
@@ -214,7 +214,8 @@ def inpaint(
             f'wanted uint8 images of {image.shape}, got {x_bchw.dtype} of '
             f'{tuple(x_bchw.shape[1:])}; fit_image makes any picture fit')
     x_bchw, dev = x_bchw.to(image.device), image.device
-    seen_bhw = image.supported(check_mask(seen_bhw, len(x_bchw), *image.shape[1:]).to(dev))
+    gen = rng(0, dev) if gen is None else gen
+    seen_bhw = image.supported(mask(seen_bhw, len(x_bchw), *image.shape[1:], gen).to(dev))
     rows = None if soft is None else soft_rows(image, *soft)
     parts = []
     for at in torch.arange(len(x_bchw), device=dev).split(batch):

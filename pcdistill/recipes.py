@@ -294,13 +294,13 @@ def estimate(
     def score(model):
         with torch.no_grad():
             return seconds_of(lambda: model(x[:16]), dev)/min(len(x), 16)
-    one, read = score(image), seconds_of(lambda: readings(image, x[:1], rng(0, dev), 1), dev, False)
+    one, read = score(image), seconds_of(lambda: readings(image, x[:1], rng(0, dev)), dev, False)
     teacher, prior = teacher_seconds(r, x, n)
     return dict(
         teacher=teacher, prior=prior, latents=teacher/20,
         start=passes(f.passes(r.clusters), min(n, f.n_fit/squares), f.batch/squares),
         student=passes(r.epochs, n_tune, r.batch) + (r.epochs+1)*1000*one,
-        plain=plain_passes(10, min(n, 20_000), 1000), measured=2*n_test*one, readings=16*read,
+        plain=plain_passes(10, min(n, 20_000), 1000), measured=2*n_test*one, readings=32*read,
         baselines=n_test*score(plain))
 
 # %% ../nbs/60_recipes.ipynb #c023

@@ -115,9 +115,9 @@ def test_readings_of_normals_and_of_trees():
     "Wide normals: the GHK bound is close to the chain and below uniform dequantising; of trees all three are one number."
     e = Normals(2, 4); g = rng(0)
     with torch.no_grad(): e.mu_gd.copy_(128 + 5*torch.randn(2, 4, generator=g)); e.U_gde.copy_(.3*torch.randn(2, 4, 4, generator=g)); e.logs_kd.fill_(1.)
-    m = whole_image(e, COLOURS['rgb'], (1, 2, 2)); r = readings(m, m.sample(400, rng(1)), rng(2), n_rounded=400, draws=16)
+    m = whole_image(e, COLOURS['rgb'], (1, 2, 2)); r = readings(m, m.sample(400, rng(1)), rng(2), draws=16)
     assert abs(r.rounded.bits - r.chain.bits) < .01 and r.rounded.bits < r.dequantised.bits
-    t = readings(toy(0), ALL_X, rng(0), n_rounded=256); assert t.chain.bits==t.dequantised.bits==t.rounded.bits
+    t = readings(toy(0), ALL_X, rng(0)); assert t.chain.bits==t.dequantised.bits==t.rounded.bits
 
 @pytest.mark.parametrize('config', [None, SquaresConfig(epochs=2), SquaresConfig(epochs=2, halves=4, quarters=4, heads=2)])
 def test_tiny_sets_do_not_explode(config):

@@ -8,7 +8,7 @@ from PIL import Image as Picture
 import pcdistill
 from pcdistill.browsers import (ALONE, best_patches, draw, growth_figure, growth_stepper,
                                 growth_text, latent_browser, latent_figure, latents, ledger_figure,
-                                ledger_view, nearest, neighbours, patches, sample_browser,
+                                ledger_view, nearest_images, neighbours, patches, sample_browser,
                                 sample_figure, swap)
 from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
@@ -273,7 +273,7 @@ def test_temperature(T, refuses):
     wide = tempered(normal(), 4.).emission.logs_kd - normal().emission.logs_kd
     assert torch.allclose(wide, torch.full_like(wide, math.log(2.)))
 
-def test_nearest_and_sample_browser():
+def test_nearest_images_and_sample_browser():
     rms, i = nearest_images(X3[:4], X3, 2)
     assert i[:, 0].tolist()==[0, 1, 2, 3] and (rms[:, 0]==0).all()
     off = (X3[0].float()-X3[i[0, 1]].float()).square().mean().sqrt()
