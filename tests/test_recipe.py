@@ -202,8 +202,8 @@ def test_settings_of_an_emission_by_words():
     a = cli.parser().parse_args(['distill', '--set', 'states=7', 'own=true', 'inputs=logistic', 'lr_end=.2', 'pseudocount=1.'])
     e = cli.chosen(a).emission
     assert (e.states, e.own, e.inputs, e.lr_end, e.pseudocount)==(7, True, 'logistic', .2, 1)
-    a = cli.parser().parse_args(['distill', '--data', 'photos', '--emission', 'normals', '--patch', '4', '--set', 'joined=[8, 4]'])
-    assert cli.chosen(a).emission.joined==(8, 4) and cli.chosen(a).side==16
+    a = cli.parser().parse_args(['distill', '--data', 'photos', '--emission', 'normals', '--patch', '2', '--set', 'joined=[8, 4]'])
+    assert cli.chosen(a).emission.joined==(8, 4) and cli.chosen(a).side==8
     for words in (['bark=1'], ['states'], ['states=x'], ['own=3'], ['states=0'], ['states=1.5'], ['states=[3]']):
         with pytest.raises((Refused, TypeError)): cli.chosen(cli.parser().parse_args(['distill', '--set', *words]))
 
