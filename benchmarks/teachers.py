@@ -20,7 +20,7 @@ from pcdistill.data import images
 from pcdistill.evaluate import bits
 from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.mae import MAE, MAEConfig
-from pcdistill.priors import choose, simple_priors
+from pcdistill.priors import choose_prior, simple_priors
 from pcdistill.runs import save_json
 from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
 from pcdistill.teacher import bound, fit_noise, fit_pca, fit_pixels
@@ -40,7 +40,7 @@ def train(name:str, seed:int, x, valid, test, path:Path) -> dict:
     teacher, s = timed(TEACHERS[name], x, rng(seed)); save_teacher(path, teacher)
     out = dict(teacher=name, seed=seed, seconds=s, commit=COMMIT)
     if name=='mae': return out
-    prior = choose(simple_priors(extract(teacher, x), teacher.n_codes), extract(teacher, valid))
+    prior = choose_prior(simple_priors(extract(teacher, x), teacher.n_codes), extract(teacher, valid))
     L = bound(teacher, prior.prior, test); dims = test[0].numel()
     out |= dict(prior=prior.name, bound=bits(L.conditional_b + L.codes_prior_b, dims)._asdict(), conditional=bits(L.conditional_b, dims).bits, uniform=bits(L.codes_uniform_b, dims).bits)
     if name=='switching': out['exact'] = bits(torch.cat([teacher.log_prob(p).double() for p in test.split(50)]), dims).bits

@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pcdistill.emission.moments': ('emission.html#moments', 'pcdistill/emission.py'),
                                     'pcdistill.emission.one_reading': ('emission.html#one_reading', 'pcdistill/emission.py'),
                                     'pcdistill.emission.prefix': ('emission.html#prefix', 'pcdistill/emission.py'),
+                                    'pcdistill.emission.put_seen_': ('emission.html#put_seen_', 'pcdistill/emission.py'),
                                     'pcdistill.emission.register': ('emission.html#register', 'pcdistill/emission.py'),
                                     'pcdistill.emission.sample': ('emission.html#sample', 'pcdistill/emission.py'),
                                     'pcdistill.emission.soft_log_weight': ('emission.html#soft_log_weight', 'pcdistill/emission.py'),

@@ -23,7 +23,7 @@ from .runs import resumable
 from .clusters import kmeans, assign
 from .layers import pick
 from .emission import Atom, Coder, FamilyConfig, Labelled, Soft
-from .emission import prefix, register, soft_log_weight, some_rows
+from .emission import prefix, put_seen_, register, soft_log_weight, some_rows
 
 # %% ../nbs/33_normals.ipynb #n005
 GRAIN = 2**-20 # share of the uniform in every head
@@ -489,31 +489,26 @@ def marginals(self:Normals,
 ) -> Float[Tensor, "x d v"]:
     "Σ_k w_k p(x_d = v | evidence, k) of the density, without components of weight below `tol`."
     seen_xd = _checked(self, x_xd, seen_xd)
-    order, back = self.order, self.order.argsort()
-    g_xdv = 0. if soft is None else soft_log_weight(soft, self.n_values)[:, order]
-    hot_xdv = nn.functional.one_hot(torch.where(seen_xd, x_xd, 0).long(), self.n_values)[:, order]
-    P_xdv = hot_xdv*w_xk.sum(1)[:, None, None]
-    seen_xd, noise_xd = seen_xd[:, order], noise(seen_xd, soft)[:, order]
-    if soft is not None:
-        x_xd = torch.where(seen_xd[:, back], x_xd, soft.value_xd)
-    value_xd = x_xd[:, order]
-    uniform_xdv = torch.zeros_like(P_xdv).add_(g_xdv).softmax(2)
+    value_xd = x_xd if soft is None else torch.where(seen_xd, x_xd, soft.value_xd)
+    value_xd, noise_xd = value_xd[:, self.order], noise(seen_xd, soft)[:, self.order]
+    P_xdv = w_xk.new_zeros(*x_xd.shape, self.n_values)
     for noise_d, rows in groups(noise_xd):
-        if not bool((noise_d > 0).any()):
-            continue
-        all_x1 = w_xk[rows].sum(1, keepdim=True)
         w = torch.where(w_xk[rows] > tol, w_xk[rows], 0)
-        w = w*(all_x1/w.sum(1, keepdim=True).clamp_min(1e-30))
+        w = w*(w_xk[rows].sum(1)/w.sum(1).clamp_min(1e-30))[:, None]
         ks = (w.amax(0) > 0).nonzero().flatten()
-        P_xdv[rows[:, None], (noise_d > 0).nonzero().flatten()] = 0
-        if len(ks):
-            given, w = self.given(noise_d, ks, whole=False), w[:, ks]
-            uniform_11 = self.uniform_part(noise_d[None])[:, None]
-            r = _grain(log_observed(given, value_xd[rows]), uniform_11).to(w)
-            P_xdv[rows[:, None], given.h] = _masses(self, given, value_xd[rows], w*(1-r))
-            uniform_xhv = uniform_xdv[rows[:, None], given.h]
-            P_xdv[rows[:, None], given.h] += (w*r).sum(1)[:, None, None]*uniform_xhv
-    return P_xdv[:, back]
+        if len(ks)==0 or not bool((noise_d > 0).any()):
+            continue
+        given, w = self.given(noise_d, ks, whole=False), w[:, ks]
+        r = _grain(log_observed(given, value_xd[rows]), self.uniform_part(noise_d[None])[:, None])
+        P_xhv, d = _masses(self, given, value_xd[rows], w*(1-r.to(w))), self.order[given.h]
+        grain_x = (w*r.to(w)).sum(1)
+        if float(grain_x.max()) > 1e-9: # the uniform is likely only where a normal fails
+            g_xhv = torch.zeros_like(P_xhv)
+            if soft is not None:
+                g_xhv = soft_log_weight(soft.each(lambda t: t[rows][:, d]), self.n_values)
+            P_xhv += g_xhv.softmax(2)*grain_x[:, None, None]
+        P_xdv[rows[:, None], d] = P_xhv
+    return put_seen_(P_xdv, x_xd, seen_xd, w_xk.sum(1))
 
 # %% ../nbs/33_normals.ipynb #n024b
 # Σ_k w_k × mass of every integer, of each unknown variable: [x h v]

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from jaxtyping import Float, Int, Bool
-from torch.nn.functional import one_hot
 from einops import rearrange, einsum
 from fastcore.basics import patch
 from .core import require
@@ -26,7 +25,7 @@ from .circuit import Circuit, plan
 from .queries import descend, new_values
 from .em import fit
 from .emission import Atom, Coder, Family, FamilyConfig, Labelled, Soft, FAMILIES
-from .emission import register, soft_log_weight, some_rows
+from .emission import put_seen_, register, soft_log_weight, some_rows
 
 # %% ../nbs/31_trees.ipynb #t005
 INPUTS = dict(categorical=Categorical, logistic=DiscretisedLogistic)
@@ -196,8 +195,7 @@ def marginals(self:Trees, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
         else:
             share_xs = flow_uxs[u]/(g_xdv[:, d] @ p_rvs[r]).clamp_min(1e-30)
             P_xdv[:, d] += share_xs @ p_rvs[r].T*g_xdv[:, d]
-    hot_xdv = one_hot(torch.where(seen_xd, x_xd, 0).long(), self.n_values)
-    return torch.where(seen_xd[..., None], hot_xdv*w_xk.sum(1)[:, None, None], P_xdv)
+    return put_seen_(P_xdv, x_xd, seen_xd, w_xk.sum(1))
 
 # %% ../nbs/31_trees.ipynb #t011
 # values given states and beliefs
