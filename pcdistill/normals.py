@@ -231,7 +231,7 @@ def given(self:Normals,
     k = torch.arange(self.n_heads, device=self.order.device) if k is None else k
     v = noise_d.isfinite().nonzero().flatten()
     h = (hidden & (noise_d > 0)).nonzero().flatten()
-    A_v, A_h = self.factor(k, v), self.factor(k, h)
+    A_v, A_h = self.factor(k, torch.cat([v, h])).split([len(v), len(h)], 1)
     L = cholesky(A_v @ A_v.mT + torch.diag(noise_d[v].double()))
     half = torch.linalg.solve_triangular(L, A_v @ A_h.mT, upper=False)
     left = A_h @ A_h.mT - half.mT @ half if whole else A_h.square().sum(2) - half.square().sum(1)
