@@ -333,7 +333,7 @@ def sample_browser(
 # %% ../nbs/54_browsers.ipynb #c030
 def growth_text(r:dict) -> str:
     "One division in a sentence."
-    here = f"Round {r['round']}, tree {r['body']}: "
+    here = f"Round {r['round']}, tree {r['tree']}: "
     if not r['new']:
         return f'{here}nothing to divide.'
     heads = ' and '.join(f'head {h}' for h in r['split'])
@@ -347,7 +347,7 @@ def _heads_of(r, ax): # patches of each head of the tree
     heads = range(len(r['patches']))
     ax.bar(heads, r['patches'], color=['tab:orange' if h in r['split'] else '.7' for h in heads])
     ax.set(xlabel='head (orange: split)', ylabel='patches', xticks=heads)
-    ax.set_title(f"tree {r['body']}, {r['moved']:,} patches moved", fontsize=10)
+    ax.set_title(f"tree {r['tree']}, {r['moved']:,} patches moved", fontsize=10)
 
 def _costs_of(r, ax): # what the patches of the tree cost, three ways
     costs = r['bits'].values()
@@ -360,7 +360,7 @@ def _costs_of(r, ax): # what the patches of the tree cost, three ways
 
 def _steps_of(history, i, ax): # all divisions tried; the large one is this one
     colours = ['tab:green' if r['accepted'] else 'tab:red' for r in history]
-    rounds, trees = ([r[name] for r in history] for name in ('round', 'body'))
+    rounds, trees = ([r[name] for r in history] for name in ('round', 'tree'))
     sizes = [200 if r is history[i] else 40 for r in history]
     ax.scatter(rounds, trees, sizes, colours, marker='s')
     ax.margins(.2)

@@ -261,7 +261,7 @@ def _first(rows:Labelled, config:GrowConfig, gen:torch.Generator) -> Part:
 # %% ../nbs/32_grow.ipynb #g032
 # try to divide every tree that may still grow; `data` has patches, features, judging patches
 def _round(i:int, parts:list[Part], history:list, data:list, config:GrowConfig, gen):
-    done = {r['body'] for r in history if not r['accepted']}
+    done = {r['tree'] for r in history if not r['accepted']}
     who = [c for c, p in enumerate(parts) if c not in done and p.e.n_heads < config.heads]
     if not who:
         return
@@ -279,7 +279,7 @@ def _round(i:int, parts:list[Part], history:list, data:list, config:GrowConfig, 
         parts[c] = three[2 if took else int(bits[1] < bits[0])]
         h_x = three[0].h_x
         history.append(dict(
-            round=i, body=c, patches=torch.bincount(h_x).tolist(), split=p.split, new=p.new,
+            round=i, tree=c, patches=torch.bincount(h_x).tolist(), split=p.split, new=p.new,
             moved=int((p.divided.h_x!=h_x).sum()), accepted=took,
             bits=dict(before=bits[0], without=bits[1], with_it=bits[2])))
 

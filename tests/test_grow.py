@@ -319,7 +319,7 @@ def test_accepted_divisions_gain_on_validation():
         without, with_it = min(r['bits']['before'], r['bits']['without']), r['bits']['with_it']
         assert r['accepted']==(bool(r['new']) and with_it < without)
     for c in (0, 1):
-        mine = [r for r in history if r['body']==c]
+        mine = [r for r in history if r['tree']==c]
         for a, b in zip(mine, mine[1:]):
             assert a['accepted'] and b['bits']['before']==pytest.approx(min(a['bits'].values()), abs=1e-5)
         of = e.tree_k==c        # and the trees are worth what the history says
@@ -422,7 +422,7 @@ def test_few_patches_lose_no_cluster(monkeypatch):
 def test_clusters_nobody_validates():
     "No validation patch of a tree: its divisions are refused, and the history stays JSON."
     e, history = run(rows=ROWS._replace(valid=rows_of(V_Y[V_C==0], None, V_C[V_C==0])))
-    assert not any(r['accepted'] for r in history if r['body']==1) and any(r['accepted'] for r in history)
+    assert not any(r['accepted'] for r in history if r['tree']==1) and any(r['accepted'] for r in history)
     json.dumps(history, allow_nan=False)
 
 def test_grow_refuses(refuses):

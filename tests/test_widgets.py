@@ -295,9 +295,9 @@ def test_nearest_images_and_sample_browser():
 # --- growing, ledger
 
 BITS = dict(before=2., without=1.9, with_it=1.8)
-HISTORY = [dict(round=1, body=0, patches=[70, 30], split=[1], new=[2], moved=12, bits=BITS,
+HISTORY = [dict(round=1, tree=0, patches=[70, 30], split=[1], new=[2], moved=12, bits=BITS,
                 accepted=True),
-           dict(round=2, body=0, patches=[70, 18, 12], split=[2], new=[], moved=0,
+           dict(round=2, tree=0, patches=[70, 18, 12], split=[2], new=[], moved=0,
                 bits=dict.fromkeys(BITS, 1.8), accepted=False)]
 
 def test_growth(refuses):
