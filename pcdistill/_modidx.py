@@ -846,6 +846,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.recipes.config_of': ('recipes.html#config_of', 'pcdistill/recipes.py'),
                                    'pcdistill.recipes.estimate': ('recipes.html#estimate', 'pcdistill/recipes.py'),
                                    'pcdistill.recipes.is_good': ('recipes.html#is_good', 'pcdistill/recipes.py'),
+                                   'pcdistill.recipes.look_of': ('recipes.html#look_of', 'pcdistill/recipes.py'),
                                    'pcdistill.recipes.one_of': ('recipes.html#one_of', 'pcdistill/recipes.py'),
                                    'pcdistill.recipes.passes_of': ('recipes.html#passes_of', 'pcdistill/recipes.py'),
                                    'pcdistill.recipes.place_of': ('recipes.html#place_of', 'pcdistill/recipes.py'),

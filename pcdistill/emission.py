@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 
 # %% ../nbs/30_emission.ipynb #e002
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import NamedTuple
 import torch
@@ -273,9 +274,13 @@ def some_rows(rows:Labelled, n:int, gen:torch.Generator) -> Labelled:
     return rows._replace(y_xd=y_xd, z_xq=z_x.long(), f_xf=f_xf)
 
 # %% ../nbs/30_emission.ipynb #c520fe10
+@dataclass(frozen=True)
 class FamilyConfig:
-    "What is asked of the settings of every family."
-    across = 1   # labelled squares a side of the square that a row is
+    "What is asked of the settings of every family; each adds its own."
+    epochs:int=1          # passes over the labelled rows
+    batch:int=8192        # rows an EM step
+    n_fit:int=500_000     # rows used at most
+    across = 1            # labelled squares a side of the square that a row is
 
     def passes(self, n_heads:int) -> float:
         "How often each row meets all heads while the family is fitted; for estimates of time."

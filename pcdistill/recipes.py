@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'SIZES', 'USUAL', 'LOOKS', 'TREES', 'OWN', 'WHOLE', 'PRESETS', 'Recipe', 'one_of', 'is_good', 'refuse_bad',
-           'checked', 'config_of', 'recipe_from', 'place_of', 'by_shape', 'recipe', 'seconds_of', 'passes_of',
-           'unfitted', 'teacher_seconds', 'estimate', 'plan_table']
+           'checked', 'config_of', 'recipe_from', 'place_of', 'look_of', 'by_shape', 'recipe', 'seconds_of',
+           'passes_of', 'unfitted', 'teacher_seconds', 'estimate', 'plan_table']
 
 # %% ../nbs/60_recipes.ipynb #c002
 import time
@@ -140,13 +140,17 @@ LOOKS = dict( # family → colour map, levels it can take, sides of patches from
     trees=('ycocg_r', 511, (4, 7, 2, 3, 5)), grown=('ycocg_r', 511, (4, 7, 2, 3, 5)),
     normals=('rgb', 256, (8, 7, 4, 2)), residuals=('rgb', 256, (8, 7, 4, 2)))
 
+def look_of(family:str) -> tuple:
+    "Its row of the table above; a family of one's own looks at pixels as normals do."
+    return LOOKS.get(family, LOOKS['normals'])
+
 def by_shape(preset:str, family:str, shape:tuple[int, int, int]) -> dict:
     "What the size of the images decides: patch, colour map, images at a time."
     c, h, w = shape
     if preset=='paper':
         micro = 64 if h <= 32 else 16
         return dict(patch=max(1, h//8), colour='bt709_lossy', micro=micro)
-    colour, _, sides = LOOKS[family]
+    colour, _, sides = look_of(family)
     sides = sides if h >= 28 else (4, 7, 2, 3, 5) if h > 8 else (4, 2)
     patch = next((p for p in sides if h%p==w%p==0 and p < h), 1)
     return dict(patch=patch, colour=colour if c==3 else 'rgb')
@@ -200,7 +204,8 @@ def recipe(
     family = family or USUAL.get(preset, 'trees')
     one_of('an emission', family, FAMILIES)
     larger = preset + '_cuda'*(torch.device(dev).type=='cuda')
-    row = PRESETS.get((larger, family)) or PRESETS.get((preset, family))
+    own = None if family in LOOKS else (32, {}, {}) # a family of one's own has its own defaults
+    row = PRESETS.get((larger, family)) or PRESETS.get((preset, family)) or own
     require(row is not None,
             f"wanted a family that the preset {preset} has settings for, got '{family}'")
     c, h, w = shape or tuple(images(data, 'train', 1).shape[1:])
@@ -212,8 +217,9 @@ def recipe(
                               emission=config) | usual | some | tuning | told))
     require(h%r.patch==w%r.patch==0,
             f'wanted a patch size that divides images of {h}×{w}, got {r.patch}')
-    require(max(COLOURS[r.colour].levels(c)) <= LOOKS[family][1],
-            f'wanted a colour map of {LOOKS[family][1]} levels for {family}, got {r.colour}')
+    levels = look_of(family)[1]
+    require(max(COLOURS[r.colour].levels(c)) <= levels,
+            f'wanted a colour map of {levels} levels for {family}, got {r.colour}')
     return replace(r, emission=config.within(r.patch, h//r.patch, w//r.patch))
 
 # %% ../nbs/60_recipes.ipynb #c020
