@@ -31,8 +31,8 @@ demo: $(READY)
 	$(PY) -m pcdistill demo --out runs/demo
 
 test: $(READY)
-	$(PY) tests/notebooks.py test --jobs $(JOBS)
-	$(PY) -m pytest -q -rs
+	OMP_NUM_THREADS=1 $(PY) tests/notebooks.py test --jobs $(JOBS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs -n $(JOBS) --dist loadfile
 
 browser: $(READY)
 	@$(CHROMIUM) >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \

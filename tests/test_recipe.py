@@ -592,10 +592,10 @@ def test_a_run_is_what_distill_returns_and_load_run_reads(done, tmp_path):
 
 @pytest.mark.parametrize('first', ['', 'import pcdistill.inpainting, pcdistill.recipes; ', 'from pcdistill.chain import Run; '])
 def test_one_import_whatever_came_before(first):
-    "Functions and modules of one name: the package gives the function, `from pcdistill.inpainting import …` the module's."
+    "The package gives the functions, its modules stay importable."
     code = first + ('from pcdistill import distill, load_run, recipe, inpaint, mask, images, score, bits, encode, decode; from pcdistill.inpainting import MASKS; import pcdistill; '
                     'assert all(map(callable, (distill, load_run, recipe, inpaint, mask, images, score, bits, encode, decode))) and MASKS; '
-                    'assert recipe("digits").patch==4 and pcdistill.inpainting is inpaint and "distill" in dir(pcdistill)')
+                    'assert recipe("digits").patch==4 and pcdistill.inpaint is inpaint and "distill" in dir(pcdistill)')
     made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert made.returncode==0, made.stderr[-1000:]
 
