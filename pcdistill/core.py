@@ -41,10 +41,12 @@ def device(
 
 # %% ../nbs/00_core.ipynb #c010
 def rng(
-    seed:int, # any integer
+    seed:int, # a whole number
     dev:torch.device|str='cpu', # where the random numbers are wanted
 ) -> torch.Generator:
     "A seeded generator."
+    require(type(seed) is int and abs(seed) < 2**62,
+            f'wanted a whole number of less than 62 bits as seed, got {seed!r}')
     return torch.Generator(dev).manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #c013

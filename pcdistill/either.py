@@ -175,7 +175,7 @@ def piece_order(side:int, c:int, how:str, order:list[int]) -> list[int]:
     return orders[0]
 
 # %% ../nbs/35_either.ipynb #a014
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SquaresConfig(NormalsConfig):
     "Normals over labelled squares, and partitions of them."
     halves:int=0              # components of a half; 0: no halves

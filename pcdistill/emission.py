@@ -274,7 +274,7 @@ def some_rows(rows:Labelled, n:int, gen:torch.Generator) -> Labelled:
     return rows._replace(y_xd=y_xd, z_xq=z_x.long(), f_xf=f_xf)
 
 # %% ../nbs/30_emission.ipynb #c520fe10
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FamilyConfig:
     "What is asked of the settings of every family; each adds its own."
     epochs:int=1          # passes over the labelled rows

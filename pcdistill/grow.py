@@ -26,7 +26,7 @@ from .trees import Trees, TreesConfig, columns
 from .trees import parts_of, stack, started, state_of, unstack
 
 # %% ../nbs/32_grow.ipynb #g009
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GrowConfig(FamilyConfig):
     "How heads grow."
     heads:int=4           # heads of a tree, at most
@@ -255,7 +255,7 @@ def _first(rows:Labelled, config:GrowConfig, gen:torch.Generator) -> Part:
     f_xf = rows.f_xf.float()
     n = min(config.start, len(f_xf.unique(dim=0)))
     h_x = assign(f_xf, kmeans(f_xf, n, gen))
-    how = TreesConfig(config.states, inputs=config.inputs)
+    how = TreesConfig(states=config.states, inputs=config.inputs)
     return drop_empty(Part(started(rows._replace(z_xq=h_x, n_heads=n), how, gen), h_x), gen)
 
 # %% ../nbs/32_grow.ipynb #g032

@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool, UInt8
 from einops import rearrange, repeat
 from fastcore.basics import patch
-from .core import require
+from .core import Refused, require
 from .runs import save, load
 from .colour import Colour, COLOURS
 from .inputs import Evidence, one_hot_evidence
@@ -240,10 +240,14 @@ def image_from_state(tensors:dict[str, Tensor], meta:dict) -> Image:
     require(kind=='image', f'wanted a circuit of images, got {kind}; distill it again')
     bad = [n for n, t in tensors.items() if t.isnan().any() or t.isposinf().any()]
     require(not bad, f'wanted finite parameters, got NaN or +infinity in {bad[0] if bad else ""}')
-    prior = circuit_from_spec(meta['prior'])
-    emission, colour = from_spec(meta['emission']), COLOURS[meta['colour']]
-    image = Image(emission, prior, colour, meta['patch'], tuple(meta['shape']))
-    image.load_state_dict(tensors)
+    try:
+        prior, emission = circuit_from_spec(meta['prior']), from_spec(meta['emission'])
+        image = Image(emission, prior, COLOURS[meta['colour']], meta['patch'], tuple(meta['shape']))
+        image.load_state_dict(tensors)
+    except (AttributeError, KeyError, RuntimeError, TypeError) as e:
+        said = str(e).splitlines()[0]
+        raise Refused('wanted a circuit of images, got a file whose parts do not fit '
+                      f'({type(e).__name__}: {said}); distill it again') from None
     return image
 
 def save_image(image:Image, path:Path):

@@ -213,6 +213,8 @@ def inpaint(
     require(x_bchw.dtype==torch.uint8 and tuple(x_bchw.shape[1:])==image.shape,
             f'wanted uint8 images of {image.shape}, got {x_bchw.dtype} of '
             f'{tuple(x_bchw.shape[1:])}; fit_image makes any picture fit')
+    require(n >= 0 and len(x_bchw) > 0,
+            f'wanted images, and no fewer than 0 samples of each, got {len(x_bchw)} and {n}')
     x_bchw, dev = x_bchw.to(image.device), image.device
     gen = rng(0, dev) if gen is None else gen
     seen_bhw = image.supported(mask(seen_bhw, len(x_bchw), *image.shape[1:], gen).to(dev))

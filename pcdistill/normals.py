@@ -474,9 +474,10 @@ def _put_(e, g, U, t_gd, V_gda, s2_gjd): # U ← VU, μ ← μ − U⁻¹c, s, o
     V, c = V_gda[..., 1:]*t_gd[..., None]/t_gd[:, None], V_gda[..., 0]*t_gd
     U = V @ U
     back = torch.linalg.solve_triangular(U, c[..., None], upper=False, unitriangular=True)[..., 0]
-    e.U_gde[g] = U.float()
-    e.mu_gd[g] = (e.mu_gd[g].double() - back).float()
-    rearrange(e.logs_kd, '(g j) d -> g j d', g=e.shapes)[g] = s2_gjd.sqrt().log().float()
+    e.U_gde[g] = U.to(e.U_gde)
+    e.mu_gd[g] = (e.mu_gd[g].double() - back).to(e.mu_gd)
+    logs_gjd = rearrange(e.logs_kd, '(g j) d -> g j d', g=e.shapes)
+    logs_gjd[g] = s2_gjd.sqrt().log().to(logs_gjd)
 
 # %% ../nbs/33_normals.ipynb #n024
 def _grain(lp_xk, uniform_x1): # share of the uniform in each head, given what was observed
@@ -699,7 +700,7 @@ def coder(self:Normals, b:int) -> Coder:
     return NormalsCoder(self, b)
 
 # %% ../nbs/33_normals.ipynb #n034
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NormalsConfig(FamilyConfig):
     "How normals are made and trained."
     scales:int=1          # components a label, which share a shape

@@ -11,6 +11,7 @@ __all__ = ['LEAST', 'SIZES', 'USUAL', 'LOOKS', 'TREES', 'OWN', 'WHOLE', 'PRESETS
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from inspect import formatannotation
 from pathlib import Path
 from typing import get_args, get_origin
 import torch
@@ -80,7 +81,8 @@ def is_good(value, kind, least:int|None=None) -> bool:
 def refuse_bad(settings):
     "Refuse settings (a dataclass) of which one is of another type or too small."
     held = [(f, getattr(settings, f.name)) for f in fields(settings)]
-    bad = [f'{f.name} {v!r}' for f, v in held if not is_good(v, f.type, LEAST.get(f.name))]
+    bad = [f'{f.name} {v!r} (wanted {formatannotation(f.type)})' for f, v in held
+           if not is_good(v, f.type, LEAST.get(f.name))]
     require(not bad, 'wanted settings of their types, and positive whole numbers, '
             f"in a {type(settings).__name__}, got {', '.join(bad)}")
 
@@ -91,6 +93,7 @@ def checked(
     "The same recipe; refuses one that cannot be followed."
     refuse_bad(replace(r, emission=FamilyConfig()))
     refuse_bad(r.emission)
+    rng(r.seed)
     sizes, latents = ('tiny', 'small', 'paper'), ('features', 'codes')
     words = dict(teacher=TEACHERS, teacher_size=sizes, latents=latents, colour=COLOURS)
     for what, known in words.items():
@@ -266,7 +269,7 @@ def teacher_seconds(r:Recipe, x_bchw, n:int) -> tuple[float, float]:
     "Seconds of fitting the teacher and its autoregressive prior on n images like these."
     kind, dev = kind_of(r.teacher), x_bchw.device
     def network(model, config, loss):
-        model, batch = model.to(dev), min(config.batch, n)
+        model, batch = model.to(dev), max(2, min(config.batch, n)) # one image has no spread
         steps = config.epochs*max(1, min(n, config.per_epoch)//config.batch)
         return steps*seconds_of(lambda: loss(model, batch).backward(), dev)
     config = kind.preset(r.teacher_size, r.patch, r.clusters)

@@ -66,7 +66,7 @@ def binned(
     if int(x_bd.max()) < bins:
         return x_bd.long()
     x_db = x_bd.T.float().contiguous()
-    share_q = torch.arange(1, bins, device=x_bd.device)/bins
+    share_q = (torch.arange(1, bins, device=x_bd.device)/bins).to(x_db)
     edge_dq = torch.quantile(x_db[:, :20000], share_q, dim=1).T.contiguous()
     return torch.searchsorted(edge_dq, x_db).T.contiguous()
 

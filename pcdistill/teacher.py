@@ -362,7 +362,7 @@ class PCATeacher(PixelTeacher):
     def prepare_(self, y_xd):
         "Axes by an eigendecomposition, the longest first."
         self.mid_d.copy_(y_xd.mean(0))
-        S_dd = torch.cov((y_xd-self.mid_d).double().T)
+        S_dd = torch.cov((y_xd-self.mid_d).double().T).view(y_xd.shape[1], -1)
         self.axis_df.copy_(torch.linalg.eigh(S_dd)[1].flip(1)[:, :self.axis_df.shape[1]])
 
 fit_pca = partial(fit_control, PCATeacher)

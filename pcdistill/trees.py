@@ -359,7 +359,7 @@ def coder(self:Trees, b:int) -> Coder:
     return TreeCoder(self, b, 0) if len(self.trees)==1 else ForestCoder(self, b)
 
 # %% ../nbs/31_trees.ipynb #t021
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TreesConfig(FamilyConfig):
     "How trees are made and trained."
     states:int=32             # states of a latent

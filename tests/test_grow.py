@@ -312,6 +312,11 @@ def grown(config=CONFIG):
 def agree(a, b):
     return a[1]==b[1] and a[0].spec()==b[0].spec() and same_tables(a[0], b[0])
 
+def test_what_is_asked_is_what_is_built():
+    start = grown(replace(CONFIG, rounds=0, states=5))[0]
+    assert start.states==(5,)*len(start.heads) and set(grown()[0].states) <= {2, 3, 4, 5, 6, 7}
+    assert all(p.states==(3,) for p in unstack(run(replace(CONFIG, rounds=0, states=3))[0]))
+
 def test_accepted_divisions_gain_on_validation():
     e, history = grown()
     assert any(r['accepted'] for r in history) and e.n_heads > 2

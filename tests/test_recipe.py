@@ -364,6 +364,25 @@ def test_nan_in_parameters(capsys, copy):
     tensors['tiles.prior.root1'][0, 0, 0] = torch.nan; save(copy/'student.safetensors', tensors, meta)
     assert 'NaN' in refused(capsys, 'evaluate', copy)
 
+@pytest.mark.parametrize('how', ['missing', 'more', 'shape', 'prior', 'emission', 'colour'])
+def test_a_student_that_fits_in_part(copy, how, capsys):
+    tensors, meta = runs.load(copy/'student.safetensors'); first = next(iter(tensors))
+    if how=='missing': del tensors[first]
+    elif how=='more': tensors['another'] = torch.zeros(2)
+    elif how=='shape': tensors[first] = tensors[first][..., :-1].contiguous()
+    elif how=='emission': meta['emission'] = None
+    else: del meta[how]
+    runs.save(copy/'student.safetensors', tensors, meta)
+    assert 'do not fit' in refused(capsys, 'evaluate', copy)
+
+def test_seeds_and_counts_out_of_range(copy, tmp_path, capsys):
+    assert 'seed' in refused(capsys, 'sample', copy, '--seed', 2**70, '--out', tmp_path/'x.png')
+    assert 'seed' in refused(capsys, 'distill', '--seed', 2**70, '--out', tmp_path/'x') and not (tmp_path/'x').exists()
+    assert 'fewer than 0' in refused(capsys, 'inpaint', copy, '--samples', -2, '--out', tmp_path/'x.png')
+
+def test_one_training_image_can_be_planned(tmp_path):
+    assert min(estimate(recipe('digits', 'tiny', shape=(1, 8, 8), n_train=1, n_test=2, clusters=2)).values()) >= 0
+
 def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):
     before = (copy/'student.safetensors').read_bytes()
     def full(fd): raise OSError(28, 'No space left on device')
@@ -451,6 +470,7 @@ def test_files_that_are_read_are_not_written(copy, tmp_path, capsys):
     for _ in range(2):                                                                 # one's own may be written again
         assert cli.main([*map(str, coding), str(tmp_path/'x.pcd')])==0
         for c in ('sample', 'inpaint'): assert cli.main([c, str(copy), '-n', '2', '--out', str(tmp_path/f'{c}.png')])==0
+    assert cli.main([*map(str, coding), str(other), '--overwrite'])==0 and other.read_bytes()!=held[other]
     assert cli.main(['sample', str(copy), '-n', '2', '--out', str(picture), '--overwrite'])==0 and picture.read_bytes()!=held[picture]
     with pytest.raises(Refused, match='outside the run'): R.export_run(copy, copy/'results.json')
 

@@ -178,7 +178,7 @@ def marginals(self:Predicted, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "
     return torch.cat(parts).to(w_xk)*w_xk.sum(1)[:, None, None]
 
 # %% ../../nbs/extra/predicted.ipynb #p023
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictedConfig(TreesConfig):
     "Trees over residuals."
     shrink:float=200. # pseudo-rows of the common prediction, in that of a label
