@@ -288,14 +288,14 @@ def student(self:Run, image:Image) -> Image:
 
 @patch
 def plain(self:Run, n_params:int) -> Image:
-    "The baseline of as many parameters that knows no teacher; the epoch that validates best."
+    "As many parameters, no teacher, the same images; the epoch that validates best."
     r = self.recipe
     def fit(ckpt):
-        x, valid = images(r.data, 'train', 200_000).to(self.device), self.images('valid')
+        x, valid = self.images('train'), self.images('valid')
         colour, gen = COLOURS['ycocg_r' if x.shape[1]==3 else 'rgb'], rng(r.seed + 6)
         steps = dict(ckpt=ckpt, progress=self.progress)
         return fit_plain_hclt(x, colour, n_params, gen, valid_x=valid, **steps)
-    return self.image_stage('plain', [r.data, n_params, r.seed], fit)
+    return self.image_stage('plain', [r.data, r.n_train, n_params, r.seed], fit)
 
 # %% ../nbs/61_chain.ipynb #c017
 @patch
@@ -336,10 +336,10 @@ def read(self:Run, student:Image, n:int=32) -> dict[str, dict]:
 
 @patch
 def baselines(self:Run, plain:Image, n_params:int) -> dict[str, Tensor]:
-    "Bits/dim of every test image under models that know no teacher."
+    "Bits/dim of every test image under models of the same images that know no teacher."
     r = self.recipe
     def work(ckpt):
-        x, test = images(r.data, 'train', 200_000).to(self.device), self.images('test')
+        x, test = self.images('train'), self.images('test')
         models = dict(gaussian=fit_one_normal(x, self.images('valid')), hclt=plain)
         out = dict(webp_lossless=webp_bits(test[:1000]), png=png_bits(test[:1000]))
         for name, model in models.items():
