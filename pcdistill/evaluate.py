@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RIDGES', 'score', 'Estimate', 'mean_bits', 'bits', 'Readings', 'readings', 'paper_crop_bits', 'Measured', 'measure',
            'Ledger', 'ledger_from', 'ledger', 'waterfall_bits', 'waterfall', 'moment_sums', 'fit_one_normal',
-           'webp_bits', 'png_bits', 'hclt_size', 'hclt_states', 'fit_plain_hclt', 'bits_table']
+           'webp_bits', 'png_bits', 'hclt_size', 'hclt_states', 'fit_plain_hclt']
 
 # %% ../nbs/50_evaluate.ipynb #c002
 import copy, io, math
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from .core import bpd, require
-from .show import table, axes_or_new
+from .show import axes_or_new
 from .colour import Colour, RGB
 from .inputs import one_hot_evidence
 from .structure import chow_liu, gaussian_mutual_information, mutual_information
@@ -326,22 +326,3 @@ def fit_plain_hclt(
     fit(e, lambda rows: e(y_bd[rows])[:, 0], len(y_bd), gen, micro=micro,
         validate=None if valid_x is None else validate, **settings)
     return model
-
-# %% ../nbs/50_evaluate.ipynb #c036
-def bits_table(
-    rows:dict[str, Estimate|None],       # bits/dim by model; None: not run
-    student:str='student',               # the row the others are compared with
-    params:dict[str, int]|None=None,     # number of parameters of some
-) -> str:
-    "Comparison as text."
-    known = {n: e for n, e in rows.items() if e is not None}
-    lines = []
-    for n in rows:
-        mean, error, _ = known.get(n, (None, None, 0))
-        gain = mean - known[student].bits if {n, student}<=set(known) and n!=student else None
-        lines.append([n, mean, error if error==error else None, gain])   # NaN is not itself
-    heads = ['model', 'bits/dim', '±', 'student saves']
-    if params:
-        lines = [[*line, params.get(line[0])] for line in lines]
-        heads.append('parameters')
-    return table(lines, heads)

@@ -234,6 +234,7 @@ def image_state(image:Image) -> tuple[dict[str, Tensor], dict]:
     make = dict(kind='image', emission=inner, prior=image.prior.spec(), colour=image.colour.name)
     return image.state_dict(), make | dict(patch=image.patch, shape=image.shape)
 
+# %% ../nbs/36_image.ipynb #c7893f6f
 def image_from_state(tensors:dict[str, Tensor], meta:dict) -> Image:
     "Inverse of `image_state`; refuses what is no image circuit or has NaN in it."
     kind = meta.get('kind', 'something else')

@@ -198,6 +198,7 @@ def _answers(asked:_Asked, n:int, gen:torch.Generator) -> Inpainted: # of one ba
     return Inpainted(x, seen, mean, entropy, samples, log_seen_b, hidden(whole_b), exact_b,
                      best, hidden(best_b))
 
+# %% ../nbs/51_inpainting.ipynb #c828b831
 @torch.no_grad()
 def inpaint(
     image:Image,                     # the circuit

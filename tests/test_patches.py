@@ -1,7 +1,7 @@
 import pytest, torch
 from jaxtyping import TypeCheckError
 from pcdistill.core import rng
-from pcdistill.patches import from_patches, mask_patches, to_patches
+from pcdistill.patches import from_patches, to_patches
 
 @pytest.mark.parametrize('c,h,w,p', [(1,8,8,4), (3,32,32,4), (3,32,32,8), (3,8,12,2), (1,28,28,7), (1,28,28,14), (3,6,6,6), (2,3,5,1)])
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int16, torch.float32])
@@ -18,16 +18,10 @@ def test_order_of_every_variable():
         for j in range(w):
             for k in range(c): assert (y_bnd[:, (i//p)*(w//p) + j//p, ((i%p)*p + j%p)*c + k]==y[:, k, i, j]).all()
 
-def test_masks_line_up_with_images():
-    m = torch.rand(3, 8, 12, generator=rng(1)) < .5
-    y = torch.randint(1, 9, (3, 3, 8, 12), generator=rng(2))
-    assert (from_patches(to_patches(y, 4)*mask_patches(m, 4, 3), 4, 3, 8, 12)==y*m[:, None]).all()
-
 @pytest.mark.parametrize('p', [3, 0, -2, 5, 16])
 def test_patch_size_that_does_not_divide(p, refuses):
     refuses(lambda: to_patches(torch.zeros(1, 1, 8, 8), p), 'divides', '8×8')
     refuses(lambda: from_patches(torch.zeros(1, 4, 16), p, 1, 8, 8), 'divides')
-    refuses(lambda: mask_patches(torch.ones(1, 8, 8, dtype=torch.bool), p, 3), 'divides')
 
 def test_patches_of_another_shape(refuses):
     refuses(lambda: from_patches(torch.zeros(1, 4, 16), 4, 3, 8, 8), '48')
