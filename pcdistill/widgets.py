@@ -155,14 +155,16 @@ def pixel_text(
 ) -> str:
     "What the circuit says of a pixel."
     x_chw, seen_hw = result.image[0], result.seen[0]
-    here, true = f'row {row}, column {col}', f'value {x_chw[:, row, col].tolist()}'
+    def said(t_c):
+        return ', '.join(f'{v:.4g}' for v in t_c.tolist())
+    here, true = f'row {row}, column {col}', f'value {said(x_chw[:, row, col])}'
     if seen_hw[row, col]:
         return f'{here}: seen\n{true}'
     found = log_true(image, x_chw, seen_hw, row, col)
     if found:
         true += f' has {"p" if found[1] else "density"} = {math.exp(found[0]):.2g}'
-    mean = result.mean[0, :, row, col].double().round(decimals=1).tolist()
-    return f'{here}: hidden\n{true}\nmean {mean}\nentropy {result.entropy[0, row, col]:.2f} bits'
+    mean, bits = said(result.mean[0, :, row, col]), float(result.entropy[0, row, col])
+    return f'{here}: hidden\n{true}\nmean {mean}\nentropy {bits:.2f} bits'
 
 def hidden_text(result:Inpainted) -> str:
     "How much the hidden pixels of one image say, in two lines."
