@@ -148,6 +148,7 @@ def log_true(
         lp_b = image(repeat(x_chw, 'c h w -> 2 c h w'), both_bhw, density=not exact)
     return float(lp_b[1] - lp_b[0]), exact
 
+# %% ../nbs/53_widgets.ipynb #cb1f941a
 def pixel_text(
     image:Image,      # the circuit
     result:Inpainted, # of one image
