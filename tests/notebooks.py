@@ -128,6 +128,7 @@ def readme() -> dict[str,bytes]:
                        check=True, capture_output=True)
         made = {p.relative_to(d).as_posix(): p.read_bytes() for p in Path(d).rglob('*') if p.is_file()}
     text = made['README.md'].decode()
+    text = re.sub(r'^```\w*\n#\| hide_input\n.*?^```$', '', text, flags=re.M | re.S)   # only what such a cell shows
     text = re.sub(r'^#\|.*\n', '', text, flags=re.M)
     text = re.sub(r'^```(\w*)\n(.*?)^```$', lambda m: f"```{m[1] or 'python'}\n{m[2]}```", text, flags=re.M | re.S)   # cells are Python
     text = re.sub(r'\]\((?!\w+:|#|/|README_files/)([^)]+)\)', lambda m: f"]({os.path.normpath('nbs/' + m[1])})", text)   # links as seen from the root
