@@ -51,11 +51,7 @@ class Emission(nn.Module):
     n_vars:int       # D
     n_values:int     # values of a variable
     n_heads:int      # K
-
-    @property
-    def order_d(self) -> Int[Tensor, "d"]:
-        "Coding order: which variable comes d-th."
-        return torch.arange(self.n_vars, device=next(self.parameters()).device)
+    order_d:Tensor   # coding order: which variable comes d-th
 
     def forward(self,
         x_xd:Shaped[Tensor, "x d"],             # values; where hidden, whatever
@@ -218,6 +214,11 @@ def one_reading(
 # %% ../nbs/30_emission.ipynb #e012b
 class Atom(Emission):
     "An emission that is built of no others."
+    @property
+    def order_d(self) -> Int[Tensor, "d"]:
+        "As the variables are numbered."
+        return torch.arange(self.n_vars, device=next(self.parameters()).device)
+
     def atoms(self, f:Callable, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
         "f(family, rows) of each family at the bottom, taken up through the circuits above."
         return f(self, x_xd)
