@@ -455,8 +455,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'pcdistill/extra/predicted.py'),
                                            'pcdistill.extra.predicted.Prediction.residual': ( 'extra/predicted.html#prediction.residual',
                                                                                               'pcdistill/extra/predicted.py'),
-                                           'pcdistill.extra.predicted._estimate': ( 'extra/predicted.html#_estimate',
-                                                                                    'pcdistill/extra/predicted.py'),
                                            'pcdistill.extra.predicted.fit_predicted': ( 'extra/predicted.html#fit_predicted',
                                                                                         'pcdistill/extra/predicted.py'),
                                            'pcdistill.extra.predicted.fold': ('extra/predicted.html#fold', 'pcdistill/extra/predicted.py'),

@@ -22,7 +22,7 @@ from .clusters import kmeans, assign
 from .em import fit
 from .resize import clone, flows, prune_, thin_
 from .emission import Family, FamilyConfig, Labelled, FAMILIES, some_rows
-from .trees import Trees, TreesConfig, columns
+from .trees import Trees, columns
 from .trees import parts_of, stack, started, state_of, unstack
 
 # %% ../nbs/32_grow.ipynb #g009
@@ -259,8 +259,7 @@ def _first(rows:Labelled, config:GrowConfig, gen:torch.Generator) -> Part:
     f_xf = rows.f_xf.float()
     n = min(config.start, len(f_xf.unique(dim=0)))
     h_x = assign(f_xf, kmeans(f_xf, n, gen))
-    how = TreesConfig(states=config.states, inputs=config.inputs)
-    return drop_empty(Part(started(rows._replace(z_xq=h_x, n_heads=n), how, gen), h_x), gen)
+    return drop_empty(Part(started(rows._replace(z_xq=h_x, n_heads=n), config, gen), h_x), gen)
 
 # %% ../nbs/32_grow.ipynb #g032
 # try to divide every tree that may still grow

@@ -144,11 +144,8 @@ def own(self:Trees,
     y_ncd:Int[Tensor, "n c d"], # in a row a patch for each tree
 ) -> Float[Tensor, "n c h"]:
     "log p of each patch under the heads of its own tree; whatever where the tree has fewer."
-    C, D = len(self.trees), self.n_vars
-    require(y_ncd.shape[1:]==(C, D), f'wanted a patch of {D} variables for each of {C} trees, '
-            f'got {list(y_ncd.shape[1:])}')
-    row_u = self.pc.units()[1]
-    y_nu = rearrange(y_ncd, 'n c d -> n (c d)')[:, row_u]
+    C, row_u = len(self.trees), self.pc.units()[1]
+    y_nu = rearrange(y_ncd, 'n c d -> n (c d)', c=C, d=self.n_vars)[:, row_u]
     lp_nk = self.pc.root_value(self.pc.inputs(y_nu, None, row_u))
     return rearrange(lp_nk, 'n (c h) -> n c h', c=C)
 
@@ -360,16 +357,21 @@ def start_from_states_(
     pc.root_1sk.copy_((count_sk + 1/S).log().log_softmax(0)[None])
 
 # %% ../nbs/31_trees.ipynb #t022
-def started(rows:Labelled, config:TreesConfig, gen:torch.Generator) -> Trees:
+def started(
+    rows:Labelled,        # labelled patches
+    config:FamilyConfig,  # has `states` and `inputs`
+    gen:torch.Generator,  # randomness
+) -> Trees:
     "A single tree before EM."
-    y_xd, dev = rows.y_xd, rows.y_xd.device
-    few = torch.randperm(len(y_xd), generator=gen)[:20_000].to(dev)
-    tree = chow_liu(mutual_information(y_xd[few]))
-    e = Trees([tree], rows.n_values, [rows.n_heads], [config.states], config.inputs, gen).to(dev)
-    f_xf = y_xd[few].float()
+    def some(n):
+        return rows.take(torch.randperm(len(rows.y_xd), generator=gen)[:n])
+    y_xd = some(20_000).y_xd
+    tree = chow_liu(mutual_information(y_xd))
+    e = Trees([tree], rows.n_values, [rows.n_heads], [config.states], config.inputs, gen)
+    f_xf = y_xd.float()
     mu_kf = kmeans(f_xf, min(config.states, len(f_xf.unique(dim=0))), gen)
-    some = torch.randperm(len(y_xd), generator=gen)[:200_000].to(dev)
-    start_from_states_(e, y_xd[some], assign(y_xd[some].float(), mu_kf), rows.z_xq[some])
+    y_xd, z_x = some(200_000)[:2]
+    start_from_states_(e.to(y_xd.device), y_xd, assign(y_xd.float(), mu_kf), z_x)
     return e
 
 def fit_tree(
@@ -407,7 +409,7 @@ def fit_own(
         n = len(mine)
         if n==0:
             mine = torch.randperm(len(rows.y_xd), generator=gen)[:1000].to(mine.device)
-        one = rows._replace(y_xd=rows.y_xd[mine], z_xq=torch.zeros_like(mine), n_heads=1)
+        one = rows.take(mine)._replace(z_xq=torch.zeros_like(mine), n_heads=1)
         few = replace(config, batch=min(config.batch, -(-len(mine)//8)))
         part, history = fit_tree(one, few, gen, None, False)
         parts.extend(state_of([part]))
