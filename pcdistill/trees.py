@@ -229,16 +229,18 @@ def temper_(self:Trees, T:float):
         self.pc.inputs = table.to(self.pc.root_1sk)
 
 # %% ../nbs/31_trees.ipynb #t015
-# the inputs of tree c, and the rows of its edges, as a single tree's circuit has them
-def _rows_of(e:Trees, c:int, one:Circuit) -> tuple[slice, Tensor]:
-    mine = slice(c*e.n_vars, (c+1)*e.n_vars)
-    place_i = e.pc.plan().nodes.argsort()[mine] - len(e.trees)
-    return mine, place_i[one.plan().nodes[1:]]
+# row of the table of edges of each latent of tree c; the root has none: negative
+def _edge_rows(e:Trees, c:int) -> Tensor:
+    return e.pc.plan().nodes.argsort()[c*e.n_vars:(c+1)*e.n_vars] - len(e.trees)
 
-# a table with its first column again and again, until there are n
-def _wider(t:Tensor, n:int) -> Tensor:
-    at_n = torch.arange(n, device=t.device)
-    return t[..., torch.where(at_n < t.shape[-1], at_n, 0)]
+# each table of a single tree, that of all trees, and where the first is in the second
+def _shared(e:Trees, c:int, one:Trees) -> Iterator[tuple[Tensor, Tensor, tuple]]:
+    mine, at_e = slice(c*e.n_vars, (c+1)*e.n_vars), _edge_rows(e, c)[one.pc.plan().nodes[1:]]
+    s, h = slice(e.states[c]), slice(e.heads[c])
+    for t, whole in zip(one.pc.inputs.parameters(), e.pc.inputs.parameters()):
+        yield t, whole, (mine, slice(None), s)
+    yield one.pc.edges_est, e.pc.edges_est, (at_e, s, s)
+    yield one.pc.root_1sk, e.pc.root_1sk, (slice(c, c+1), s, h)
 
 @torch.no_grad()
 def stack(
@@ -248,14 +250,14 @@ def stack(
     inputs, n_values = parts[0].pc.inputs.kind, parts[0].n_values
     heads, states = [p.n_heads for p in parts], [p.states[0] for p in parts]
     e = Trees([p.trees[0] for p in parts], n_values, heads, states, inputs).to(parts[0].pc.root_1sk)
-    e.pc.edges_est.fill_(-torch.inf)
-    e.pc.root_1sk.fill_(-torch.inf)
-    for c, (p, s) in enumerate(zip(parts, states)):
-        units, at = _rows_of(e, c, p.pc)
-        for t, mine in zip(e.pc.inputs.parameters(), p.pc.inputs.parameters()):
-            t[units, :, :s] = mine
-        e.pc.edges_est[at, :s] = _wider(p.pc.edges_est, max(states))
-        e.pc.root_1sk[c, :s] = _wider(p.pc.root_1sk[0], max(heads))
+    sums = e.pc.edges_est, e.pc.root_1sk
+    for w in sums:
+        w.fill_(-torch.inf)
+    for c, p in enumerate(parts):
+        for t, whole, at in _shared(e, c, p):
+            whole[at] = t
+    for w in sums:
+        w.copy_(torch.where(w.isneginf().all(1, keepdim=True), w[..., :1], w))
     return e
 
 @torch.no_grad()
@@ -263,13 +265,9 @@ def unstack(e:Trees) -> list[Trees]:
     "The trees as emissions of their own: the inverse of `stack`."
     out = []
     for c, (tree, h, s) in enumerate(zip(e.trees, e.heads, e.states)):
-        p = Trees([tree], e.n_values, [h], [s], e.pc.inputs.kind).to(e.pc.root_1sk)
-        units, at = _rows_of(e, c, p.pc)
-        for t, mine in zip(p.pc.inputs.parameters(), e.pc.inputs.parameters()):
-            t.copy_(mine[units, :, :s])
-        p.pc.edges_est.copy_(e.pc.edges_est[at, :s, :s])
-        p.pc.root_1sk.copy_(e.pc.root_1sk[c:c+1, :s, :h])
-        out.append(p)
+        out.append(Trees([tree], e.n_values, [h], [s], e.pc.inputs.kind).to(e.pc.root_1sk))
+        for t, whole, at in _shared(e, c, out[c]):
+            t.copy_(whole[at])
     return out
 
 # %% ../nbs/31_trees.ipynb #t017
@@ -281,8 +279,7 @@ class TreeCoder(Coder):
         self.lp_dvs = e.pc.inputs.log_pmf(mine).detach()[..., :S]
         self.p_dvs, self.root_1sk = self.lp_dvs.exp(), e.pc.root_1sk[c:c+1, :S, :K].detach().exp()
         edges_est = e.pc.edges_est.detach()[:, :S, :S]
-        place_i = (e.pc.plan().nodes.argsort()[mine] - len(e.trees)).tolist()
-        self.w_1st = [edges_est[p:p+1].exp() if p >= 0 else None for p in place_i]
+        self.w_1st = [edges_est[r:r+1].exp() if r >= 0 else None for r in _edge_rows(e, c).tolist()]
         self.nothing_bs = self.lp_dvs.new_zeros(b, S)
         self.said = [{} for _ in range(D)] # what a latent was told, by its variable or a child
         self.d = 0
