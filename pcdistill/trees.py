@@ -130,11 +130,10 @@ def columns(
     gen:torch.Generator|None=None,   # order of the patches; None: as they come
 ) -> Int[Tensor, "n c"]:
     "In column c the patches of tree c, repeated to equal length (row 0 where there are none)."
-    n_x = len(c_x)
-    order_x = torch.arange(n_x) if gen is None else torch.randperm(n_x, generator=gen)
+    order_x = torch.randperm(len(c_x), generator=gen) if gen else torch.arange(len(c_x))
     order_x = order_x.to(c_x.device)
-    by_tree_x = order_x[c_x[order_x].argsort(stable=True)]
-    of_c = by_tree_x.split(torch.bincount(c_x, minlength=n_trees).tolist())
+    tree_x = c_x[order_x]
+    of_c = [order_x[tree_x==c] for c in range(n_trees)]
     n = min(most, max(map(len, of_c)))
     filled = [r.repeat(-(-n//len(r)))[:n] if len(r) else order_x.new_zeros(n) for r in of_c]
     return torch.stack(filled, 1)
