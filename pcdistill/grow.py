@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GrowConfig', 'Part', 'train_trees', 'gain', 'gain_of', 'better', 'reassign', 'worst', 'split_labels', 'clone_heads',
-           'more_states', 'budget', 'sparser', 'Proposal', 'drop_empty', 'propose', 'fit_grown']
+           'more_states', 'budget', 'sparser', 'Proposal', 'drop_empty', 'propose', 'cluster', 'fit_grown']
 
 # %% ../nbs/32_grow.ipynb #g002
 import copy
@@ -22,7 +22,7 @@ from .clusters import kmeans, assign
 from .em import fit
 from .resize import clone, flows, prune_, thin_
 from .emission import Family, FamilyConfig, Labelled, FAMILIES, some_rows
-from .trees import Trees, TreesConfig, columns
+from .trees import Trees, columns
 from .trees import parts_of, stack, started, state_of, unstack
 
 # %% ../nbs/32_grow.ipynb #g009
@@ -38,7 +38,6 @@ class GrowConfig(FamilyConfig):
     batch:int=1024        # patches of a tree an EM step, at most
     micro:int=256         # patches of a tree at a time in memory
     most:int=20_000       # patches of a tree that EM uses, at most
-    n_fit:int=500_000     # patches used at most, of all trees together
     lr_end:float=.1       # last EM step; the first is 1, in each round, so that copies part fast
     pseudocount:float=.1  # α per sum node
     prune:float=1e-4      # edges go that a patch uses no more often than this, in the mean
@@ -245,43 +244,47 @@ def propose(
     return Proposal(same, drop_empty(Part(e, h_x), gen), split, new)
 
 # %% ../nbs/32_grow.ipynb #g031
-# the rows of each label, or a share of them, but one at least
-def _by_label(t, z_x:Tensor, n_labels:int, share:float=1.) -> list[Tensor]:
-    of_k = t[z_x.argsort(stable=True)].split(torch.bincount(z_x, minlength=n_labels).tolist())
-    return [mine[:math.ceil(share*len(mine))] for mine in of_k]
+def cluster(
+    rows:Labelled,   # of all clusters
+    c:int,           # which one
+    share:float=1.,  # of its patches, but one at least
+) -> Labelled:
+    "The rows of one cluster, and those it is judged by."
+    few = rows.take((rows.z_xq.flatten()==c).nonzero().flatten())
+    valid = None if rows.valid is None else cluster(rows.valid, c)
+    return few.take(slice(math.ceil(share*len(few.y_xd))))._replace(valid=valid)
 
 # a tree before training
 def _first(rows:Labelled, config:GrowConfig, gen:torch.Generator) -> Part:
     f_xf = rows.f_xf.float()
     n = min(config.start, len(f_xf.unique(dim=0)))
     h_x = assign(f_xf, kmeans(f_xf, n, gen))
-    how = TreesConfig(states=config.states, inputs=config.inputs)
-    return drop_empty(Part(started(rows._replace(z_xq=h_x, n_heads=n), how, gen), h_x), gen)
+    return drop_empty(Part(started(rows._replace(z_xq=h_x, n_heads=n), config, gen), h_x), gen)
 
 # %% ../nbs/32_grow.ipynb #g032
-# try to divide every tree that may still grow; `data` has patches, features, judging patches
-def _round(i:int, parts:list[Part], history:list, data:list, config:GrowConfig, gen):
+# try to divide every tree that may still grow
+def _round(i:int, parts:list[Part], history:list, rows:list[Labelled], config:GrowConfig, gen):
     done = {r['tree'] for r in history if not r['accepted']}
     who = [c for c, p in enumerate(parts) if c not in done and p.e.n_heads < config.heads]
     if not who:
         return
-    old, ys = [parts[c] for c in who], [data[c][0] for c in who]
-    tried = [propose(parts[c], *data[c][:2], config, gen) for c in who]
+    tried = [propose(parts[c], rows[c].y_xd, rows[c].f_xf, config, gen) for c in who]
     seed = int(torch.randint(2**31, (), generator=gen))
-    with_it = train_trees([p.divided for p in tried], ys, config, rng(seed))
-    without = train_trees([p.same for p in tried], ys, config, rng(seed)) if config.judged else old
+    def trained(untrained):
+        return train_trees(untrained, [rows[c].y_xd for c in who], config, rng(seed))
+    old, with_it = [parts[c] for c in who], trained([p.divided for p in tried])
+    without = trained([p.same for p in tried]) if config.judged else old
     for c, p, *three in zip(who, tried, old, without, with_it):
-        y_xd = data[c][2]
+        y_xd, h_x = (rows[c].valid or rows[c]).y_xd, three[0].h_x
         nats = [gain_of(part, y_xd, config.price) for part in three]
-        bits = [float(bpd(g.sum(), y_xd.shape[1]))/max(1, len(g)) for g in nats]
+        before, alike, divided = (float(bpd(g.sum(), y_xd.shape[1]))/max(1, len(g)) for g in nats)
         sure = all(better(nats[2], g, config.sure) for g in nats[:2])
         took = bool(p.new) and (sure or not config.judged)
-        parts[c] = three[2 if took else int(bits[1] < bits[0])]
-        h_x = three[0].h_x
+        parts[c] = three[2 if took else int(alike < before)]
         history.append(dict(
             round=i, tree=c, patches=torch.bincount(h_x).tolist(), split=p.split, new=p.new,
             moved=int((p.divided.h_x!=h_x).sum()), accepted=took,
-            bits=dict(before=bits[0], without=bits[1], with_it=bits[2])))
+            bits=dict(before=before, without=alike, with_it=divided)))
 
 # %% ../nbs/32_grow.ipynb #g033
 def fit_grown(
@@ -297,22 +300,22 @@ def fit_grown(
     n, K, dev = len(rows.y_xd), rows.n_heads, rows.y_xd.device
     n_f = 0 if rows.f_xf is None else len(rows.f_xf)
     require(n_f==n, f'wanted features for each of {n} patches, got {n_f} features')
-    judged, share = config.judged and rows.valid is not None, min(1., config.n_fit/n)
-    rows = some_rows(rows, n, gen)
-    ys, fs = (_by_label(t, rows.z_xq, K, share) for t in (rows.y_xd, rows.f_xf))
-    vs = _by_label(rows.valid.y_xd, rows.valid.z_xq.flatten(), K) if judged else ys
-    require(min(map(len, ys)) > 0, f'wanted a patch in each of {K} clusters, got an empty one')
+    rows, share = some_rows(rows, n, gen), min(1., config.n_fit/n)
+    rows = rows._replace(valid=rows.valid if config.judged else None)
     few = math.ceil(share*n/(8*K))
-    config, data = replace(config, judged=judged, batch=min(config.batch, few)), [*zip(ys, fs, vs)]
+    config = replace(config, judged=rows.valid is not None, batch=min(config.batch, few))
+    of_c = [cluster(rows, c, share) for c in range(K)]
+    require(min(len(r.y_xd) for r in of_c) > 0,
+            f'wanted a patch in each of {K} clusters, got an empty one')
     trees, heads, history = [], [], []
     state = dict(trees=trees, heads=heads, history=history, gen=gen)
     for i in resumable(ckpt, config.rounds+1, state, progress=progress, desc='growing'):
         parts = [Part(e, h.to(dev)) for e, h in zip(parts_of(trees, dev), heads)]
         if i > 0:
-            _round(i, parts, history, data, config, gen)
+            _round(i, parts, history, of_c, config, gen)
         else:
-            first = [_first(rows._replace(y_xd=y, f_xf=f), config, gen) for y, f, _ in data]
-            parts = train_trees(first, ys, config, gen)
+            first = [_first(r, config, gen) for r in of_c]
+            parts = train_trees(first, [r.y_xd for r in of_c], config, gen)
         trees[:], heads[:] = state_of([p.e for p in parts]), [p.h_x for p in parts]
     e = stack(parts_of(trees, dev))
     e.counts = tuple(torch.cat([torch.bincount(h) for h in heads]).tolist())

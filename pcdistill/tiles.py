@@ -43,16 +43,12 @@ class Tiles(Emission):
         self.register_buffer('at_pd', at_pd, persistent=False)
         piece_after_piece = at_pd[:, emission.order_d.to(at_pd.device)].flatten()
         order_d = piece_after_piece if order is None else torch.tensor(order)
-        self.register_buffer('order', order_d, persistent=False)
-
-    @property
-    def order_d(self) -> Int[Tensor, "d"]:
-        return self.order
+        self.register_buffer('order_d', order_d, persistent=False)
 
     def spec(self) -> dict:
         "The arguments (JSON)."
         inner = self.emission.spec() | dict(kind=self.emission.kind)
-        places = dict(at_pd=self.at_pd.tolist(), order=self.order.tolist())
+        places = dict(at_pd=self.at_pd.tolist(), order=self.order_d.tolist())
         return dict(emission=inner, prior=self.prior.spec()) | places
 
     @classmethod
@@ -117,11 +113,6 @@ def atoms(self:Tiles, f:Callable, x_xd) -> Float[Tensor, "x k"]:
 def marginals(self:Tiles, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d v"]:
     "Σ_k w_k p(x_d = v | evidence, k)."
     w_xpz = soft_posterior(self.prior, self.evidence(x_xd, seen_xd, soft), w_xk)
-    return self.marginals_given(x_xd, seen_xd, w_xpz, soft)
-
-@patch
-def marginals_given(self:Tiles, x_xd, seen_xd, w_xpz, soft=None) -> Float[Tensor, "x d v"]:
-    "The same from a posterior of the latents that is at hand."
     x, seen, belief = self.pieces(x_xd, seen_xd, soft)
     w_xz = rearrange(w_xpz, 'x p z -> (x p) z')
     return self.whole(self.emission.marginals(x, seen, w_xz, belief))
@@ -140,11 +131,6 @@ def draw_given(self:Tiles, x_xd, seen_xd, z_xp, gen, soft=None) -> Shaped[Tensor
     x, seen, belief = self.pieces(x_xd, seen_xd, soft)
     return self.whole(self.emission.draw(x, seen, z_xp.flatten(), gen, belief))
 
-@patch
-def label(self:Tiles, x_xd, z_x) -> Int[Tensor, "x"]:
-    "The label a row was given."
-    return z_x
-
 # %% ../nbs/34_tiles.ipynb #i011
 class TilesCoder(Coder):
     "Rows in progress, piece by piece in the coding order."
@@ -152,24 +138,27 @@ class TilesCoder(Coder):
         self.e, self.d, self.p, self.logw_bk = e, 0, None, None
         self.coders = [e.emission.coder(b) for _ in range(e.n_pieces)]
         self.lp_bpz = torch.stack([c.lp_bk for c in self.coders], 1)
-        piece_1d = torch.arange(e.n_vars, device=e.order.device)[None]//e.at_pd.shape[1]
-        piece_d = put_back(piece_1d, e.at_pd.flatten())[0]
-        self.piece_d = piece_d[e.order].tolist()
+        piece_d = torch.empty_like(e.order_d)
+        piece_d[e.at_pd] = torch.arange(e.n_pieces, device=piece_d.device)[:, None]
+        self.piece_d = piece_d[e.order_d].tolist()
+
+    # log p(what each piece was told | z); of the present piece it may have changed
+    def told(self) -> Float[Tensor, "b p z"]:
+        if self.p is not None:
+            self.lp_bpz[:, self.p] = self.coders[self.p].lp_bk
+        return self.lp_bpz
 
     @property
+    @torch.no_grad()
     def lp_bk(self) -> Tensor:
-        lp_bpz = self.lp_bpz.clone()
-        if self.p is not None:
-            lp_bpz[:, self.p] = self.coders[self.p].lp_bk
-        with torch.no_grad():
-            return self.e.prior(lp_bpz)
+        return self.e.prior(self.told())
 
     def table(self, logw_bk):
         p = self.piece_d[self.d]
         if p!=self.p or logw_bk is not self.logw_bk:        # other evidence has come in
-            self.p, self.logw_bk = p, logw_bk
-            others_bpz = self.lp_bpz.clone()
+            others_bpz = self.told().clone()
             others_bpz[:, p] = 0
+            self.p, self.logw_bk = p, logw_bk
             with torch.no_grad():
                 head_bk = (self.e.prior(others_bpz) + logw_bk).softmax(1)
             self.logz_bz = soft_posterior(self.e.prior, others_bpz, head_bk)[:, p].log()
@@ -178,8 +167,6 @@ class TilesCoder(Coder):
     def tell(self, x_b):
         self.coders[self.p].tell(x_b)
         self.d += 1
-        if self.d==self.e.n_vars or self.piece_d[self.d]!=self.p:
-            self.lp_bpz[:, self.p] = self.coders[self.p].lp_bk
 
 @patch
 def coder(self:Tiles, b:int) -> Coder:

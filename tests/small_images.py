@@ -31,6 +31,13 @@ def patches(e, shape=(1, 2, 4), p=2, seed=0, colour='rgb'):
     n = shape[1]*shape[2]//p**2
     return Image(e, weights_(over(e.n_heads, n, 1), seed+50), COLOURS[colour], p, shape)
 
+@torch.no_grad()
+def two_terms(image, x_bchw, z_bn):
+    "log p(x | z) and log p(z) of each image, from the definitions."
+    lp_bnk, sure_bnk = image.evidence(x_bchw), one_hot_evidence(z_bn.long(), image.emission.n_heads)
+    lp_bn = lp_bnk.gather(2, z_bn.long()[..., None])[..., 0]
+    return lp_bn.sum(1) - image.hidden_nats(x_bchw), image.prior(sure_bnk)[:, 0]
+
 def mixture(e, shape):
     "An emission over whole images."
     return whole_image(e, COLOURS['rgb'], shape)

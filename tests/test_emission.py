@@ -4,7 +4,8 @@ import pytest, torch
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.either import PARTITIONS, Either, SquaresConfig, fit_squares, piece_order, places, square_order
-from pcdistill.emission import Labelled, check_coder, check_emission, from_spec, tempered
+from pcdistill.emission import Labelled, from_spec, tempered
+from pcdistill.extra.checks import check_emission
 from pcdistill.extra.predicted import UNIT, Predicted, PredictedConfig, fit_predicted
 from pcdistill.inputs import Evidence
 from pcdistill.normals import GRAIN, Normals, NormalsConfig, fit_normals

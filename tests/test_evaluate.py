@@ -18,6 +18,7 @@ from pcdistill.structure import chain
 from pcdistill.patches import to_patches
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees
+from small_images import two_terms
 from pcdistill.teacher import Bound
 
 def toy(seed:int, K:int=3, values:int=2, spread:float=1.5) -> Student:
@@ -40,7 +41,7 @@ def test_ledger_by_enumeration(seed):
     joint, b = toy(seed), some_bound(256, seed)
     z_bn = torch.randint(0, 3, (256, 2), generator=rng(seed))
     all_z = list(itertools.product(range(3), repeat=2))
-    with torch.no_grad(): lp_xz = torch.stack([sum(joint.parts(ALL_X, torch.tensor([z]).expand(256, 2))) for z in all_z], 1).double()
+    with torch.no_grad(): lp_xz = torch.stack([sum(two_terms(joint, ALL_X, torch.tensor([z]).expand(256, 2))) for z in all_z], 1).double()
     lp_x = lp_xz.logsumexp(1); row = torch.tensor([all_z.index(tuple(z)) for z in z_bn.tolist()])
     assert abs(lp_x.exp().sum()-1) < 1e-5
     led = ledger(joint, ALL_X, z_bn, b, batch=50, progress=False)

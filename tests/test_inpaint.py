@@ -14,7 +14,7 @@ from pcdistill.structure import chain
 from pcdistill.teacher import fit_pixels
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, TreesConfig, fit_trees
-from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks, mixture, patches, trees
+from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks, mixture, patches, trees, two_terms
 from test_evaluate import ALL_X, toy
 
 @pytest.mark.parametrize('name', list(MASKS))
@@ -272,7 +272,7 @@ def test_ends_of_beliefs(name):
     assert (sure.mean-x).abs().max() < .6 and torch.equal(sure.likely, x) and (sure.entropy < .05).all()
     z = torch.randint(K, (4, n), generator=rng(3)); only = torch.full((4, n, K), -1e4).scatter(2, z[..., None], 0.)
     fixed = inpaint(image, x, torch.zeros_like(seen), 1, rng(4), belief_bnk=only)
-    assert torch.allclose(fixed.log_hidden_b, image.parts(x, z).conditional_b, atol=.05)
+    assert torch.allclose(fixed.log_hidden_b, two_terms(image, x, z)[0], atol=.05)
 
 def test_a_noisy_picture_is_cleaned(digits):
     "Soft evidence of noise's own precision: the posterior mean is nearer to the truth than the noisy picture."

@@ -21,6 +21,7 @@ from pcdistill.inputs import Evidence
 from pcdistill.normals import Normals
 from pcdistill.structure import chain
 from pcdistill.trees import Trees
+from small_images import two_terms
 from pcdistill.widgets import (Gallery, Pad, completions, inpaint_pad, log_true, pixel_text, sheet,
                                viridis)
 from test_evaluate import ALL_X, some_bound, toy
@@ -189,7 +190,7 @@ def test_swap_by_enumeration(seed):
     keep = ~torch.tensor([[m in ((0, 1), (2, 3))[n] for m in range(4)]]*2)
     same = ((ALL_X==x) | ~keep).flatten(1).all(1)
     def weight(z):
-        return sum(image.parts(ALL_X[same], torch.tensor([z]*int(same.sum())))).double().exp()
+        return sum(two_terms(image, ALL_X[same], torch.tensor([z]*int(same.sum())))).double().exp()
     w_zx = {z: weight(z).detach() for z in itertools.product(range(3), repeat=2)}
     mine, total = sum(w for z, w in w_zx.items() if z[n]==k), sum(w_zx.values())
     s = swap(image, x, n, k, rng(0), samples=200)

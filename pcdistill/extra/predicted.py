@@ -9,14 +9,13 @@ __all__ = ['UNIT', 'fold', 'Prediction', 'predictions', 'Predicted', 'PredictedC
 from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
-from torch.nn.functional import one_hot
 from jaxtyping import Float, Int
-from einops import reduce, repeat
+from einops import rearrange, reduce, repeat
 from fastcore.basics import patch
 from ..core import require
 from ..layers import pick
 from ..emission import Atom, Coder, Emission, Family, Labelled, FAMILIES
-from ..emission import from_spec, prefix, register, some_rows
+from ..emission import from_spec, prefix, put_seen_, register, some_rows
 from ..trees import TreesConfig, fit_trees, unstack
 from ..normals import Normals, start_
 from ..either import Either
@@ -141,11 +140,11 @@ class PredictedCoder(Coder):
         return self.inner.lp_bk
 
     def table(self, logw_bk):
-        return self.inner.table(logw_bk).gather(1, self.linear.codes(self.x_bd, self.d))
+        self.code_bv = self.linear.codes(self.x_bd, self.d)
+        return self.inner.table(logw_bk).gather(1, self.code_bv)
 
     def tell(self, x_b):
-        code_bv = self.linear.codes(self.x_bd, self.d)
-        self.inner.tell(code_bv.gather(1, x_b[:, None].long())[:, 0])
+        self.inner.tell(self.code_bv.gather(1, x_b[:, None].long())[:, 0])
         self.x_bd[:, self.d] = x_b
         self.d += 1
 
@@ -155,27 +154,23 @@ def coder(self:Predicted, b:int) -> Coder:
     return PredictedCoder(self, b)
 
 # %% ../../nbs/extra/predicted.ipynb #p019
-# mean of the coder's tables over draws, for few rows
-def _estimate(e, gen, *row):
-    x, seen, logw = (repeat(t, 'x d -> (x n) d', n=e.draws) for t in row)
-    coder, tables = e.coder(len(x)), []
-    for x_b, seen_b in zip(x.T.long(), seen.T):
-        p_bv = coder.table(logw)
-        told_b = torch.where(seen_b, x_b, pick(p_bv, gen))
-        coder.tell(told_b)
-        p_bv = torch.where(seen_b[:, None], one_hot(told_b, e.n_values), p_bv)
-        tables.append(reduce(p_bv, '(x n) v -> x v', 'mean', n=e.draws))
-    return torch.stack(tables, 1)
-
 @patch
 @torch.no_grad()
 def marginals(self:Predicted, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d v"]:
     "Σ_k w_k p(x_d = v | seen, k): an estimate, the same at every call."
     gen = torch.Generator(x_xd.device).manual_seed(0)
     lp_xk = self(x_xd, seen_xd, soft).nan_to_num(neginf=0.)
-    row = (x_xd, seen_xd, w_xk.clamp_min(1e-30).log() - lp_xk)
-    parts = [_estimate(self, gen, *few) for few in zip(*(t.split(16) for t in row))]
-    return torch.cat(parts).to(w_xk)*w_xk.sum(1)[:, None, None]
+    logw_xk, w_x = w_xk.clamp_min(1e-30).log() - lp_xk, w_xk.sum(1)
+    P_xdv = w_xk.new_zeros(*x_xd.shape, self.n_values)
+    for rows in torch.arange(len(x_xd), device=x_xd.device).split(16):
+        row = x_xd[rows].long(), seen_xd[rows], logw_xk[rows]
+        x, seen, logw = (repeat(t, 'x d -> (x n) d', n=self.draws) for t in row)
+        coder = self.coder(len(x))
+        for d in range(self.n_vars):
+            p_bv = coder.table(logw)
+            coder.tell(torch.where(seen[:, d], x[:, d], pick(p_bv, gen)))
+            P_xdv[rows, d] = reduce(p_bv, '(x n) v -> x v', 'mean', n=self.draws).to(w_xk)
+    return put_seen_(P_xdv*rearrange(w_x, 'x -> x 1 1'), x_xd, seen_xd, w_x)
 
 # %% ../../nbs/extra/predicted.ipynb #p023
 @dataclass(frozen=True, kw_only=True)
