@@ -15,7 +15,7 @@ function render({ model, el }) {
       const one = element('div', { class: 'pcd-one' }), image = element('div', { class: 'pcd-image' })
       const name = names[i] ?? (n > 1 ? String(i) : model.get('label'))
       Object.assign(image.style, { width: w + 'px', height: h + 'px', backgroundImage: `url(${url})`, backgroundSize: `${cols*w}px ${Math.ceil(n/cols)*h}px`,
-                                   backgroundPosition: `${-(i % cols)*w}px ${-Math.floor(i/cols)*h}px`, imageRendering: model.get('sharp') ? 'pixelated' : 'auto' })
+                                   backgroundPosition: `${-(i % cols)*w}px ${-Math.floor(i/cols)*h}px`, imageRendering: 'pixelated' })
       one.setAttribute('role', pick ? 'option' : 'img'); one.setAttribute('aria-label', name.replace('\n', ', '))
       one.append(image)
       if (names[i]) { const text = element('div', { class: 'pcd-name' }, names[i]); text.style.maxWidth = Math.max(w, 40) + 'px'; one.append(text) }
