@@ -14,7 +14,6 @@ from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.emission import tempered
-from pcdistill.evaluate import ledger
 from pcdistill.image import Image, whole_image
 from pcdistill.inpainting import fit_image
 from pcdistill.inputs import Evidence
@@ -23,7 +22,7 @@ from pcdistill.structure import chain
 from pcdistill.trees import Trees
 from pcdistill.widgets import (Gallery, Pad, completions, inpaint_pad, log_true, pixel_text, sheet,
                                viridis)
-from test_evaluate import ALL_X, some_bound, toy
+from test_evaluate import ALL_X, ledger, some_bound, toy
 
 def picture(data):
     return np.array(Picture.open(io.BytesIO(data)))
@@ -95,7 +94,7 @@ def test_pictures_of_ones_own(refuses):
 
 def test_scripts_ask_for_nothing():
     files = list((Path(pcdistill.__file__).parent/'assets'/'widgets').iterdir())
-    assert {f.name for f in files}=={'common.js', 'pad.js', 'gallery.js', 'widgets.css'}
+    assert {f.name for f in files}=={'common.js', 'pad.js', 'gallery.js', 'gone.js', 'widgets.css'}
     asks = r'https?:|//\w+\.\w|\bimport\b|\bfetch\b|@import|XMLHttp|WebSocket'
     for f in files:
         assert not re.search(asks, f.read_text(encoding='utf-8')), f
@@ -319,7 +318,7 @@ def test_growth(refuses):
 def test_ledger_view(refuses):
     image, x = toy(0), ALL_X[:30]
     z_bn = latents(image, x).p_bnk.argmax(2)
-    led, lp = ledger(image, x, z_bn, some_bound(30, 0), progress=False), image(x).detach()
+    led, lp = ledger(image, x, z_bn, some_bound(30, 0)), image(x).detach()
     box = ledger_view(led, lp, x)
     one = box.picture.value
     send(box.which, value=7)

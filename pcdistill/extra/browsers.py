@@ -172,12 +172,13 @@ def _latent_parts(l, x_bchw, cols) -> ui.VBox: # controls and pictures, laid out
     near = chooser('values most often beside it', 44)
     which = put(chooser('image to change', 44), x_bchw[:8])
     piece = chooser('patch to change', max(12, 110//cols))
-    reach = ui.BoundedIntText(max=2, description='around it')
+    reach = ui.BoundedIntText(max=2, description='reach')
     real = Gallery(label='real patches of this value', width=44)
     where = Gallery(label='where it occurs', width=110)
     made = Gallery(label='with this value', width=88)
     head, beside = ui.HTML(), ui.HTML()
-    said = ui.HTML('The same value for a patch of an image (p: how likely the rest makes it)')
+    said = ui.HTML('The same value for a patch of an image, without the patches within reach of it '
+                   '(p: how likely the rest makes it)')
     above = ui.HBox([every, ui.VBox([head, real, beside, near]), where])
     below = ui.HBox([ui.VBox([piece, reach]), made])
     return panel([above, said, which, below], 'latents', every=every, near=near, which=which,
@@ -271,7 +272,8 @@ def sample_browser(
 ) -> ui.VBox:
     "Samples with their bits; the nearest training images of the one chosen; temperature and seed."
     seed = ui.BoundedIntText(max=2**31-1, description='seed')
-    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature')
+    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature',
+                            style=dict(description_width='initial'))
     every, said = chooser('samples', 58), ui.HTML(f'rms of images never trained on: {usual:.0f}')
     near = Gallery(label='the chosen sample and its nearest training images', width=78)
     rows = [ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])]
@@ -313,12 +315,12 @@ def growth_figure(
     fig = Figure(figsize=(8, 2.9), dpi=72, layout='constrained')
     heads, saved = fig.subplots(1, 2)
     split = ['tab:orange' if h in r['split'] else '.7' for h in range(len(r['patches']))]
-    heads.bar(range(len(split)), r['patches'], color=split)
+    heads.bar([str(h) for h in range(len(split))], r['patches'], color=split)
     heads.set(title=f"tree {r['tree']}", xlabel='head (orange: split)', ylabel='patches')
     gains = [h['bits']['without'] - h['bits']['with_it'] for h in history]
     colours = ['tab:green' if h['accepted'] else 'tab:red' for h in history]
     saved.bar(steps, gains, color=colours)
-    saved.axvline(i+1, color='k', zorder=0)
+    saved.axvline(i+1, color='k', linestyle=':')
     saved.set(title=f'step {i+1} of {len(history)} (green: kept)', xlabel='step',
               ylabel='bits/dim saved by dividing')
     return fig

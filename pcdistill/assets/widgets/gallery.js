@@ -46,7 +46,7 @@ function render({ model, el }) {
   model.on('change:png', draw); model.on('change:names', draw); model.on('change:value', mark)
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
-  el.append(box); draw(); watchKernel(model, el)
+  el.append(box); draw()
   return () => { model.off('change:png', draw); model.off('change:names', draw); model.off('change:value', mark); if (url) URL.revokeObjectURL(url) }
 }
 export default { render }
