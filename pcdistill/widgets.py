@@ -55,8 +55,7 @@ def _synced(kind, *defaults):
     return [kind(v).tag(sync=True) for v in defaults]
 
 def _bytes():
-    raw = dict(sync=True, echo_update=False, from_json=lambda v, _: bytes(v or b''))
-    return traitlets.Bytes().tag(**raw)
+    return traitlets.CBytes().tag(sync=True, echo_update=False)
 
 class Gallery(anywidget.AnyWidget):
     "Pictures, to look at or to choose from."

@@ -169,7 +169,7 @@ def latent_figure(
 # %% ../../nbs/extra/browsers.ipynb #c017
 def _latent_parts(l, x_bchw, cols) -> ui.VBox: # controls and pictures, laid out
     every = put(chooser('latent values', 36), l.mean_kcpq[ranked(l)]/255)
-    near = chooser('values most often beside it', 44)
+    near = Gallery(label='values most often beside it', width=44, pick=True)
     which = put(chooser('image to change', 44), x_bchw[:8])
     piece = chooser('patch to change', max(12, 110//cols))
     reach = ui.BoundedIntText(max=2, description='reach')
@@ -202,7 +202,6 @@ def latent_browser(
         box.beside.value = 'beside it: choose one to go there' if near else ALONE
         names = [f'{j}\n{l.beside_kk[k, j]:.0%}' for j in near]
         put(box.near, l.mean_kcpq[near]/255, names, 6)
-        box.near.value = -1
     def show_image(): # what the circuit makes of it
         x_chw, k = x_bchw[box.which.value].cpu(), order[box.every.value]
         put(box.piece, patches(image, x_chw[None]), cols=cols)
@@ -212,7 +211,7 @@ def latent_browser(
     def go(change): # to a value beside this one
         if change.new >= 0:
             k = most_beside(l, order[box.every.value], 6)[change.new]
-            box.every.value = order.index(k)
+            box.every.value, box.near.value = order.index(k), -1
     follow(show_value, box.every)
     follow(show_image, box.every, box.which, box.piece, box.reach)
     box.near.observe(go, 'value')
