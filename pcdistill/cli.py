@@ -132,7 +132,7 @@ def run_inpaint(a):
 def run_compress(a):
     may_write(a.out, MAGIC, [*a.images, *files_of(a.run)], a.overwrite)
     image, mark = load_run(a.run, a.device).image, run_hash(a.run/'student.safetensors')
-    print(compress_files(a.images, image, mark, a.out, replace=a.overwrite))
+    print(compress_files(a.images, image, mark, a.out))
     print(f'wrote {a.out}')
 
 def run_decompress(a):

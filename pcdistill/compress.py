@@ -13,7 +13,6 @@ import json
 import math
 import zlib
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 import PIL.Image
@@ -36,10 +35,11 @@ def walk(
     image:Image,                      # in float64, on the CPU
     b:int,                            # images side by side
     value:Callable[[Tensor], Tensor], # table p(next variable | those before) [b v] → values [b]
+    progress:bool=False,              # show a bar
 ) -> Int[Tensor, "b d"]:
     "Ask for the value of every variable in turn; the rows of all values."
     coder, logw_b1, found = image.tiles.coder(b), torch.zeros(b, 1, dtype=torch.double), []
-    for _ in range(image.tiles.n_vars):
+    for _ in tqdm(range(image.tiles.n_vars), desc='code', disable=None if progress else True):
         p_bv = coder.table(logw_b1)
         require(bool((p_bv.sum(1) > 0).all()),
                 'wanted images of positive probability, got some to which the circuit gives none')
@@ -78,15 +78,6 @@ def unpack(data:bytes) -> Coded:
 # %% ../nbs/52_compress.ipynb #c020
 _FAMILY = constriction.stream.model.Categorical(perfect=False)
 
-@contextmanager
-def _threads(n:int): # sums in the order of so many threads
-    old = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(old)
-
 def _exact(image:Image) -> Image: # a copy to compute with, float64
     require(not image.lossy, 'wanted a circuit in a reversible colour map, '
             f'got {image.colour.name}, which cannot give colours back')
@@ -95,10 +86,6 @@ def _exact(image:Image) -> Image: # a copy to compute with, float64
 def _crc(x_bchw) -> int:
     return zlib.crc32(x_bchw.cpu().contiguous().numpy().tobytes())
 
-def _bar(image, n, batch, desc, progress) -> tqdm: # a step for every table
-    steps = -(-n//batch)*math.prod(image.shape)
-    return tqdm(total=steps, desc=desc, disable=None if progress else True)
-
 # %% ../nbs/52_compress.ipynb #cdea1f68
 def encode(
     x_bchw:UInt8[Tensor, "b c h w"], # images
@@ -106,7 +93,7 @@ def encode(
     run:bytes,                       # hash of its file, as `run_hash` gives it
     names:list[str]|None=None,       # of the images
     batch:int=128,                   # images side by side
-    progress:bool=False,             # show a bar
+    progress:bool=False,             # show a bar for each batch
 ) -> bytes:
     "Images as bytes."
     n = len(x_bchw)
@@ -114,15 +101,13 @@ def encode(
     require(names is None or len(names)==n,
             f'wanted a name for each of {n} images, got {len(names or ())}')
     model, stream = _exact(image), constriction.stream.queue.RangeEncoder()
-    bar = _bar(model, n, batch, 'compress', progress)
     for x in x_bchw.split(batch):
         left = iter(model.rows(x)[:, model.tiles.order_d].T.contiguous())
         def value(p_bv):
             y_b = next(left)
             stream.encode(y_b.numpy().astype(np.int32), _FAMILY, p_bv.numpy())
-            bar.update()
             return y_b.long()
-        walk(model, len(x), value)
+        walk(model, len(x), value, progress)
     about = dict(n=n, names=names, batch=batch, run=run.hex(), crc=_crc(x_bchw),
                  threads=torch.get_num_threads(), torch=torch.__version__)
     return pack(Coded(about, stream.get_compressed().astype('<u4').tobytes()))
@@ -132,7 +117,7 @@ def decode(
     data:bytes,          # of `encode`
     image:Image,         # the same circuit
     run:bytes,           # hash of its file
-    progress:bool=False, # show a bar
+    progress:bool=False, # show a bar for each batch
 ) -> tuple[UInt8[Tensor, "b c h w"], list[str]|None]:
     "The images, and their names if they had any; refuses another circuit, and other pixels."
     about, payload = unpack(data)
@@ -141,17 +126,18 @@ def decode(
             f'got another ({run.hex()[:12]}…)')
     words = np.frombuffer(payload, '<u4').astype(np.uint32)
     model, stream = _exact(image), constriction.stream.queue.RangeDecoder(words)
-    bar = _bar(model, n, batch, 'decompress', progress)
     differ = (f"wanted the arithmetic the file was written with (torch {about['torch']}, "
               f"the same kind of processor), got other pixels with torch {torch.__version__}")
     def value(p_bv):
-        bar.update()
         return torch.from_numpy(stream.decode(_FAMILY, p_bv.numpy())).long()
-    with _threads(about['threads']):
-        try:
-            rows = [walk(model, min(batch, n-i), value) for i in range(0, n, batch)]
-        except (ValueError, AssertionError) as e:
-            raise Refused(differ) from e
+    threads = torch.get_num_threads()
+    torch.set_num_threads(about['threads']) # sums in the same order
+    try:
+        rows = [walk(model, min(batch, n-i), value, progress) for i in range(0, n, batch)]
+    except (ValueError, AssertionError) as e:
+        raise Refused(differ) from e
+    finally:
+        torch.set_num_threads(threads)
     x_bchw = model.colour.inverse(model.pixels(torch.cat(rows)))
     require(_crc(x_bchw)==about['crc'], differ)
     return x_bchw, about['names']
@@ -181,15 +167,9 @@ class Compressed(NamedTuple):
                 f'{coded/self.model_bits-1:+.2%}), header and names {self.header:,} bytes')
 
 # %% ../nbs/52_compress.ipynb #c030
-def _check_out(out:Path): # only a compressed file may be replaced
-    if out.is_file():
-        with open(out, 'rb') as f:
-            kind = f.read(3)
-        require(kind==MAGIC[:3], 'wanted a new file or a compressed one to write, '
-                f'got {out}, which is of another kind')
-
 def _read(p:Path, shape:tuple) -> UInt8[Tensor, "1 c h w"]: # an image that must fit
-    require(p.is_file(), f'wanted an image file, got {p}, which is not there')
+    require(p.is_file(), f'wanted an image file, got {p}, which is '
+            f'{"a folder: name the images in it" if p.is_dir() else "not there"}')
     x = stack_images([p], str(p))
     require(tuple(x.shape[1:])==shape, f'wanted images of {shape} (channels, rows, columns), '
             f'which the circuit knows, got {tuple(x.shape[1:])} in {p}')
@@ -200,20 +180,16 @@ def compress_files(
     image:Image,         # the circuit
     run:bytes,           # hash of its file
     out:Path,            # file to write
-    batch:int=128,       # images side by side
     progress:bool=True,  # show a bar
-    replace:bool=False,  # write even where a file of another kind is
 ) -> Compressed:
     "Image files into one compressed file."
     names = [Path(p).stem for p in paths]
-    twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
+    twice = [n for n in names if names.count(n) > 1]
     require(not twice,
             f"wanted images with different names, got '{''.join(twice[:1])}' more than once")
     require(len(names) > 0, 'wanted at least one image, got none')
-    if not replace:
-        _check_out(Path(out))
     x_bchw = torch.cat([_read(Path(p), image.shape) for p in paths])
-    data = encode(x_bchw, image, run, names, batch, progress)
+    data = encode(x_bchw, image, run, names, progress=progress)
     write_file(out, data)
     with torch.no_grad():
         nats = -sum(float(image(x).double().sum()) for x in x_bchw.split(64))

@@ -136,19 +136,11 @@ def test_files(tmp_path, refuses):
     refuses(lambda: compress_files([], image, run, tmp_path/'x.pcd'), 'at least one')
     refuses(lambda: compress_files([paths[0], tmp_path/'sub'/'im 0.jpg'], image, run, tmp_path/'x.pcd'), 'im 0', 'more than once')
     refuses(lambda: compress_files([tmp_path/'gone.png'], image, run, tmp_path/'x.pcd'), 'gone.png')
+    refuses(lambda: compress_files([tmp_path], image, run, tmp_path/'x.pcd'), 'a folder', tmp_path.name)
     refuses(lambda: compress_files([tmp_path/'student.safetensors'], image, run, tmp_path/'x.pcd'), 'decoded')
     Image.new('RGB', (4, 2)).save(tmp_path/'colour.png'); Image.new('L', (5, 2)).save(tmp_path/'wide.png')
     for name, size in (('colour.png', '(3, 2, 4)'), ('wide.png', '(1, 2, 5)')): refuses(lambda: compress_files([tmp_path/name], image, run, tmp_path/'x.pcd'), '(1, 2, 4)', size)
     assert not (tmp_path/'x.pcd').exists()
-
-def test_only_a_compressed_file_is_replaced(tmp_path, refuses):
-    "Neither an image that is read nor a circuit is lost, unless the caller says so."
-    image = toy(2); student = tmp_path/'student.safetensors'; save_image(image, student); run = run_hash(student); picture = tmp_path/'d0.png'
-    Image.fromarray(image.sample(1, rng(0))[0, 0].numpy()).save(picture); before = {p: p.read_bytes() for p in (picture, student)}
-    for p in before: refuses(lambda: compress_files([picture], image, run, p, progress=False), p.name, 'another kind')
-    assert all(p.read_bytes()==data for p, data in before.items())
-    for _ in range(2): compress_files([picture], image, run, tmp_path/'d.pcd', progress=False)      # one of its own kind
-    compress_files([picture], image, run, student, progress=False, replace=True); assert student.read_bytes()[:4]==b'PCD2'
 
 def test_names_do_not_lead_out_of_the_folder(tmp_path):
     image = toy(3); x = image.sample(1, rng(0)); (tmp_path/'f.pcd').write_bytes(encode(x, image, RUN, ['../../evil']))

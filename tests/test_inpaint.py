@@ -1,5 +1,5 @@
 "Masks, and every answer about hidden pixels as a sum over all completions."
-import math
+import io, math
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill.colour import COLOURS
@@ -43,6 +43,8 @@ def test_masks_of_ones_own(refuses):
     refuses(lambda: mask(own[:, :7], 2, 8, 8, rng(0)), '(2, 7, 8)')
     refuses(lambda: mask(own, 3, 8, 8, rng(0)), '(2, 8, 8)', '(3, 8, 8)')
     refuses(lambda: mask(own.float(), 2, 8, 8, rng(0)), 'float32')
+    assert torch.equal(mask(own.numpy(), 2, 8, 8, rng(0)), own)
+    for bad in (None, own.tolist()): refuses(lambda: mask(bad, 2, 8, 8, rng(0)), 'mask', type(bad).__name__)
 
 def test_inpaint_refuses(refuses):
     joint, x = toy(0), ALL_X[:3]
@@ -150,8 +152,8 @@ def test_the_hidden_truth_is_not_looked_at():
 
 def test_figure():
     r = inpaint(toy(0), ALL_X[:5], torch.rand(5, 2, 4, generator=rng(0)) > .5, 3, rng(0))
-    labels = [a.get_ylabel().split('\n')[0] for a in figure(r, images=4, samples=2).axes]
-    assert labels==['image', 'seen', 'sample 1', 'sample 2', 'likely', 'mean', 'entropy'] and isinstance(r, Inpainted)
+    labels = [a.get_ylabel().split('\n')[0] for a in figure(r).axes]
+    assert labels==['image', 'seen', 'sample 1', 'sample 2', 'sample 3', 'likely', 'mean', 'entropy'] and isinstance(r, Inpainted)
 
 def test_single_channels(refuses):
     all_alike = torch.rand(2, 1, 8, 8, generator=rng(0)).expand(2, 3, 8, 8) > .5
@@ -171,18 +173,19 @@ def test_likely_completions(seed):
     assert (lp_b <= best + 1e-5).all() and (lp_b >= mean_b - 1e-5).all()
     assert (lp_b >= best - 1e-5).double().mean() > .5                       # not guaranteed, but usual
 
+def file(im, kind='TIFF'): im.save(out := io.BytesIO(), kind); return out.getvalue()
+
 def test_fit_image(tmp_path, refuses):
     a = np.arange(6*8*3, dtype=np.uint8).reshape(6, 8, 3); Image.fromarray(a).save(tmp_path/'a.png')
     assert torch.equal(fit_image(tmp_path/'a.png', (3, 6, 8)), torch.from_numpy(a).permute(2, 0, 1)[None])
     for mode, size in (('L', (1, 1)), ('RGB', (100, 3)), ('RGBA', (5, 9)), ('P', (7, 7)), ('CMYK', (40, 30)), ('1', (9, 4)), ('LA', (3, 3))):
         for shape in ((1, 8, 8), (3, 4, 6)):
-            x = fit_image(Image.new(mode, size), shape); assert x.shape==(1, *shape) and x.dtype==torch.uint8
+            x = fit_image(file(Image.new(mode, size)), shape); assert x.shape==(1, *shape) and x.dtype==torch.uint8
     turned = Image.new('RGB', (4, 2)); turned.putpixel((0, 0), (255, 0, 0)); exif = turned.getexif(); exif[0x0112] = 6; turned.save(tmp_path/'t.png', exif=exif)
     x = fit_image(tmp_path/'t.png', (3, 4, 2)); assert x[0, 0, 0, 1]==255 and x.sum()==255                  # on its side in the file, upright here
     (tmp_path/'b.png').write_bytes(b'nothing'); Image.fromarray(torch.randint(0, 256, (40, 40), generator=rng(0)).byte().numpy()).save(tmp_path/'cut.png'); (tmp_path/'cut.png').write_bytes((tmp_path/'cut.png').read_bytes()[:800])
     for bad in ('b.png', 'none.png', 'cut.png', ''): refuses(lambda: fit_image(tmp_path/bad, (3, 6, 8)), 'picture')
-    refuses(lambda: fit_image(Image.new('I;16', (4, 4)), (1, 4, 4)), '8-bit')
-    refuses(lambda: fit_image(tmp_path/'a.png', (2, 4, 4)), 'channels')
+    refuses(lambda: fit_image(file(Image.new('I;16', (4, 4))), (1, 4, 4)), '8-bit')
     refuses(lambda: inpaint(toy(0), fit_image(tmp_path/'a.png', (1, 3, 4)), torch.ones(3, 4).bool(), 1, rng(0)), '(1, 2, 4)', 'fit_image')
 
 # ---- 256 values: too many to enumerate, so one pixel at a time
@@ -297,6 +300,14 @@ def test_an_emission_of_prefixes_hides_other_patches_whole():
     assert torch.allclose(r.log_seen_b, image(x, want), atol=1e-5) and torch.allclose(r.log_seen_b + r.log_hidden_b, image(x), atol=1e-4)
 
 # ---- what was found by trying
+
+@pytest.mark.parametrize('name', ['trees', 'normals'])
+def test_in_inference_mode(name):
+    "Posteriors are gradients; the caller's mode does not matter."
+    image = BYTES[name](0); x = image.sample(2, rng(0)); seen = masks(image, 2, rng(1)); soft = x.float(), torch.full(x.shape, .01)
+    want = inpaint(image, x, seen, 1, rng(1), soft=soft)
+    with torch.inference_mode(): got = inpaint(image, x.clone(), seen.clone(), 1, rng(1), soft=tuple(t.clone() for t in soft))
+    assert torch.equal(got.mean, want.mean) and torch.equal(got.samples, want.samples)
 
 def test_a_lossy_map_is_refused(refuses):
     image = patches(trees(D=12, V=256), (3, 2, 4), colour='bt709_lossy')

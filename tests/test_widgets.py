@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image as Picture
 import pcdistill
-from pcdistill.browsers import (ALONE, best_patches, draw, growth_figure, growth_stepper,
+from pcdistill.extra.browsers import (ALONE, best_patches, draw, growth_figure, growth_stepper,
                                 growth_text, latent_browser, latent_figure, latents, ledger_figure,
-                                ledger_view, nearest_images, neighbours, patches, sample_browser,
-                                sample_figure, swap)
+                                ledger_view, most_beside, nearest_images, neighbours, patches,
+                                ranked, sample_browser, sample_figure, swap)
 from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.emission import tempered
-from pcdistill.evaluate import ledger
 from pcdistill.image import Image, whole_image
 from pcdistill.inpainting import fit_image
 from pcdistill.inputs import Evidence
@@ -24,7 +23,7 @@ from pcdistill.trees import Trees
 from small_images import two_terms
 from pcdistill.widgets import (Gallery, Pad, completions, inpaint_pad, log_true, pixel_text, sheet,
                                viridis)
-from test_evaluate import ALL_X, some_bound, toy
+from test_evaluate import ALL_X, ledger, some_bound, toy
 
 def picture(data):
     return np.array(Picture.open(io.BytesIO(data)))
@@ -96,7 +95,7 @@ def test_pictures_of_ones_own(refuses):
 
 def test_scripts_ask_for_nothing():
     files = list((Path(pcdistill.__file__).parent/'assets'/'widgets').iterdir())
-    assert {f.name for f in files}=={'common.js', 'pad.js', 'gallery.js', 'widgets.css'}
+    assert {f.name for f in files}=={'common.js', 'pad.js', 'gallery.js', 'gone.js', 'widgets.css'}
     asks = r'https?:|//\w+\.\w|\bimport\b|\bfetch\b|@import|XMLHttp|WebSocket'
     for f in files:
         assert not re.search(asks, f.read_text(encoding='utf-8')), f
@@ -230,31 +229,33 @@ def test_patches_are_those_of_the_circuit():
     assert torch.equal(cut, rows.to(cut))
 
 @pytest.mark.parametrize('make', [coloured, forest, normal, lossy])
-def test_latent_browser(make, refuses):
+def test_latent_browser(make):
     image = make()
     box, l = latent_browser(image, X3), latents(image, X3)
-    k = box.k
-    send(box.every, value=(box.every.value+1) % 3)
-    assert box.k!=k and f'value {box.k}' in box.head.value
-    if make is normal:                                   # equal heads: one value is never used
-        assert box.near.n==0 and box.beside.value==ALONE
-    else:
+    assert box.every.value==0 and f'value {ranked(l)[0]}:' in box.head.value
+    send(box.every, value=1)
+    k = ranked(l)[1]
+    assert f'value {k}:' in box.head.value
+    beside = most_beside(l, k, 6)
+    assert box.near.n==len(beside) and (beside==[])==(box.beside.value==ALONE)
+    if make is not normal:                               # equal heads: one value is never used
         send(box.near, value=0)
-    assert 0 <= box.every.value < 3
+        assert f'value {beside[0]}:' in box.head.value and ranked(l)[box.every.value]==beside[0]
     made = box.made.png
-    send(box.patches, value=1)
+    send(box.piece, value=1)
     assert box.made.png!=made
     send(box.which, value=2)
-    box.reach.value, box.by.value = 1, 'size'
-    a = picture(box.made.png)
+    alone = box.made.png
+    a = picture(alone)
     assert a.shape==(4, 5*8, 3) and (a[:, :8]==pixels(X3[2])).all()
-    assert len(latent_figure(l, 0, 'bits').axes)==5
-    refuses(lambda: latent_figure(l, 0, 'beauty'), 'beauty')
-    refuses(lambda: swap(image, X3[0], 2, 0, rng(0)), 'patch from 0 to 1')
+    assert make is lossy or (a[:, 8:12]==a[:, :4]).all()   # the other patch stays
+    box.reach.value = 1
+    assert (picture(box.made.png)[:, 8:12]!=a[:, :4]).any()
+    assert len(latent_figure(l, 0).axes)==5
 
 def test_browser_of_a_lone_latent():
     box = latent_browser(lone(), X3)
-    assert (box.every.n, box.patches.n, box.near.n)==(1, 1, 0) and box.beside.value==ALONE
+    assert (box.every.n, box.piece.n, box.near.n)==(1, 1, 0) and box.beside.value==ALONE
     assert picture(box.made.png).shape==(4, 5*8, 3)
     figure = latent_figure(latents(lone(), X3), 0)
     assert ALONE in [ax.get_title() for ax in figure.axes]
@@ -280,7 +281,7 @@ def test_nearest_images_and_sample_browser():
     off = (X3[0].float()-X3[i[0, 1]].float()).square().mean().sqrt()
     assert torch.allclose(rms[0, 1], off)
     image = coloured()
-    box = sample_browser(image, X3, 0., n=5)
+    box = sample_browser(image, X3, 0.)
     x = box.drawn.x
     send(box.every, value=2)
     a = picture(box.near.png)
@@ -291,7 +292,7 @@ def test_nearest_images_and_sample_browser():
     assert not torch.equal(box.drawn.x, x)
     box.T.value = 1.
     assert torch.equal(box.drawn.x, x)
-    assert len(sample_figure(draw(image, X3, 3, rng(0)), 7.).axes)==12
+    assert len(sample_figure(draw(image, X3, 3, rng(0)), 7.).axes)==4
 
 # --- growing, ledger
 
@@ -303,31 +304,31 @@ HISTORY = [dict(round=1, tree=0, patches=[70, 30], split=[1], new=[2], moved=12,
 
 def test_growth(refuses):
     box = growth_stepper(HISTORY)
-    one = box.picture.png
-    assert '12 of 100 patches moved' in box.picture.label and box.control.value==1
-    box.control.value += 1
-    assert box.picture.png!=one and 'nothing to divide' in box.picture.label
-    assert box.picture.label==growth_text(HISTORY[1])
-    box.control.value += 1
-    assert box.control.value==2
-    box.control.value -= 1
-    assert box.picture.png==one
+    one = box.picture.value
+    assert '12 of 100 patches moved' in box.said.value and box.step.value==1
+    box.step.value += 1
+    assert box.picture.value!=one and 'nothing to divide' in box.said.value
+    assert box.said.value==growth_text(HISTORY[1])
+    box.step.value += 1
+    assert box.step.value==2
+    box.step.value -= 1
+    assert box.picture.value==one
     refuses(lambda: growth_figure([], 0), 'history')
     refuses(lambda: growth_figure([dict(round=1, component=2)], 0), 'history')
 
 def test_ledger_view(refuses):
     image, x = toy(0), ALL_X[:30]
     z_bn = latents(image, x).p_bnk.argmax(2)
-    led, lp = ledger(image, x, z_bn, some_bound(30, 0), progress=False), image(x).detach()
+    led, lp = ledger(image, x, z_bn, some_bound(30, 0)), image(x).detach()
     box = ledger_view(led, lp, x)
-    one = box.picture.png
-    send(box.control, value=7)
-    said = re.findall(r'(\w+) ([+-][\d.]+)', box.picture.label)
+    one = box.picture.value
+    send(box.which, value=7)
+    said = re.findall(r'(\w+) ([+-][\d.]+)', box.said.value)
     said = {n: float(v) for n, v in said}
     for n, nats_b in led._asdict().items():
         assert abs(said[n.removesuffix('_b')] - float(nats_b[7])/(8*math.log(2))) < 1e-3
     parts = said['conditional'] + said['prior'] + said['marginal']
-    assert len(said)==4 and abs(parts-said['total']) < 2e-3 and box.picture.png!=one
+    assert len(said)==4 and abs(parts-said['total']) < 2e-3 and box.picture.value!=one
     refuses(lambda: ledger_figure(led, lp[:3], x, 0), 'ledger of each image')
 
 # --- the notebook
@@ -351,7 +352,7 @@ def test_a_lossy_colour_map_gives_a_sentence(make, capsys):
     for source in sources:
         exec(source, scope)
     said = capsys.readouterr().out.splitlines()
-    assert scope['values'].k >= 0 and len(scope['samples'].drawn.x)==12
+    assert scope['values'].every.value==0 and len(scope['samples'].drawn.x)==12
     if make is lossy:
         assert shown==[] and len(said)==2
         assert all('bt709_lossy' in s and 'lossy colour map' in s and s.endswith('exactly.')

@@ -15,7 +15,7 @@ function render({ model, el }) {
       const one = element('div', { class: 'pcd-one' }), image = element('div', { class: 'pcd-image' })
       const name = names[i] ?? (n > 1 ? String(i) : model.get('label'))
       Object.assign(image.style, { width: w + 'px', height: h + 'px', backgroundImage: `url(${url})`, backgroundSize: `${cols*w}px ${Math.ceil(n/cols)*h}px`,
-                                   backgroundPosition: `${-(i % cols)*w}px ${-Math.floor(i/cols)*h}px`, imageRendering: model.get('sharp') ? 'pixelated' : 'auto' })
+                                   backgroundPosition: `${-(i % cols)*w}px ${-Math.floor(i/cols)*h}px`, imageRendering: 'pixelated' })
       one.setAttribute('role', pick ? 'option' : 'img'); one.setAttribute('aria-label', name.replace('\n', ', '))
       one.append(image)
       if (names[i]) { const text = element('div', { class: 'pcd-name' }, names[i]); text.style.maxWidth = Math.max(w, 40) + 'px'; one.append(text) }
@@ -46,7 +46,7 @@ function render({ model, el }) {
   model.on('change:png', draw); model.on('change:names', draw); model.on('change:value', mark)
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
-  el.append(box); draw(); watchKernel(model, el)
+  el.append(box); draw()
   return () => { model.off('change:png', draw); model.off('change:names', draw); model.off('change:value', mark); if (url) URL.revokeObjectURL(url) }
 }
 export default { render }

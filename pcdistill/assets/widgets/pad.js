@@ -100,7 +100,7 @@ function render({ model, el }) {
   model.on('change:mask', fromPython); model.on('change:image', newImage); model.on('change:note change:readout', said)
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
-  el.append(canvas, bar, mix, readout, note); watchKernel(model, el)
+  el.append(canvas, bar, mix, readout, note)
   tool(true); said()
   return () => { clearTimeout(timer); model.off('change:mask', fromPython); model.off('change:image', newImage); model.off('change:note change:readout', said) }
 }
