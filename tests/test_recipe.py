@@ -66,11 +66,11 @@ STAGES = ('teacher', 'prior', 'latents', 'start', 'student', 'plain', 'measured'
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_path, monkeypatch):
-    whole = R.Run.made
-    def dies(self, make, read):
-        if make.__name__==stage: raise Killed
-        return whole(self, make, read)
-    monkeypatch.setattr(R.Run, 'made', dies)
+    whole = R.Run.timed
+    def dies(self, name):
+        if name==stage: raise Killed
+        return whole(self, name)
+    monkeypatch.setattr(R.Run, 'timed', dies)
     with pytest.raises(Killed): distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert numbers(distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
