@@ -630,6 +630,15 @@ def test_wrong_types_in_python_are_refused_at_the_door(tmp_path):
 
 # --- one object, one import
 
+def test_a_finished_run_computes_nothing(copy, monkeypatch):
+    def timed(*a): raise AssertionError('a stage was made again')
+    before = R.load_run(copy, 'cpu').results
+    monkeypatch.setattr(R.Run, 'timed', timed)
+    assert R.distill(small(), copy, 'cpu', progress=False).results==before
+    run = R.load_run(copy, 'cpu')
+    assert run.student() is run.student() and all(torch.equal(a, b) for a, b in zip(run.student().parameters(), run.image.parameters()))
+    with pytest.raises(AssertionError): R.Run(replace(small(), pseudocount=.2), copy, 'cpu', False).student()   # another setting, another file
+
 def test_a_run_is_what_distill_returns_and_load_run_reads(done, tmp_path):
     run = R.load_run(done[0], 'cpu')
     assert run.results==done[1] and run.recipe==small() and str(run)==R.comparison(done[1]) and run.image is run.image
