@@ -124,7 +124,7 @@ def stage(
         return method
     return method_of
 
-# %% ../nbs/61_chain.ipynb #c9f76606
+# %% ../nbs/61_chain.ipynb #c0f4f215
 @patch(as_prop=True)
 def seconds(self:Run) -> dict[str, float]:
     "What each stage has taken so far."
@@ -507,9 +507,8 @@ def load_run(
 def export_run(
     folder:Path|str, # of a finished run
     out:Path|str,    # JSON file to write, for nbs/experiments/results
-    n:int=1000,      # images, the first ones
 ) -> Path:
-    "Results and bits/dim of single images, to 5 digits, in one small file."
+    "Results, and bits/dim of the first 1,000 images, to 5 digits, in one small file."
     folder, out = Path(folder), Path(out)
     inside = out.resolve().parent==folder.resolve()
     require(not inside, f'wanted a file outside the run {folder}, got {out}')
@@ -522,5 +521,5 @@ def export_run(
     terms = dict(student_conditional=conditional_b, student_latents=latents_b)
     terms |= {name: m[k] for name, k in names.items() if k in m}
     D = math.prod(results['data']['shape'])
-    single = {k: [number(v) for v in bpd(t[:n], D)] for k, t in terms.items()}
+    single = {k: [number(v) for v in bpd(t[:1000], D)] for k, t in terms.items()}
     return save_json(out, dict(results=results, images=single))

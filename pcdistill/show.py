@@ -88,7 +88,7 @@ def curve(
     ax = axes_or_new(ax, (4.5, 2.6))
     for label, v in lines.items():
         pair = v if isinstance(v, tuple) else (range(len(v)), v)
-        x, y = (torch.as_tensor(a).detach().double() for a in pair)
+        x, y = (torch.as_tensor(a).detach().cpu().double() for a in pair)
         ax.plot(x, y, '.-' if len(y)<=50 else '-', label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, fontsize=10)
