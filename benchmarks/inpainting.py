@@ -21,7 +21,7 @@ import argparse, json, math, subprocess, sys, time
 from pathlib import Path
 from statistics import median
 import torch
-from pcdistill.chain import load_run, size_of
+from pcdistill.chain import load_run
 from pcdistill.core import Refused, device, rng
 from pcdistill.data import images
 from pcdistill.image import Image
@@ -129,14 +129,14 @@ def main():
     sizes = dict(train=a.train, valid=a.images, test=a.images)
     splits = [images(data, s, n).to(dev) for s, n in sizes.items()]
     out = a.out or ROOT/f'nbs/experiments/results/inpainting-{a.run.name}.json'
-    n_params, ks = size_of(image), [k for k in a.ks if k <= len(splits[0])]
-    plain = run.plain(n_params)
+    n_params, ks = image.n_params, [k for k in a.ks if k <= len(splits[0])]
+    plain = run.plain()
     done = json.loads(out.read_text()) if out.exists() else dict(
         data=data, run=a.run.name, family=run.recipe.family, shape=list(image.shape),
         n_params=n_params, images={s: len(x) for s, x in zip(sizes, splits)},
         device=str(dev) if dev.type=='cpu' else torch.cuda.get_device_name(dev),
         threads=torch.get_num_threads(), commit=commit(), masks={},
-        plain_hclt=dict(n_params=size_of(plain)))
+        plain_hclt=dict(n_params=plain.n_params))
     for name in a.masks:
         if name not in done['masks']:
             done['masks'][name] = measure(image, plain, name, splits, ks, a.batch)

@@ -456,5 +456,6 @@ def images(
     of the sets in `names()`, which are published in mixed order, it is the end.
     Refuses what is unknown, mixed in size, or would lose something as 8-bit grey or RGB.
     """
-    require(n is None or n>0, f"wanted a positive number of images, got {n}")
+    require(n is None or isinstance(n, int) and n>0,
+            f"wanted a positive whole number of images, got {n}")
     return open_split(name, split)[:n]

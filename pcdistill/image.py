@@ -8,7 +8,6 @@ __all__ = ['patch_places', 'ImageMoments', 'Image', 'finetune', 'image_state', '
 
 # %% ../nbs/36_image.ipynb #g002
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -73,6 +72,11 @@ class Image(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.prior.root_1sk.device
+
+    @property
+    def n_params(self) -> int:
+        "How many parameters it has."
+        return sum(p.numel() for p in self.parameters())
 
     @property
     def lossy(self) -> bool:

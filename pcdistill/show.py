@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from jaxtyping import Shaped
 from einops import rearrange
-from .core import require
 if 'ipykernel' in sys.modules:   # else a kernel shows only figures that pyplot made
     plt.switch_backend(plt.get_backend())
 
@@ -24,8 +23,6 @@ def as_picture(
     x_bchw:Shaped[Tensor, "b c h w"], # integers 0…255 or floats 0…1
 ) -> Shaped[Tensor, "b h w 3"]:
     "RGB floats for matplotlib."
-    require(x_bchw.ndim==4 and x_bchw.shape[1] in (1, 3), "wanted images b c h w "
-            f"with 1 or 3 channels, got the shape {tuple(x_bchw.shape)}")
     top = 1 if x_bchw.is_floating_point() else 255
     x_bchw = (x_bchw.detach().cpu().float()/top).clamp(0, 1)
     return rearrange(x_bchw.expand(-1, 3, -1, -1), 'b c h w -> b h w c')
@@ -65,10 +62,7 @@ def strip(
     title:str|None=None, # above
 ) -> Figure:
     "Rows of images, each with its label on the left."
-    sizes = {k: len(x) for k, x in rows.items()}
-    require(len(set(sizes.values()))==1,
-            f"wanted rows with the same number of images, got {sizes}")
-    b = len(next(iter(rows.values())))
+    b = max(map(len, rows.values()))
     inch = min(.75, 6/b)
     size = inch*b + 1.2, inch*len(rows) + .3*bool(title)
     fig = Figure(figsize=size, dpi=72, layout='constrained')
@@ -93,9 +87,8 @@ def curve(
     "Lines over a common axis."
     ax = axes_or_new(ax, (4.5, 2.6))
     for label, v in lines.items():
-        pair = isinstance(v, tuple) and len(v)==2 and not isinstance(v[0], (int, float))
-        x, y = (torch.as_tensor(a).detach().cpu().double().reshape(-1)
-                for a in (v if pair else (range(len(v)), v)))
+        pair = v if isinstance(v, tuple) else (range(len(v)), v)
+        x, y = (torch.as_tensor(a).detach().cpu().double() for a in pair)
         ax.plot(x, y, '.-' if len(y)<=50 else '-', label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, fontsize=10)
@@ -107,13 +100,11 @@ def heat(
     a_hw:Shaped[Tensor, "h w"], # any numbers
     ax:Axes|None=None, # where to draw; None makes a figure
     title:str|None=None, # above
-    vmin:float|None=None, # one end of the colour scale; None: the data's
-    vmax:float|None=None, # the other
+    vmin:float|None=None, # lower end of the colour scale; None: the data's
 ) -> Figure:
     "A matrix as colours, with its scale."
     ax = axes_or_new(ax, (3.2, 2.6))
-    im = ax.imshow(a_hw.detach().cpu().double(), 'viridis', vmin=vmin, vmax=vmax,
-                   interpolation='nearest', aspect='auto')
+    im = ax.imshow(a_hw.detach().cpu().double(), vmin=vmin, interpolation='nearest', aspect='auto')
     ax.figure.colorbar(im, ax=ax)
     ax.set_title(title, fontsize=10)
     return ax.figure
@@ -134,14 +125,11 @@ def table(
     headers:Sequence[str], # one per column
 ) -> str:
     "A plain text table; columns of numbers stand right."
-    n = len(headers)
-    require(all(len(r)==n for r in rows),
-            f"wanted rows of {n} cells, got {sorted({len(r) for r in rows})}")
     columns = []
-    for i, head in enumerate(headers):
-        cells = [head, *(_cell(r[i]) for r in rows)]
+    for head, values in zip(headers, zip(*rows, strict=True), strict=True):
+        cells = [head, *map(_cell, values)]
         wide = max(map(len, cells))
-        numbers = all(isinstance(r[i], (int, float, type(None))) for r in rows)
+        numbers = all(isinstance(v, (int, float, type(None))) for v in values)
         cells = [c.rjust(wide) if numbers else c.ljust(wide) for c in cells]
         columns.append([cells[0], '─'*wide, *cells[1:]])
     return '\n'.join('  '.join(line).rstrip() for line in zip(*columns))

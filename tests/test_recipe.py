@@ -1,15 +1,18 @@
 "The chain: killed at any stage it ends with the same numbers; what is wrong is said in one sentence and nothing is lost."
 import importlib, json, os, re, shutil, subprocess, sys
 from dataclasses import asdict, replace
+from unittest import mock
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill import chain as R, cli, emission, runs, trees
 from pcdistill.core import Refused, rng
+from pcdistill.colour import COLOURS
 from pcdistill.data import images
 from pcdistill.emission import FAMILIES, FamilyConfig, known
 from pcdistill.image import save_image
+from pcdistill.inpainting import MASKS
 from pcdistill.latents import TEACHERS
-from pcdistill.recipes import PRESETS, config_of, estimate, plan_table, recipe, recipe_from
+from pcdistill.recipes import PRESETS, SIZES, estimate, plan_table, recipe, recipe_from
 from pcdistill.runs import Paused, load, load_json, save
 
 def there(family):
@@ -43,6 +46,11 @@ def refused(capsys, *argv):
     assert last.startswith('pcdistill: ') and len(notes) < 2 and 'Traceback' not in err
     return last
 
+def chosen(*words):
+    "The recipe that the command `distill` follows; None if it refuses."
+    with mock.patch.object(cli, 'distill') as followed: cli.main(['distill', *words])
+    return followed.call_args and followed.call_args[0][0]
+
 class Killed(Exception): pass
 
 def dies_writing(monkeypatch, name, n):
@@ -58,11 +66,11 @@ STAGES = ('teacher', 'prior', 'latents', 'start', 'student', 'plain', 'measured'
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_path, monkeypatch):
-    whole = R.Run.stage
-    def dies(self, name, *args, **kwargs):
+    whole = R.Run.timed
+    def dies(self, name):
         if name==stage: raise Killed
-        return whole(self, name, *args, **kwargs)
-    monkeypatch.setattr(R.Run, 'stage', dies)
+        return whole(self, name)
+    monkeypatch.setattr(R.Run, 'timed', dies)
     with pytest.raises(Killed): distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert numbers(distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
@@ -92,8 +100,8 @@ def test_commands_on_a_run(done, tmp_path, capsys):
     assert cli.main(['evaluate', str(folder), '--split', 'test', '-n', '40'])==0
     assert abs(float(re.search(r'images: ([\d.]+) ±', capsys.readouterr().out)[1]) - r['student']['bits']) < 6e-5
     assert cli.main(['sample', str(folder), '-n', '5', '--out', str(tmp_path/'s.png')])==0
-    for mask in cli.MASKS: assert cli.main(['inpaint', str(folder), '--mask', mask, '-n', '2', '--out', str(tmp_path/f'{mask}.png')])==0
-    assert len(list(tmp_path.glob('*.png')))==1 + len(cli.MASKS)
+    for mask in MASKS: assert cli.main(['inpaint', str(folder), '--mask', mask, '-n', '2', '--out', str(tmp_path/f'{mask}.png')])==0
+    assert len(list(tmp_path.glob('*.png')))==1 + len(MASKS)
 
 OTHERS = [('normals', {}), ('normals', dict(halves=6, quarters=6, joined=[4], epochs=1)), ('normals', dict(halves=0, joined=[])), ('residuals', {}),
           ('residuals', dict(states=4, epochs=2, own=True, inputs='logistic')), ('trees', dict(states=4, epochs=2, inputs='logistic'))]
@@ -132,10 +140,10 @@ def test_every_teacher_goes_through_the_chain(teacher, tmp_path):
 def test_codes_as_latents(teacher, tmp_path):
     "And a teacher read from its file says the same of an image alone as of many."
     run = R.Run(few(teacher, latents='codes'), tmp_path/'run', 'cpu', False)
-    fitted = run.teacher(); how, z_bn = run.latents(fitted); x = run.images('train')
+    fitted, x = run.teacher(), run.images('train'); how, z_bn = run.latents()['how'], run.latents()['z_bn']
     ids = fitted.codes(x)[:, :z_bn.shape[1]]
     assert torch.equal(z_bn.long(), how[ids]) and len(how)==fitted.n_codes[0] and len(z_bn.unique())==int(z_bn.max())+1==len(ids.unique())
-    assert torch.equal(run.hard(fitted, how, x), z_bn.long()) and torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
+    assert torch.equal(run.hard(how, x), z_bn.long()) and torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
     out = distill(few(teacher, latents='codes'), tmp_path/'whole', 'cpu', progress=False)
     assert out['ledger']['marginal'] >= 0 and out['config']['latents']=='codes'
 
@@ -188,8 +196,8 @@ def test_growing_takes_what_the_preset_says():
     for k in ('states', 'batch', 'inputs', 'lr_end', 'pseudocount'): assert getattr(g, k)==getattr(plain.emission, k)
     p = recipe('x', 'paper', shape=SHAPE, emission=dict(heads=8)).emission  # the paper grows anyhow: only the heads are others
     assert (p.heads, p.start, p.epochs, p.batch, p.most)==(8, 2, 50, 256, 32_000)
-    a = cli.parser().parse_args(['distill', '--emission', 'grown', '--set', 'heads=3', 'rounds=2'])
-    assert (g := cli.chosen(a).emission).states==recipe('digits').emission.states and (g.heads, g.rounds)==(3, 2)
+    g = chosen('--emission', 'grown', '--set', 'heads=3', 'rounds=2').emission
+    assert g.states==recipe('digits').emission.states and (g.heads, g.rounds)==(3, 2)
 
 @needs('grown')
 def test_growing_with_logistic_inputs(tmp_path):
@@ -199,13 +207,11 @@ def test_growing_with_logistic_inputs(tmp_path):
 
 def test_settings_of_an_emission_by_words():
     "Numbers, words, switches and lists; what a family does not have is refused with what it has."
-    a = cli.parser().parse_args(['distill', '--set', 'states=7', 'own=true', 'inputs=logistic', 'lr_end=.2', 'pseudocount=1.'])
-    e = cli.chosen(a).emission
+    e = chosen('--set', 'states=7', 'own=true', 'inputs=logistic', 'lr_end=.2', 'pseudocount=1.').emission
     assert (e.states, e.own, e.inputs, e.lr_end, e.pseudocount)==(7, True, 'logistic', .2, 1)
-    a = cli.parser().parse_args(['distill', '--data', 'photos', '--emission', 'normals', '--patch', '2', '--set', 'joined=[8, 4]'])
-    assert cli.chosen(a).emission.joined==(8, 4) and cli.chosen(a).side==8
-    for words in (['bark=1'], ['states'], ['states=x'], ['own=3'], ['states=0'], ['states=1.5'], ['states=[3]']):
-        with pytest.raises((Refused, TypeError)): cli.chosen(cli.parser().parse_args(['distill', '--set', *words]))
+    r = chosen('--data', 'photos', '--emission', 'normals', '--patch', '2', '--set', 'joined=[8, 4]')
+    assert r.emission.joined==(8, 4) and r.side==8
+    for word in ('bark=1', 'states', 'states=x', 'own=3', 'states=0', 'states=1.5', 'states=[3]'): assert chosen('--set', word) is None
 
 def test_families_are_rows_of_a_table():
     "Every preset and family there is; what a grid of patches has no place for goes."
@@ -269,12 +275,11 @@ def test_runs_in_slices_of_no_time(done, tmp_path, capsys):
 
 def test_measuring_goes_on_where_it_was(done, copy):
     run = R.Run(replace(small(), micro=1), copy, 'cpu', False)                     # 40 images in three parts
-    before = run.nats; next(copy.glob('measured-*')).unlink(); slices = 0
-    teacher = run.teacher(); prior = run.prior(teacher); how, z_bn = run.latents(teacher); start = run.start(teacher, how, z_bn); student = run.student(start)
+    before = run.nats; run.file('measured').unlink(); slices = 0
     while True:
         try:
             run.began = False                                                          # as in a new call
-            with runs.time_limit(0.): after = run.measured(teacher, prior, how, start, student)
+            with runs.time_limit(0.): after = run.measured()
             break
         except Paused: slices += 1; assert slices < 9
     assert slices==2 and all(torch.allclose(after[k].double(), v.double(), atol=1e-3) for k, v in before.items())
@@ -303,11 +308,11 @@ def test_the_preset_and_the_metric_of_the_papers(done, tmp_path, capsys):
     assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '8'])==0 and abs(float(re.search(r'images: ([\d.]+)', capsys.readouterr().out)[1]) - out['student']['bits']) < 6e-5   # in RGB, exactly corrected
 
 def test_export(done, tmp_path):
-    small = json.loads(R.export_run(done[0], tmp_path/'x.json', 30).read_text())
-    assert small['results']==done[1] and len(small['images']['student'])==30 and (tmp_path/'x.json').stat().st_size < 300_000
+    small = json.loads(R.export_run(done[0], tmp_path/'x.json').read_text())
+    assert small['results']==done[1] and len(small['images']['student'])==40 and (tmp_path/'x.json').stat().st_size < 300_000
     m = R.load_run(done[0], 'cpu').nats; mean = float(m['student_student_b'].mean()); D = 64
     assert abs(-mean/D/np.log(2) - done[1]['student']['bits']) < 1e-5
-    with pytest.raises(Refused, match='finished run'): R.Run(recipe('digits'), tmp_path, 'cpu').nats
+    with pytest.raises(Refused, match='measured'): R.Run(recipe('digits'), tmp_path, 'cpu').nats
 
 # What is wrong is said in one sentence.
 def test_unknown_data_set(capsys, tmp_path):
@@ -413,10 +418,10 @@ def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
     monkeypatch.setattr(R, 'images', guarded)
     monkeypatch.setattr(R, 'bound', lambda *a, f=R.bound: (scoring or pytest.fail('scored too early')) and f(*a))
     measured = R.Run.measured
-    def late(self, *args):
-        assert not list(self.folder.glob('measured-*')) and all(list(self.folder.glob(f'{s}-*.safetensors')) for s in STAGES[:6])
+    def late(self):
+        assert scoring or not list(self.folder.glob('measured-*')) and all(list(self.folder.glob(f'{s}-*.safetensors')) for s in STAGES[:6])
         scoring.append(True)
-        return measured(self, *args)
+        return measured(self)
     monkeypatch.setattr(R.Run, 'measured', late)
     r = dict(plain=small, codes=lambda: few('vqvae', latents='codes'), growing=lambda: replace(growing(judged=True), epochs=1),
              normals=lambda: recipe('digits', 'tiny', 'normals', teacher='pixels', clusters=3, n_train=200, n_test=20, epochs=1, autoregressive=False))[what]()
@@ -450,7 +455,7 @@ def test_validation_images_choose(tmp_path, monkeypatch):
     distill(r, tmp_path/'run', 'cpu', progress=False)
     assert all(torch.equal(given[k], valid) for k in ('finetune', 'fit_plain_hclt', 'fit_one_normal'))
     teacher, rows = run.teacher(), given['family']
-    assert torch.equal(rows.valid.y_xd, run.rows(valid, torch.zeros(len(valid), 4).long())[0]) and torch.equal(given['choose_prior'], teacher.codes(valid).long())
+    assert torch.equal(rows.valid.y_xd, run.rows(valid, torch.zeros(len(valid), 4).long()).y_xd) and torch.equal(given['choose_prior'], teacher.codes(valid).long())
     assert len(rows.f_xf)==len(rows.y_xd)==len(rows.z_xq)==200*4 and rows.valid.f_xf is None
 
 # Faults that were found by trying it.
@@ -540,7 +545,7 @@ def test_broken_values_within_a_recipe(family, name, value):
 
 def test_broken_json_beside_a_recipe(copy, capsys):
     (copy/'recipe.json').write_text('[1]'); refused(capsys, 'evaluate', copy); refused(capsys, 'distill', '--out', copy)
-    (copy/'seconds.json').write_text('[1]')
+    (copy/'seconds.json').write_text('[1')
     with pytest.raises(Refused, match='seconds'): R.Run(small(), copy, 'cpu').seconds
 
 def pipe(*words):
@@ -595,7 +600,44 @@ def test_help_and_plan_agree(capsys):
     said = ' '.join(capsys.readouterr().out.split())
     assert '--plan says how long' in said and not re.search(r'(under|about) (two|half|\d+).{0,4}(minutes|an hour)', said)
 
+def test_help_names_what_there_is(capsys):
+    "The words in the comments of a command's parameters are those of the registries."
+    for command, words in dict(distill=[*FAMILIES, *TEACHERS, *COLOURS, *SIZES], inpaint=MASKS).items():
+        with pytest.raises(SystemExit): cli.main([command, '--help'])
+        said = re.findall(r'\w+', capsys.readouterr().out)
+        assert set(words) <= set(said), set(words) - set(said)
+
+WRONG_CALLS = """
+from pcdistill import distill, images, recipe
+from pcdistill.core import Refused
+calls = dict(foo=lambda: recipe('digits', foo=3), bark=lambda: recipe('digits', emission=dict(bark=1)), epochs=lambda: recipe('digits', epochs='few'),
+             lr=lambda: recipe('digits', lr=.5), n_train=lambda: recipe('digits', n_train=True), micro=lambda: recipe('digits', micro=0),
+             pseudocount=lambda: recipe('digits', pseudocount=float('nan')), seed=lambda: recipe('digits', seed=2**70),
+             states=lambda: recipe('digits', emission=dict(states=1.5)), inputs=lambda: recipe('digits', emission=dict(inputs=3)))
+calls |= {'family=': lambda: recipe('digits', emission='normals'), "recipe('digits')": lambda: distill('digits', 'nowhere'), '1.5': lambda: images('digits', n=1.5)}
+for word, call in calls.items():
+    try: call()
+    except Refused as e: assert word in str(e) and str(e).startswith('wanted') and chr(10) not in str(e), (word, str(e))
+    else: raise AssertionError(word)
+assert recipe('digits', epochs=0, lr=(1, .05), seed=-3, pseudocount=0).lr==(1, .05) and recipe('digits', lr=[1, .05]).lr==(1, .05)
+"""
+
+def test_wrong_types_in_python_are_refused_at_the_door(tmp_path):
+    "As a process of its own, without the type checks of this suite."
+    made = subprocess.run([sys.executable, '-c', WRONG_CALLS], capture_output=True, text=True, cwd=tmp_path)
+    assert made.returncode==0, made.stderr[-1000:]
+    assert not (tmp_path/'nowhere').exists()
+
 # --- one object, one import
+
+def test_a_finished_run_computes_nothing(copy, monkeypatch):
+    def timed(*a): raise AssertionError('a stage was made again')
+    before = R.load_run(copy, 'cpu').results
+    monkeypatch.setattr(R.Run, 'timed', timed)
+    assert R.distill(small(), copy, 'cpu', progress=False).results==before
+    run = R.load_run(copy, 'cpu')
+    assert run.student() is run.student() and all(torch.equal(a, b) for a, b in zip(run.student().parameters(), run.image.parameters()))
+    with pytest.raises(AssertionError): R.Run(replace(small(), pseudocount=.2), copy, 'cpu', False).student()   # another setting, another file
 
 def test_a_run_is_what_distill_returns_and_load_run_reads(done, tmp_path):
     run = R.load_run(done[0], 'cpu')

@@ -4,7 +4,7 @@ import pytest, torch
 from safetensors.torch import save_file
 from pcdistill import runs
 from pcdistill.core import Refused, rng
-from pcdistill.runs import cached, flatten, key, load, load_json, resumable, save, save_json, unflatten
+from pcdistill.runs import flatten, key, load, load_json, resumable, save, save_json, unflatten
 
 KINDS = {'f32': torch.rand(3, 4), 'f64': torch.rand(2).double(), 'i16': torch.arange(3, dtype=torch.int16), 'u8': torch.arange(9, dtype=torch.uint8),
          'bool': torch.tensor([True, False]), 'bf16': torch.rand(2).bfloat16(), 'scalar': torch.tensor(2.5), 'none': torch.zeros(0, 3),
@@ -83,19 +83,10 @@ def test_key():
     assert key({'a': 1, 'b': Config()})==key({'b': Config(), 'a': 1})
     with pytest.raises(TypeError): key(torch.ones(1))
 
-def test_cached(tmp_path):
-    calls = []
-    def fn(): calls.append(1); return torch.rand(3, generator=rng(len(calls)))
-    go = lambda c: cached(tmp_path, 'stage', c, fn, lambda x: ({'x': x}, {}), lambda t, m: t['x'])
-    a, b, c = go({'K': 1}), go({'K': 1}), go({'K': 2})
-    assert torch.equal(a, b) and not torch.equal(a, c) and len(calls)==2
-    assert {p.name for p in tmp_path.iterdir()}=={f"stage-{key({'K': k})}.safetensors" for k in (1, 2)}
-
-def test_flatten_round_trip(refuses):
+def test_flatten_round_trip():
     tree = {0: [1, (2., None, True)], 'x': {'t': torch.arange(3), -1: 'y'}, 'empty': [{}, (), []], 'nan': float('inf'), 'third': 1/3}
     t = {}; back = unflatten(json.loads(json.dumps(flatten(tree, t))), t)
     assert torch.equal(back['x'].pop('t'), tree['x'].pop('t')) and back==tree
-    refuses(lambda: flatten({'x': object()}, {}), 'object')
 
 def train(path, epochs=6, kill=lambda epoch: None, every_s=0., optim=torch.optim.Adam):
     "A loop whose numbers depend on everything: parameters, buffers, moments, schedule, generator, curve."
