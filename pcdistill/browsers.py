@@ -46,7 +46,7 @@ def head_means(image:Image) -> Float[Tensor, "k c p q"]:
     nothing_kd = one_kk.new_zeros(e.n_heads, e.n_vars, dtype=torch.long)
     mean_kd = moments(e, nothing_kd, nothing_kd > 0, one_kk).mean_xd
     p = h//patch_grid(image)[0]
-    return image.colour.mean_rgb(rearrange(mean_kd, 'k (p q c) -> k c p q', p=p, c=c))
+    return image.colour.inverse(rearrange(mean_kd, 'k (p q c) -> k c p q', p=p, c=c))
 
 def neighbours(
     z_bhw:Int[Tensor, "b h w"], # latent value of every patch
@@ -154,7 +154,7 @@ def swap(
         new = rgb(image.pixels(image.tiles.whole(t_nd)))[0].cpu()
         return torch.where(seen_hw, x_chw.to(new), new)
     w_nk = soft_posterior(image.prior, told_1nk)[0]
-    mean = whole(moments(e, y_nd, seen_nd, w_nk).mean_xd, image.colour.mean_rgb)
+    mean = whole(moments(e, y_nd, seen_nd, w_nk).mean_xd, image.colour.inverse)
     zs = [soft_choice(image.prior, told_1nk, gen)[0] for _ in range(samples)]
     drawn = [whole(e.draw(y_nd, seen_nd, z_n, gen), image.colour.inverse) for z_n in zs]
     log_p = image.prior(told_1nk) - image.prior(rest_1nk)

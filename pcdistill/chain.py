@@ -137,8 +137,10 @@ def teacher(self:Run):
 @patch
 def codes(self:Run, teacher) -> Tensor:
     "The teacher's codes of the training images, in a compact file."
-    file = self.folder/f'codes-{key(self.k_teacher)}.safetensors'
-    return extract(teacher, self.images('train'), file)
+    def work():
+        return {'ids_bm': extract(teacher, self.images('train'))}, {}
+    made, _ = cached(self.folder, 'codes', self.k_teacher, work)
+    return made['ids_bm'].to(self.device)
 
 # %% ../nbs/61_chain.ipynb #c009
 @patch

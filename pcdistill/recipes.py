@@ -284,7 +284,7 @@ def teacher_seconds(r:Recipe, x_bchw, n:int) -> tuple[float, float]:
         return teacher, 0.
     config = getattr(PriorConfig, r.teacher_size)()
     id_bm = torch.zeros(config.batch, len(model.n_codes), dtype=torch.long, device=dev)
-    prior = CodePrior(tuple(model.n_codes), config)
+    prior = CodePrior(config, tuple(model.n_codes))
     return teacher, network(prior, config, lambda m, b: m.loss(id_bm[:b]))
 
 # %% ../nbs/60_recipes.ipynb #c022
