@@ -1065,8 +1065,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.vqvae.VQVAE2.decode': ('vqvae.html#vqvae2.decode', 'pcdistill/vqvae.py'),
                                  'pcdistill.vqvae.VQVAE2.encode': ('vqvae.html#vqvae2.encode', 'pcdistill/vqvae.py'),
                                  'pcdistill.vqvae.VQVAE2.features': ('vqvae.html#vqvae2.features', 'pcdistill/vqvae.py'),
-                                 'pcdistill.vqvae.VQVAE2.features_from_codes': ( 'vqvae.html#vqvae2.features_from_codes',
-                                                                                 'pcdistill/vqvae.py'),
                                  'pcdistill.vqvae.VQVAE2.fit_': ('vqvae.html#vqvae2.fit_', 'pcdistill/vqvae.py'),
                                  'pcdistill.vqvae.VQVAE2.join': ('vqvae.html#vqvae2.join', 'pcdistill/vqvae.py'),
                                  'pcdistill.vqvae.VQVAE2.log_cond': ('vqvae.html#vqvae2.log_cond', 'pcdistill/vqvae.py'),

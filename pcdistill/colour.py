@@ -66,11 +66,9 @@ def _code(
     a, b, c = y_bchw.to(torch.int32).unbind(1)
     return (a << 16) | (b << 8) | c
 
-def all_colours(
-    chunk:int=1<<20, # pixels at a time
-):
-    "Every RGB colour once, as images [1 3 1 chunk]."
-    for i in torch.arange(1 << 24, dtype=torch.int32).split(chunk):
+def all_colours():
+    "Every RGB colour once, as images [1 3 1 x] of 2²⁰ pixels."
+    for i in torch.arange(1 << 24, dtype=torch.int32).split(1 << 20):
         yield torch.stack([i >> 16, (i >> 8) & 255, i & 255])[None, :, None].to(torch.uint8)
 
 @cache

@@ -35,12 +35,10 @@ def pixels(
     x:Shaped[Tensor, "*x"], # in any dtype
 ) -> UInt8[Tensor, "*x"]:
     "The same as uint8; refuses floats and values outside 0…255."
-    wanted = "wanted integer pixels from 0 to 255"
     whole = not (x.is_floating_point() or x.is_complex())
-    require(whole, f"{wanted}, got {str(x.dtype).removeprefix('torch.')}")
-    if x.numel():
-        lo, hi = (int(v) for v in x.long().aminmax())
-        require(lo>=0 and hi<=255, f"{wanted}, got values from {lo} to {hi}")
+    bad = x[(x<0) | (x>255)] if whole else x
+    require(whole and len(bad)==0, "wanted integer pixels from 0 to 255, "
+            f"got {x.dtype}, such as {bad.flatten()[:3].tolist()}")
     return x.to(torch.uint8)
 
 # %% ../nbs/10_data.ipynb #c013

@@ -173,14 +173,19 @@ class VQVAE2(Teacher):
             nn.Sequential(nn.Conv2d(i, f, 1), nn.BatchNorm2d(f, affine=False)) for i in (W+f, W))
         self.book_bottom, self.book_top = (Codebook(K, f, config.ema, config.restart)
                                            for K in (config.K_bottom, config.K_top))
-        self.decoder = self.make_decoder(config, c)
+        self.decoder = self.make_decoder(2*f, config.mixtures*n_theta(c))
         self.float()
 
-    def make_decoder(self, config:VQConfig, c:int) -> nn.Sequential:
+    def make_decoder(self,
+        g:int, # length of the vectors a patch sees
+        o:int, # numbers of a pixel
+    ) -> nn.Sequential:
         "From the vectors a patch sees to the numbers of its pixels."
-        sizes = (2*config.f, *config.hidden, self.patch**2*config.mixtures*n_theta(c))
-        pairs = [(nn.Linear(*ab), nn.ReLU()) for ab in zip(sizes, sizes[1:])]
-        return nn.Sequential(*sum(pairs, ())[:-1])
+        layers = []
+        for n in self.config.hidden:
+            layers += [nn.Linear(g, n), nn.ReLU()]
+            g = n
+        return nn.Sequential(*layers, nn.Linear(g, self.patch**2*o))
 
     def join(self, et_bmf, eb_bnf) -> Float[Tensor, "b n g"]:
         "[top vector above the patch ; bottom vector] of each patch."
@@ -213,14 +218,9 @@ def codes(self:VQVAE2, x_bchw):
 @patch
 @torch.no_grad()
 def features(self:VQVAE2, x_bchw, ids_bm=None):
-    "[top codebook vector ; bottom codebook vector] of each patch."
-    return self.features_from_codes(self.codes(x_bchw) if ids_bm is None else ids_bm)
-
-@patch
-@torch.no_grad()
-def features_from_codes(self:VQVAE2, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b n f"]:
-    "The same, of given codes."
-    idb_bn, idt_bm = ids_bm.long().tensor_split([self.gh*self.gw], 1)
+    "[top codebook vector ; bottom codebook vector] of each patch; with codes, no images are needed."
+    ids_bm = self.codes(x_bchw) if ids_bm is None else ids_bm.long()
+    idb_bn, idt_bm = ids_bm.tensor_split([self.gh*self.gw], 1)
     return self.join(self.book_top.e_kf[idt_bm], self.book_bottom.e_kf[idb_bn])
 
 # %% ../nbs/42_vqvae.ipynb #c022
@@ -246,7 +246,7 @@ def log_cond(self:VQVAE2, x_bchw):
 @torch.no_grad()
 def picture(self:VQVAE2, ids_bm:Integer[Tensor, "b m"]) -> UInt8[Tensor, "b c h w"]:
     "The mean image of given codes."
-    theta = self.decode(self.features_from_codes(ids_bm))
+    theta = self.decode(self.features(None, ids_bm))
     logit, mean, _, a = theta.split(parts(self.shape[0]), 1)
     u_xcq = (logit.softmax(2)*locations(mean, a)).sum(2)
     y_bnd = rearrange((u_xcq+1)*127.5, '(b n) c q -> b n (q c)', b=len(ids_bm))
@@ -275,18 +275,19 @@ def loss(self:VQVAE2,
 
 @patch
 @torch.no_grad()
-def start_(self:VQVAE2, gen:torch.Generator) -> VQVAE2:
+def start_(self:VQVAE2, gen:torch.Generator):
     "Random weights, and a decoder whose components lie apart."
-    c, m, last = self.shape[0], self.config.mixtures, init_(self, gen).decoder[-1]
+    last = init_(self, gen).decoder[-1]
     last.weight.mul_(.1)
-    theta_jmq = last.bias.view(n_theta(c), m, -1)
-    theta_jmq[1:1+c] = torch.linspace(-.6, .6, m)[:, None]
-    theta_jmq[1+c:1+2*c] = -1.5
-    return self
+    c, m = self.shape[0], self.config.mixtures
+    _, mean, log_s, _ = last.bias.view(n_theta(c), m, -1).split(parts(c))
+    mean.copy_(torch.linspace(-.6, .6, m)[:, None])
+    log_s.fill_(-1.5)
 
 # %% ../nbs/42_vqvae.ipynb #c027
 @patch
 def fit_(self:VQVAE2, x_bchw, gen, ckpt=None, progress=True):
     "Trained by `teacher.train`; a killed run resumes and ends with the same numbers."
+    self.start_(gen)
     twice = 1 + (len(x_bchw)==1)
-    train(self.start_(gen), x_bchw.repeat(twice, 1, 1, 1), self.config, gen, ckpt, progress)
+    train(self, x_bchw.repeat(twice, 1, 1, 1), self.config, gen, ckpt, progress)

@@ -64,17 +64,17 @@ def test_any_patch_size_and_grid(c, h, w, p, make):
     t, x = random_vq(p, (c, h, w), make), noise_images(3, c, h, w)
     ids = t.codes(x)
     assert isinstance(t, Teacher) and ids.shape==(3, len(t.n_codes)) and (ids < torch.tensor(t.n_codes)).all()
-    assert t.features(x).shape==(3, (h//p)*(w//p), 2*t.config.f) and torch.equal(t.features(x), t.features_from_codes(ids))
+    assert t.features(x).shape==(3, (h//p)*(w//p), 2*t.config.f) and torch.equal(t.features(x), t.features(None, ids))
     assert t.log_cond(x).isfinite().all() and t.picture(ids).shape==x.shape
     for fit in (fit_pixels, fit_noise): assert bound(fit(noise_images(40, c, h, w), p, 5, rng(0)), None, x).conditional_b.isfinite().all()
 
 @pytest.mark.parametrize('h,p', [(28, 4), (16, 4), (8, 4), (14, 7)])
 def test_a_code_changes_its_patches_and_no_other(h, p):
     t = random_vq(p, (3, h, h)); g, gt = h//p, -(-h//p//2)
-    ids = torch.zeros(1, len(t.n_codes), dtype=torch.long); base = t.decode(t.features_from_codes(ids))
+    ids = torch.zeros(1, len(t.n_codes), dtype=torch.long); base = t.decode(t.features(None, ids))
     for m in range(len(t.n_codes)):
         other = ids.clone(); other[0, m] = 1
-        moved = (t.decode(t.features_from_codes(other)) != base).flatten(1).any(1)
+        moved = (t.decode(t.features(None, other)) != base).flatten(1).any(1)
         i, j = divmod(m, g) if m < g*g else divmod(m-g*g, gt)
         own = torch.zeros(g, g, dtype=torch.bool)
         if m < g*g: own[i, j] = True
@@ -85,7 +85,7 @@ def test_a_code_changes_its_patches_and_no_other(h, p):
 def test_with_convolutions_a_code_changes_its_neighbours_and_no_more_than_the_reach(h, p, m):
     t = random_vq(p, (3, h, h), ConvVQVAE2); g = h//p; far = lambda a: max(abs(a//g-m//g), abs(a%g-m%g))
     ids = torch.zeros(2, len(t.n_codes), dtype=torch.long); ids[1, m] = 1
-    moved = torch.ne(*t.decode(t.features_from_codes(ids)).unflatten(0, (2, g*g))).flatten(1).any(1)
+    moved = torch.ne(*t.decode(t.features(None, ids)).unflatten(0, (2, g*g))).flatten(1).any(1)
     assert all(moved[a] for a in range(g*g) if far(a) <= 1) and not any(moved[a] for a in range(g*g) if far(a) > t.config.blocks + 2)
 
 def test_decoded_patches_are_picked_in_order():
