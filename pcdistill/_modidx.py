@@ -561,6 +561,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'pcdistill/extra/switching.py'),
                                            'pcdistill.extra.switching.SwitchingAR.residuals': ( 'extra/switching.html#switchingar.residuals',
                                                                                                 'pcdistill/extra/switching.py'),
+                                           'pcdistill.extra.switching.SwitchingAR.respond': ( 'extra/switching.html#switchingar.respond',
+                                                                                              'pcdistill/extra/switching.py'),
                                            'pcdistill.extra.switching.SwitchingAR.scale': ( 'extra/switching.html#switchingar.scale',
                                                                                             'pcdistill/extra/switching.py'),
                                            'pcdistill.extra.switching.SwitchingAR.start_': ( 'extra/switching.html#switchingar.start_',

@@ -77,7 +77,6 @@ class SwitchingAR(Teacher):
         n_f = 1 + c*(2*r*(r+1) + 1) # 1, the neighbours' channels, the pixel's own
         tree = Tree(tuple(parent), tuple(range(n))) if parent else chain(n)
         self.prior = TreePrior(self.n_codes, Circuit(tree, Evidence(n, K), 1, rng(0)))
-        self.history = [] # objective of EM before each pass but the first
         zeros_(self, A_kcf=(K, c, n_f), var_kc=(K, c), lp_k=(K,))
 
     @property
@@ -150,6 +149,11 @@ def density(self:SwitchingAR, u_bhwf:Float[Tensor, "b h w f"]) -> Float[Tensor, 
     return -.5*((sq_bnkc + q/12)/self.var_kc + q*(2*math.pi*self.var_kc).log()).sum(-1)
 
 @patch
+def respond(self:SwitchingAR, u_bhwf:Float[Tensor, "b h w f"]) -> Float[Tensor, "b n k"]:
+    "Posterior of each patch's latent, the patches taken as independent."
+    return (self.density(u_bhwf) + self.lp_k).softmax(-1)
+
+@patch
 def gram(self:SwitchingAR,
     u_bhwf:Float[Tensor, "b h w f"],
     r_bnk:Float[Tensor, "b n k"],    # weights
@@ -174,22 +178,17 @@ def regress_(self:SwitchingAR, G_kff:Float64[Tensor, "k f f"], n_k:Float64[Tenso
 def em_pass(self:SwitchingAR,
     x_bchw:UInt8[Tensor, "b c h w"], # images
     G0_ff:Float64[Tensor, "f f"],    # moments of the pseudo-data, of `ridge` pixels
-    first:Callable|None=None,        # u → r_bnk for the first pass; None: the posterior
-) -> float:
-    "One pass of EM; the objective before it, in nats per dimension."
-    a, K, A_kcf = self.config.ridge, self.config.K, self.A_kcf.double()
-    sq_kc = einsum(A_kcf, G0_ff, A_kcf, 'k c f, f g, k c g -> k c') + a/12
-    total = self.lp_k.sum() - .5*(sq_kc/self.var_kc + a*self.var_kc.log()).sum()
-    G_kff, n_k = G0_ff.repeat(K, 1, 1), torch.ones_like(self.lp_k, dtype=torch.float64)
+    respond:Callable,                # u → r_bnk, the E-step
+):
+    "One pass of EM."
+    G_kff = G0_ff.repeat(self.config.K, 1, 1)
+    n_k = torch.ones_like(self.lp_k, dtype=torch.float64)
     for _, u_bhwf in self.contexts(x_bchw):
-        lp_bnk = self.density(u_bhwf) + self.lp_k
-        r_bnk = first(u_bhwf) if first else lp_bnk.softmax(-1)
-        total += lp_bnk.logsumexp(-1).double().sum()
+        r_bnk = respond(u_bhwf)
         G_kff += self.gram(u_bhwf, r_bnk)
         n_k += r_bnk.double().sum((0, 1))
-    self.regress_(G_kff, (n_k-1)*self.patch**2 + a)
+    self.regress_(G_kff, (n_k-1)*self.patch**2 + self.config.ridge)
     self.lp_k.copy_((n_k/n_k.sum()).log())
-    return float(total)/x_bchw.numel()
 
 # %% ../../nbs/extra/switching.ipynb #c025
 @patch
@@ -239,9 +238,7 @@ def fit_(self:SwitchingAR, x_bchw, gen, ckpt=None, progress=True):
     "EM, then the latents; a killed run resumes and ends with the same numbers."
     x_bchw = shuffled(x_bchw, gen, self.config.n_fit)
     G0_ff, first = self.start_(x_bchw[:1000], gen)
-    state, steps = dict(model=self, history=self.history), dict(every_s=60., progress=progress)
-    for epoch in resumable(ckpt, self.config.passes, state, desc='switching', **steps):
-        now = self.em_pass(x_bchw, G0_ff, None if epoch else first)
-        if epoch:
-            self.history.append(now)
+    passes, steps = self.config.passes, dict(every_s=60., progress=progress, desc='switching')
+    for epoch in resumable(ckpt, passes, dict(model=self), **steps):
+        self.em_pass(x_bchw, G0_ff, self.respond if epoch else first)
     self.fit_latents_(x_bchw, gen)
