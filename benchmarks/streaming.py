@@ -22,7 +22,7 @@ from pcdistill.latents import extract
 from pcdistill.patches import to_patches
 from pcdistill.runs import key, save_json
 from pcdistill.show import table
-from pcdistill.stream import extract_parts, in_parts, made, sample_rows
+from pcdistill.extra.stream import extract_parts, in_parts, made, sample_rows
 from pcdistill.teacher import fit_pixels
 from pcdistill.latent_prior import fit_latent_prior, recount_
 from pcdistill.trees import TreesConfig, fit_trees

@@ -23,7 +23,8 @@ from pcdistill.mae import MAE, MAEConfig
 from pcdistill.priors import choose_prior, simple_priors
 from pcdistill.runs import save_json
 from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
-from pcdistill.teacher import bound, fit_noise, fit_pca, fit_pixels
+from pcdistill.extra.controls import fit_noise, fit_pca
+from pcdistill.teacher import bound, fit_pixels
 from pcdistill.trees import TreesConfig
 from pcdistill.vqvae import VQConfig, VQVAE2
 

@@ -167,7 +167,10 @@ def teacher(self:Run, ckpt:Path):
 @patch
 def codes(self:Run) -> Tensor:
     "The teacher's codes of the training images, in a compact file."
-    return extract(self.teacher(), self.images('train'), self.file('codes'))
+    file = self.file('codes')
+    if not file.is_file():
+        save(file, {'ids_bm': extract(self.teacher(), self.images('train'))}, {})
+    return load_tensors(file, self.device)['ids_bm']
 
 # %% ../nbs/61_chain.ipynb #c009
 def load_choice(file:Path, device:torch.device) -> Choice|None:

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from jaxtyping import Float, Float64, Int16, Int32, Integer, Num, Shaped, UInt8
+from jaxtyping import Float, Float64, Int16, Int32, Integer, Num, Shaped
 from einops import reduce
 from .core import require
 
@@ -66,11 +66,9 @@ def _code(
     a, b, c = y_bchw.to(torch.int32).unbind(1)
     return (a << 16) | (b << 8) | c
 
-def all_colours(
-    chunk:int=1<<20, # pixels at a time
-):
-    "Every RGB colour once, as images [1 3 1 chunk]."
-    for i in torch.arange(1 << 24, dtype=torch.int32).split(chunk):
+def all_colours():
+    "Every RGB colour once, as images [1 3 1 x] of 2²⁰ pixels."
+    for i in torch.arange(1 << 24, dtype=torch.int32).split(1 << 20):
         yield torch.stack([i >> 16, (i >> 8) & 255, i & 255])[None, :, None].to(torch.uint8)
 
 @cache
@@ -110,29 +108,20 @@ class Colour:
         x_bchw:Shaped[Tensor, "b c h w"], # uint8: RGB, or one grey channel
     ) -> Int16[Tensor, "b c h w"]:
         "RGB → this space, int16, each channel from 0 to its levels − 1."
-        kind = str(x_bchw.dtype).removeprefix('torch.')
-        require(kind=='uint8', f"wanted pixels as uint8, 0 to 255, got {kind}")
+        require(x_bchw.dtype==torch.uint8,
+                f'wanted pixels as uint8, 0 to 255, got {x_bchw.dtype}')
         return x_bchw.to(torch.int16) if self._plain(x_bchw.shape[1]) else self.to(x_bchw)
 
+    def inverse(self,
+        y_bchw:Num[Tensor, "b c h w"], # integers of this space, or real means
+    ) -> Num[Tensor, "b c h w"]:
+        "This space → RGB, cut to 0…255: colours as uint8, and mean colours as they are, unrounded."
+        x_bchw = y_bchw if self._plain(y_bchw.shape[1]) else self.back(y_bchw)
+        x_bchw = x_bchw.clamp(0, 255)
+        real = y_bchw.is_floating_point()
+        return x_bchw.to(y_bchw.dtype) if real else x_bchw.round().to(torch.uint8)
+
 # %% ../nbs/11_colour.ipynb #c111
-@patch
-def inverse(self:Colour,
-    y_bchw:Integer[Tensor, "b c h w"], # integers of this space
-) -> UInt8[Tensor, "b c h w"]:
-    "This space → RGB; triples that are no colour (a model may sample them) are cut to 0…255."
-    y_bchw = y_bchw.to(torch.int16)
-    x_bchw = y_bchw if self._plain(y_bchw.shape[1]) else self.back(y_bchw).round()
-    return x_bchw.clamp(0, 255).to(torch.uint8)
-
-@patch
-def mean_rgb(self:Colour,
-    y_bchw:Num[Tensor, "b c h w"], # mean colours in this space, real
-) -> Num[Tensor, "b c h w"]:
-    "The mean RGB colour, 0…255: the inverse without its rounding, which is less than one level."
-    if self._plain(y_bchw.shape[1]):
-        return y_bchw.clamp(0, 255)
-    return self.back(y_bchw).clamp(0, 255).to(y_bchw.dtype)
-
 @patch
 def hidden_bits(self:Colour,
     x_bchw:Shaped[Tensor, "b c h w"], # uint8 images

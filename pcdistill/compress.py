@@ -25,7 +25,7 @@ from einops import rearrange
 from tqdm.auto import tqdm
 from .core import Refused, require
 from .runs import write_file
-from .data import stack_images
+from .data import read_images
 from .tiles import put_back
 from .image import Image
 
@@ -170,7 +170,7 @@ class Compressed(NamedTuple):
 def _read(p:Path, shape:tuple) -> UInt8[Tensor, "1 c h w"]: # an image that must fit
     require(p.is_file(), f'wanted an image file, got {p}, which is '
             f'{"a folder: name the images in it" if p.is_dir() else "not there"}')
-    x = stack_images([p], str(p))
+    x = read_images([p], str(p))
     require(tuple(x.shape[1:])==shape, f'wanted images of {shape} (channels, rows, columns), '
             f'which the circuit knows, got {tuple(x.shape[1:])} in {p}')
     return x

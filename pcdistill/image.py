@@ -165,7 +165,7 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
     w_xk = rearrange(soft_posterior(self.prior, lp_bnk), 'b n k -> (b n) k')
     two = patch_moments(self.emission, y_xd, seen_xd, w_xk, belief)
     mean, entropy = (self.pixels(self.tiles.whole(t)) for t in two)
-    mean = self.colour.mean_rgb(mean)
+    mean = self.colour.inverse(mean)
     mean = torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device).float(), mean)
     return ImageMoments(mean, entropy.sum(1)/math.log(2))
 

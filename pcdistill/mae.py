@@ -8,14 +8,14 @@ __all__ = ['MAEConfig', 'around', 'MAE']
 # %% ../nbs/43_mae.ipynb #c002
 from dataclasses import dataclass
 import torch
-from fastcore.basics import patch, patch_to
+from fastcore.basics import patch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Integer, UInt8
 from .core import require
-from .patches import from_patches, to_patches
-from .clusters import assign, kmeans, shuffled
-from .teacher import Sizes, Teacher, check_images, init_, train, transformer, zeros_
+from .clusters import kmeans, shuffled
+from .teacher import Sizes, Teacher, init_, train, transformer, zeros_
 
 # %% ../nbs/43_mae.ipynb #c005
 @dataclass(frozen=True)
@@ -44,11 +44,10 @@ def around(
     gw:int, # columns
 ) -> tuple[Integer[Tensor, "n 9"], Bool[Tensor, "n 9"]]:
     "For every patch the 3×3 patches around it, itself first, and which of them lie outside."
-    grid, size = torch.cartesian_prod(*[torch.arange(-1, 2)]*2), torch.tensor([gh, gw])
-    step_j = grid[[4, 0, 1, 2, 3, 5, 6, 7, 8]]
-    at_nj = torch.cartesian_prod(torch.arange(gh), torch.arange(gw))[:, None] + step_j
-    outside_nj = ((at_nj < 0) | (at_nj >= size)).any(-1)
-    return (at_nj @ torch.tensor([gw, 1])).masked_fill(outside_nj, 0), outside_nj
+    number_hw = rearrange(torch.arange(1., gh*gw+1), '(h w) -> 1 1 h w', h=gh)
+    at_nj = rearrange(F.unfold(number_hw, 3, padding=1), '1 j n -> n j').long()
+    at_nj = at_nj[:, [4, 0, 1, 2, 3, 5, 6, 7, 8]]
+    return (at_nj-1).clamp(min=0), at_nj==0
 
 # %% ../nbs/43_mae.ipynb #c008
 class MAE(Teacher):
@@ -64,16 +63,12 @@ class MAE(Teacher):
         self.encoder = transformer(config.encoder, W, config.heads)
         self.decoder = transformer(config.decoder, W, config.heads)
         self.mask, self.there, self.head = nn.Embedding(1, W), nn.Embedding(n, W), nn.Linear(W, d)
-        around_n9, outside_n9 = around(self.gh, self.gw)
-        self.register_buffer('around_n9', around_n9, persistent=False)
-        self.register_buffer('outside_n9', outside_n9, persistent=False)
         zeros_(self, mid_nf=(n, W), mean_kf=(config.K, W))
         self.float()
 
     def pixels(self, x_bchw) -> Float[Tensor, "b n d"]:
         "Patches in [-1, 1]."
-        check_images(x_bchw, self.shape)
-        return to_patches(x_bchw, self.patch).float()/127.5 - 1
+        return self.patches(x_bchw)/127.5 - 1
 
     def tokens(self, y_bnd) -> Float[Tensor, "b n f"]:
         "What the encoder gets of each patch."
@@ -112,38 +107,21 @@ def loss(self:MAE,
 def features(self:MAE, x_bchw, ids_bm=None):
     "Encoder token of each patch, seen with the 3×3 patches around it only, less its place's mean."
     t_bnf, b = self.tokens(self.pixels(x_bchw)), len(x_bchw)
-    t_xjf = rearrange(t_bnf[:, self.around_n9], 'b n j f -> (b n) j f')
-    out_xj = repeat(self.outside_n9, 'n j -> (b n) j', b=b)
+    around_n9, outside_n9 = (t.to(t_bnf.device) for t in around(self.gh, self.gw))
+    t_xjf = rearrange(t_bnf[:, around_n9], 'b n j f -> (b n) j f')
+    out_xj = repeat(outside_n9, 'n j -> (b n) j', b=b)
     e_xf = self.encoder(t_xjf, src_key_padding_mask=out_xj)[:, 0]
     return rearrange(e_xf, '(b n) f -> b n f', b=b) - self.mid_nf
 
-@patch
-def codes(self:MAE, x_bchw):
-    "Nearest mean of each patch's feature."
-    return assign(self.features(x_bchw), self.mean_kf)
-
-@patch
-@torch.no_grad()
-def picture(self:MAE, x_bchw, seen_n:Bool[Tensor, "n"]) -> UInt8[Tensor, "b c h w"]:
-    "Images whose hidden patches are guessed from the visible ones."
-    y_bnd = self.pixels(x_bchw)
-    seen_bj = seen_n.nonzero().flatten().expand(len(y_bnd), -1)
-    y_bnd = y_bnd.where(rearrange(seen_n, 'n -> n 1'), self.guess(y_bnd, seen_bj))
-    return from_patches((y_bnd+1)*127.5, self.patch, *self.shape).clamp(0, 255).round().byte()
-
 # %% ../nbs/43_mae.ipynb #c016
-@patch_to(MAE, cls_method=True)
-def fit(cls, x_bchw, config, gen, ckpt=None, progress=True):
+@patch
+def fit_(self:MAE, x_bchw, gen, ckpt=None, progress=True):
     "Trained by `teacher.train`; then the means of the features of at most `n_fit` patches."
-    check_images(x_bchw)
-    model = init_(cls(config, x_bchw.shape[1:]), gen).to(x_bchw.device)
-    n = len(model.n_codes)
-    n_images = min(len(x_bchw), -(-config.n_fit//n))
-    require(n_images*n >= config.K, f"wanted at least {config.K} patches "
-            f"for {config.K} codes, got {n_images*n}")
-    train(model, x_bchw, config, gen, ckpt, progress, betas=(.9, .95), weight_decay=.05)
+    c, n = self.config, len(self.n_codes)
+    n_images = min(len(x_bchw), -(-c.n_fit//n))
+    require(n_images*n >= c.K, f"wanted at least {c.K} patches for {c.K} codes, got {n_images*n}")
+    train(init_(self, gen), x_bchw, c, gen, ckpt, progress, betas=(.9, .95), weight_decay=.05)
     some = shuffled(x_bchw, gen, n_images)
-    f_bnf = torch.cat([model.features(x) for x in some.split(256)])
-    model.mid_nf.copy_(f_bnf.mean(0))
-    model.mean_kf.copy_(kmeans((f_bnf - model.mid_nf).flatten(0, 1), config.K, gen))
-    return model
+    f_bnf = torch.cat([self.features(x) for x in some.split(256)])
+    self.mid_nf.copy_(f_bnf.mean(0))
+    self.mean_kf.copy_(kmeans((f_bnf - self.mid_nf).flatten(0, 1), c.K, gen))

@@ -280,7 +280,7 @@ def teacher_seconds(r:Recipe, x_bchw, n:int) -> tuple[float, float]:
         return teacher, 0.
     config, codes = getattr(PriorConfig, r.teacher_size)(), tuple(model.n_codes)
     id_1m = torch.zeros(1, len(codes), dtype=torch.long, device=dev)
-    return teacher, network_seconds(CodePrior(codes, config), config, id_1m, n)
+    return teacher, network_seconds(CodePrior(config, codes), config, id_1m, n)
 
 # %% ../nbs/60_recipes.ipynb #c022
 N_READ = 32 # test images whose bits are read in both meanings

@@ -46,31 +46,31 @@ def test_mean_colours_of_ycocg_r():
     even = (x[:, 0].int() - x[:, 2]) % 2==0                                                          # Co
     y = YCOCG_R.forward(x).double(); even = even & ((y[:, 2] - 255) % 2==0)                          # and Cg
     x = x[even.flatten()].double(); y = y[even.flatten()]
-    assert len(x) > 50 and torch.equal(YCOCG_R.mean_rgb(y), x)                                       # each by itself
+    assert len(x) > 50 and torch.equal(YCOCG_R.inverse(y), x)                                       # each by itself
     p = torch.rand(len(x), 1, 1, 1, generator=rng(2), dtype=torch.float64); p = p/p.sum()
-    assert torch.allclose(YCOCG_R.mean_rgb((p*y).sum(0, keepdim=True)), (p*x).sum(0, keepdim=True), atol=1e-9)
-    x = some(b=400).double(); off = x - YCOCG_R.mean_rgb(YCOCG_R.forward(x.byte()).double())
+    assert torch.allclose(YCOCG_R.inverse((p*y).sum(0, keepdim=True)), (p*x).sum(0, keepdim=True), atol=1e-9)
+    x = some(b=400).double(); off = x - YCOCG_R.inverse(YCOCG_R.forward(x.byte()).double())
     assert off.min()==0 and off.max()==1 and set(off.unique().tolist())<={0, .25, .5, .75, 1.}
 
 @pytest.mark.parametrize('colour', COLOURS.values(), ids=COLOURS)
 @pytest.mark.parametrize('c', [1, 3])
 def test_a_mean_of_one_colour_is_that_colour(colour, c):
-    x = some(c=c, b=20); mean = colour.mean_rgb(colour.forward(x).float())
+    x = some(c=c, b=20); mean = colour.inverse(colour.forward(x).float())
     assert mean.dtype==torch.float32 and (mean - x).abs().max() <= {'rgb': 0, 'ycocg_r': 1, 'bt709_lossy': 2}[colour.name]*(c==3)
     assert (mean - x).mean().abs() < (.5 if c==3 else 1e-9)
 
 def test_mean_grey_stays_grey_and_in_range():
     v = torch.tensor([0., 3.25, 128.5, 255.]).reshape(4, 1, 1, 1); none = torch.full((4, 1, 1, 1), 255.)
-    assert torch.equal(YCOCG_R.mean_rgb(torch.cat([v, none, none], 1)), v.expand(-1, 3, -1, -1))
-    assert torch.allclose(BT709_LOSSY.mean_rgb(torch.cat([v, none*0 + 128, none*0 + 128], 1)), v.expand(-1, 3, -1, -1), atol=1e-4)
-    far = torch.tensor([250., 510., 0.]).reshape(1, 3, 1, 1); x = YCOCG_R.mean_rgb(far); assert x.min()>=0 and x.max()<=255
+    assert torch.equal(YCOCG_R.inverse(torch.cat([v, none, none], 1)), v.expand(-1, 3, -1, -1))
+    assert torch.allclose(BT709_LOSSY.inverse(torch.cat([v, none*0 + 128, none*0 + 128], 1)), v.expand(-1, 3, -1, -1), atol=1e-4)
+    far = torch.tensor([250., 510., 0.]).reshape(1, 3, 1, 1); x = YCOCG_R.inverse(far); assert x.min()>=0 and x.max()<=255
 
 @pytest.mark.slow
 def test_bits_hidden_by_bt709_over_the_cube():
     n = BT709_LOSSY.preimages(); n = n[n>0].double()
     assert n.sum()==2**24 and len(n)==4_146_948
     assert abs((n*n.log2()).sum().item()/2**24/3 - .675) < 5e-4
-    x = next(all_colours(1<<16))
+    x = next(all_colours())[..., :1<<16]
     assert torch.allclose(BT709_LOSSY.hidden_bits(x), BT709_LOSSY.hidden_bits(x.reshape(3, -1).T[:, :, None, None]).sum())   # adds up over pixels
 
 def test_refused(refuses):

@@ -5,8 +5,9 @@ from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.mae import MAE, MAEConfig, around
-from pcdistill.clusters import nearest
-from pcdistill.teacher import PCATeacher, Teacher, bound, fit_pca, init_
+from pcdistill.clusters import assign
+from pcdistill.extra.controls import PCATeacher, fit_pca
+from pcdistill.teacher import Teacher, bound, init_
 
 SHORT = MAEConfig.tiny(2, K=8, epochs=3, per_epoch=128)
 
@@ -34,8 +35,8 @@ def test_a_feature_depends_on_its_neighbourhood_only(digits, model):
 
 def test_hidden_patches_are_not_seen(digits, model):
     x = digits[:4]; seen = torch.arange(16) % 3==0; other = x.clone(); other[:, :, 0:2, 2:4] = 99     # patch 1 is hidden
-    assert torch.equal(model.picture(x, seen), model.picture(other, seen)) and not torch.equal(model.picture(x, ~seen), model.picture(other, ~seen))
-    kept = model.picture(x, seen); assert torch.equal(kept[:, :, 0:2, 0:2], x[:, :, 0:2, 0:2])
+    def guess(x, seen): return model.guess(model.pixels(x), seen.nonzero().flatten().expand(len(x), -1))
+    assert torch.equal(guess(x, seen), guess(other, seen)) and not torch.equal(guess(x, ~seen), guess(other, ~seen))
 
 def test_it_learns(digits, model):
     fresh = init_(MAE(SHORT, (1, 8, 8)), rng(0)); loss = lambda m: torch.stack([m.loss(digits, rng(s)) for s in range(5)]).mean()
@@ -58,7 +59,7 @@ def test_it_is_a_teacher_without_a_likelihood(digits, model, refuses):
     assert isinstance(model, Teacher) and model.codes(digits).shape==(256, 16) and model.features(digits).shape==(256, 16, 48)
     refuses(lambda: bound(model, None, digits[:2]), 'no likelihood')
     assert model.features(digits).mean((0,)).abs().max() < 1e-3                              # what only tells the place is taken off
-    ids = extract(model, digits); assert torch.equal(ids, model.codes(digits).byte()) and torch.equal(features(model, digits, ids, batch=256), model.features(digits))
+    ids = extract(model, digits); assert torch.equal(ids, model.codes(digits).byte()) and torch.equal(features(model, digits, ids), model.features(digits))
 
 @pytest.mark.parametrize('c,h,w,p', [(3, 12, 18, 6), (1, 28, 28, 7), (3, 4, 8, 4)])
 def test_any_shape_saves_and_loads(c, h, w, p, tmp_path):
@@ -77,7 +78,7 @@ def test_what_cannot_be_is_refused(digits, model, refuses):
 
 def test_all_axes_are_the_pixels(digits):
     t = fit_pca(digits, 2, 8, rng(0), axes=4); assert isinstance(t, Teacher) and torch.allclose(t.axis_df.T @ t.axis_df, torch.eye(4), atol=1e-5)
-    y = t.pixels(digits).flatten(0, 1); assert (t.codes(digits).flatten()==nearest(y, t.mean_kf @ t.axis_df.T + t.mid_d)).float().mean() > .999
+    y = t.patches(digits).flatten(0, 1); assert (t.codes(digits).flatten()==assign(y, t.mean_kf @ t.axis_df.T + t.mid_d)).float().mean() > .999
     assert torch.allclose(*(torch.pdist(a[:50].double()) for a in (y, t.features(digits).flatten(0, 1))), atol=.01)
 
 def test_axes_are_ordered_and_few_lose_little(digits):

@@ -8,7 +8,7 @@ from pcdistill.data import images
 from pcdistill.em import EM, fit
 from pcdistill.inputs import Categorical
 from pcdistill.latents import extract
-from pcdistill.stream import OnDemand, extract_parts, in_parts, made, row_groups, shards, sample_rows, stored, together
+from pcdistill.extra.stream import OnDemand, extract_parts, in_parts, made, shards, sample_rows, stored, together
 from pcdistill.structure import binary_tree
 from pcdistill.teacher import fit_pixels
 from pcdistill.latent_prior import count_pairs, fit_latent_prior, recount_
@@ -112,7 +112,7 @@ CODE = '''
     from pcdistill.core import rng
     from pcdistill.data import images
     from pcdistill.latents import extract
-    from pcdistill.stream import extract_parts
+    from pcdistill.extra.stream import extract_parts
     from pcdistill.teacher import fit_pixels
     x = images('photos', 'train', 350); teacher = fit_pixels(x, 4, 16, rng(0)); calls = []
     def code(part):
@@ -195,8 +195,8 @@ def test_some_rows_are_aligned_even_and_reproducible():
     counted = OnDemand(4, lambda i: (asked.append(i), parts[i])[1])
     assert len(sample_rows(50, rng(0), counted, read=2)[0])==50 and len(asked)==2
 
-def test_stored_and_row_groups_are_the_images(tmp_path, monkeypatch, refuses):
-    import datasets, io
+def test_stored_are_the_images(tmp_path, monkeypatch, refuses):
+    import io
     from PIL import Image
     x_bchw = images('photos', 'train', 60)
     def png(x): f = io.BytesIO(); Image.fromarray(x.permute(1, 2, 0).numpy()).save(f, 'png'); return f.getvalue()
@@ -208,11 +208,6 @@ def test_stored_and_row_groups_are_the_images(tmp_path, monkeypatch, refuses):
         assert torch.equal(torch.cat(list(got)), images(str(tmp_path), split)) and all(len(p)==12 for p in list(got)[:-1])
     for name in ('photos', 'digits'): assert torch.equal(torch.cat(list(stored(name, 'test', size=50))), images(name, 'test'))
     refuses(lambda: stored('photos', size=0), 'at least one image')
-    ds = datasets.Dataset.from_dict({'n': list(range(60)), 'image': [{'bytes': png(x), 'path': None} for x in x_bchw]})
-    paths = [tmp_path/'a.parquet', tmp_path/'b.parquet']
-    for p, part in zip(paths, (ds.select(range(40)), ds.select(range(40, 60)))): part.to_parquet(p, batch_size=16)
-    got = row_groups(paths); assert [len(p) for p in got]==[16, 16, 8, 16, 4] and torch.equal(torch.cat(list(got)), x_bchw)
-    paths[1].write_bytes(paths[1].read_bytes()[:-9]); refuses(lambda: row_groups(paths), 'readable parquet', 'b.parquet')
 
 # --- memory
 
@@ -221,7 +216,7 @@ MEMORY = '''
     from pcdistill.core import rng
     from pcdistill.em import fit
     from pcdistill.latents import extract
-    from pcdistill.stream import extract_parts, in_parts, made, sample_rows
+    from pcdistill.extra.stream import extract_parts, in_parts, made, sample_rows
     from pcdistill.teacher import fit_pixels
     from pcdistill.latent_prior import fit_latent_prior, recount_
     torch.set_num_threads(1); n = int(sys.argv[1])

@@ -43,7 +43,7 @@ def head_means(image:Image) -> Float[Tensor, "k c p q"]:
     one_kk = torch.eye(e.n_heads, device=image.device)
     nothing_kd = one_kk.new_zeros(e.n_heads, e.n_vars, dtype=torch.long)
     mean_kd = moments(e, nothing_kd, nothing_kd > 0, one_kk).mean_xd
-    return image.colour.mean_rgb(rearrange(mean_kd, 'k (p q c) -> k c p q', p=p, q=q))
+    return image.colour.inverse(rearrange(mean_kd, 'k (p q c) -> k c p q', p=p, q=q))
 
 def neighbours(
     z_bhw:Int[Tensor, "b h w"], # latent value of every patch
@@ -133,16 +133,16 @@ def swap(
     told_1nk[0, n] = one_hot_evidence(torch.tensor([[k]]), e.n_heads)[0, 0]
     y_1d, seen_nd = image.rows(x_chw[None]), repeat(left_n, 'n -> n d', d=e.n_vars)
     seen_1d = tiles.whole(seen_nd)
-    def as_image(y_1d, rgb): # with what is left of the old one
-        new = rgb(image.pixels(y_1d))[0].cpu()
+    def as_image(y_1d): # with what is left of the old one
+        new = image.colour.inverse(image.pixels(y_1d))[0].cpu()
         return torch.where(image.pixels(seen_1d)[0].cpu(), x_chw.to(new), new)
     w_nk = soft_posterior(image.prior, told_1nk)[0]
     mean_nd = moments(e, tiles.pieces(y_1d)[0], seen_nd, w_nk).mean_xd
     zs = [soft_choice(image.prior, told_1nk, gen) for _ in range(samples)]
     drawn = [tiles.draw_given(y_1d, seen_1d, z_1n, gen) for z_1n in zs]
     log_p = image.prior(told_1nk) - image.prior(rest_1nk)
-    return Swapped(as_image(tiles.whole(mean_nd), image.colour.mean_rgb),
-                   torch.stack([as_image(y_1d, image.colour.inverse) for y_1d in drawn]),
+    return Swapped(as_image(tiles.whole(mean_nd)),
+                   torch.stack([as_image(y_1d) for y_1d in drawn]),
                    float(log_p))
 
 # %% ../../nbs/extra/browsers.ipynb #c014

@@ -10,7 +10,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from einops import rearrange
 from jaxtyping import Float
-from ..vqvae import Residual, VQConfig, VQVAE2, n_theta, strides
+from ..vqvae import Residual, VQVAE2, strides
 
 # %% ../../nbs/extra/conv.ipynb #c005
 def upsampler(
@@ -33,10 +33,10 @@ class ConvVQVAE2(VQVAE2):
     "Two code grids, decoded together by convolutions."
     kind = 'vqconv'
 
-    def make_decoder(self, config:VQConfig, c:int) -> nn.Sequential:
+    def make_decoder(self, g:int, o:int) -> nn.Sequential:
         "From the grid of vectors to the numbers of each pixel."
-        up = strides(config.patch)[::-1]
-        return upsampler(2*config.f, config.width, up, config.blocks, n_theta(c)*config.mixtures)
+        up = strides(self.patch)[::-1]
+        return upsampler(g, self.config.width, up, self.config.blocks, o)
 
 @patch
 def decode(self:ConvVQVAE2, f_bnf, pick_x=slice(None)) -> Float[Tensor, "x j m q"]:
