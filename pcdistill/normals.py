@@ -10,7 +10,6 @@ __all__ = ['GRAIN', 'AT_ONCE', 'Normals', 'groups', 'Given', 'grained', 'Normals
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from torch.nn.functional import one_hot, pad, softplus
@@ -111,18 +110,18 @@ def factor(self:Normals,
 # numbers in a tensor at a time: small tensors stay in a cache
 AT_ONCE = 1 << 22
 
-def _plan(e:Normals, parts:int=4): # column blocks of U, transposed for one product each; and Uμ
-    U_gde = e.unit()
+def _residuals(e:Normals, parts:int=4): # a function of rows: [x g d], ε of every shape
+    U_gde, middle = e.unit(), (e.n_values-1)/2
     ends = [e.n_vars*i//parts for i in range(parts+1)]
+    # transposed for one product each
     blocks = [rearrange(U_gde[:, a:b, :b], 'g d e -> e (g d)') for a, b in zip(ends, ends[1:])]
-    return blocks, einsum(U_gde, e.mu_gd - (e.n_values-1)/2, 'g d e, g e -> g d')
-
-def _residuals(e, x_xd, plan): # [x g d], of every shape
-    blocks, bias_gd = plan
-    off_xd = x_xd.to(bias_gd) - (e.n_values-1)/2
-    parts = [rearrange(off_xd[:, :len(W_em)] @ W_em, 'x (g d) -> x g d', g=e.shapes)
-             for W_em in blocks]
-    return torch.cat(parts, 2).sub_(bias_gd)
+    bias_gd = einsum(U_gde, e.mu_gd - middle, 'g d e, g e -> g d')
+    def of(x_xd):
+        off_xd = x_xd.to(bias_gd) - middle
+        parts = [rearrange(off_xd[:, :len(W_em)] @ W_em, 'x (g d) -> x g d', g=e.shapes)
+                 for W_em in blocks]
+        return torch.cat(parts, 2).sub_(bias_gd)
+    return of
 
 def _weighted(e, t_xgd, w_kd): # [x k], Σ_d t w
     w_gdj = rearrange(w_kd, '(g j) d -> g d j', g=e.shapes)
@@ -133,25 +132,25 @@ def _density(e, e_xgd): # log N of whole rows
     return -.5*q_xk - e.logs_kd.sum(1) - .5*e.n_vars*math.log(2*math.pi)
 
 # %% ../nbs/33_normals.ipynb #n010
-def _bound(e, e_xgd, low_xd, high_xd, seen_xd): # of the chain, from above
-    s_kd, e_xgd2 = e.logs_kd.exp(), e_xgd.square()
+def _bound(e, e_xgd, *masks): # of the chain, from above
+    s_kd = e.logs_kd.exp()
     half, flat, wide = -.5/s_kd**2, -e.logs_kd - .5*math.log(2*math.pi), s_kd > .4
-    low1, high1, seen1 = (rearrange(t, 'x d -> x 1 d') for t in (low_xd, high_xd, seen_xd))
-    edge1 = ((low1 | high1) & seen1).to(e_xgd)
-    inner1 = seen1.to(e_xgd) - edge1
+    low1, high1, seen1 = (rearrange(t, 'x d -> x 1 d') for t in masks)
+    edge1, inner1 = seen1 & (low1 | high1), (seen1 & ~(low1 | high1)).to(e_xgd)
     out_xgd = torch.where(low1, -e_xgd, torch.where(high1, e_xgd, e_xgd.abs()))
     out_xgd = out_xgd.sub_(.5).clamp_min_(0).square_()
-    lp_xk = _weighted(e, e_xgd2*inner1, torch.where(wide, half + half**2/6, 0))
+    lp_xk = _weighted(e, e_xgd.square()*inner1, torch.where(wide, half + half**2/6, 0))
     lp_xk += _weighted(e, out_xgd*inner1, torch.where(wide, 0, half))
     lp_xk += _weighted(e, out_xgd*edge1, half)
     return lp_xk + inner1[:, 0] @ torch.where(wide, flat, flat.clamp_max(0)).T
 
 # chain of components that matter; of the others a bound, so many nats behind
 def _chain(e, e_xgd, x_xd, seen_xd, behind=40.):
-    low_xd, high_xd, s_kd = x_xd <= 0, x_xd >= e.n_values-1, e.logs_kd.exp()
+    s_kd, low_xd, high_xd = e.logs_kd.exp(), x_xd <= 0, x_xd >= e.n_values-1
+    whole = bool(seen_xd.all())
     def exact(x, k):
         mass_pd = log_mass_normal(e_xgd[x, e.shape_k[k]], s_kd[k], low_xd[x], high_xd[x])
-        return (mass_pd*seen_xd[x]).sum(-1)
+        return (mass_pd if whole else mass_pd*seen_xd[x]).sum(-1)
     lp_xk = _bound(e, e_xgd, low_xd, high_xd, seen_xd)
     best_x = (lp_xk + e.share_k.log()).argmax(1)
     least_x = exact(torch.arange(len(x_xd), device=x_xd.device), best_x) - behind
@@ -168,11 +167,11 @@ def fast(self:Normals,
     seen_xd:Bool[Tensor, "x d"]|None=None, # prefixes, for the chain; None: all seen
 ) -> Float[Tensor, "x k"]:
     "log of the normal part of whole rows, or of prefixes by the chain."
-    plan, few = _plan(self), max(1, AT_ONCE//self.mu_gd.numel())
+    residuals, few = _residuals(self), max(1, AT_ONCE//self.mu_gd.numel())
     seen_xd = torch.ones_like(x_xd, dtype=torch.bool) if seen_xd is None else seen_xd
     parts = []
     for x, seen in zip(x_xd.split(few), seen_xd.split(few)):
-        e_xgd = _residuals(self, x, plan)
+        e_xgd = residuals(x)
         parts.append(_density(self, e_xgd) if density else _chain(self, e_xgd, x, seen))
     return torch.cat(parts)
 
@@ -197,13 +196,20 @@ def groups(t_xc:Tensor, at:Int[Tensor, "y"]):
         yield kind_c, at[of_y==m]
 
 # %% ../nbs/33_normals.ipynb #n014b
-class Given(NamedTuple):
-    "Normals of some components, and what noisy observations of variables v are to them; float64."
-    v:Tensor      # observed variables
-    A_kvd:Tensor  # their rows of A
-    A_khd:Tensor  # rows of A of variables h that are asked for
-    L_kvv:Tensor  # factor of the covariance of what is observed
-    mu_kd:Tensor  # means
+class Given:
+    "Normals of components k, and what noisy observations of variables v are to them; float64."
+    def __init__(self,
+        e:Normals,
+        noise_d:Float[Tensor, "d"], # variance of each observation
+        k:Int[Tensor, "k"],         # components
+        h:Int[Tensor, "h"],         # variables that will be asked for
+    ):
+        self.v, self.h = noise_d.isfinite().nonzero().flatten(), h
+        A_kcd = e.factor(k, torch.cat([self.v, h]))
+        self.A_kvd, self.A_khd = A_kcd.split([len(self.v), len(h)], 1)
+        noise_vv = torch.diag(noise_d[self.v].double())
+        self.L_kvv = cholesky(self.A_kvd @ self.A_kvd.mT + noise_vv)
+        self.mu_kd = e.mu_gd[e.shape_k[k]].double()
 
     def white(self, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "k v x"]:
         "Whitened observations."
@@ -221,19 +227,6 @@ class Given(NamedTuple):
         cov_kvh = self.A_kvd @ self.A_khd.mT
         return torch.linalg.solve_triangular(self.L_kvv, cov_kvh, upper=False)
 
-@patch
-@torch.no_grad()
-def given(self:Normals,
-    noise_d:Float[Tensor, "d"], # variance of each observation
-    k:Int[Tensor, "k"],         # components
-    h:Int[Tensor, "h"],         # variables that will be asked for
-) -> Given:
-    "What observations with such noise are, whatever their values."
-    v = noise_d.isfinite().nonzero().flatten()
-    A_kvd, A_khd = self.factor(k, torch.cat([v, h])).split([len(v), len(h)], 1)
-    L_kvv = cholesky(A_kvd @ A_kvd.mT + torch.diag(noise_d[v].double()))
-    return Given(v, A_kvd, A_khd, L_kvv, self.mu_gd[self.shape_k[k]].double())
-
 # %% ../nbs/33_normals.ipynb #n015
 @patch
 @torch.no_grad()
@@ -249,7 +242,7 @@ def normal_part(self:Normals,
     few = max(1, AT_ONCE//self.n_vars**2)
     for noise_d, rows in groups(noise_xd, (~fast_x).nonzero().flatten()):
         for k in torch.arange(self.n_heads, device=rows.device).split(few):
-            given = self.given(noise_d, k, rows[:0])
+            given = Given(self, noise_d, k, rows[:0])
             for some in rows.split(256):
                 lp_xk = given.log_density(given.white(x_xd[some]))
                 out_xk[some[:, None], k] = lp_xk.to(out_xk)
@@ -361,9 +354,8 @@ def em_step_(self:Normals,
     "The M-step, in place, from the counts collected; forgets them."
     if self.count is None or not float(self.count[:, 0, 0].sum()) > 0:
         return
-    n, one = self.count[:, 0, 0].double().sum(), self.count[:self.n_heads//self.shapes].numel()
-    few = (AT_ONCE if self.count.device.type=='cpu' else 32*AT_ONCE)//one
-    some = torch.arange(self.shapes, device=self.count.device).split(max(1, few))
+    n, shapes_g = self.count[:, 0, 0].double().sum(), self.shape_k.unique()
+    some = shapes_g.chunk(1 + self.count.numel()//AT_ONCE)
     pool_ab = sum(_pooled(*_mixed(self, g, n, lr)) for g in some)/n
     for g in some:
         _step_(self, g, n, lr, pseudocount, pool_ab)
@@ -443,20 +435,20 @@ def marginals(self:Normals, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x 
     P_xdv, grain_x = w_xk.new_zeros(*x_xd.shape, self.n_values), w_xk.new_zeros(len(x_xd))
     for noise_d, rows in groups(noise_xd, (noise_xd > 0).any(1).nonzero().flatten()):
         k, h = ((t > 0).nonzero().flatten() for t in (w_xk[rows].amax(0), noise_d))
-        given = self.given(noise_d, k, h)
+        given = Given(self, noise_d, k, h)
         white_kvx = given.white(value_xd[rows])
         r_xk = _grain(given.log_density(white_kvx), self.uniform(len(given.v))).to(w_xk)
         w = w_xk[rows][:, k]
         grain_x[rows] = (w*r_xk).sum(1)
-        P_xdv[rows[:, None], self.order[h]] = _masses(self, given, h, white_kvx, w*(1-r_xk))
+        P_xdv[rows[:, None], self.order[h]] = _masses(self, given, white_kvx, w*(1-r_xk))
     at = (grain_x > 1e-9).nonzero().flatten() # the uniform is likely only where a normal fails
     P_xdv[at] += _flat(self, soft, at)*rearrange(grain_x[at], 'x -> x 1 1')
     return put_seen_(P_xdv, x_xd, seen_xd, w_x1[:, 0])
 
 # %% ../nbs/33_normals.ipynb #n024b
 # Σ_k w_k × mass of every integer, of each unknown variable: [x h v]
-def _masses(e, given, h, white_kvx, w_xk):
-    H_kvh, mu_kh, edge_v, out = given.cross(), given.mu_kd[:, h], _edges(e, w_xk), []
+def _masses(e, given, white_kvx, w_xk):
+    H_kvh, mu_kh, edge_v, out = given.cross(), given.mu_kd[:, given.h], _edges(e, w_xk), []
     left_kh = given.A_khd.square().sum(2) - H_kvh.square().sum(1)
     width_kh = (2*left_kh.clamp_min(1e-4)).rsqrt().to(w_xk)
     for white_kv, w_k in zip(white_kvx.unbind(2), w_xk):
@@ -474,11 +466,12 @@ def _masses(e, given, h, white_kvx, w_xk):
 # %% ../nbs/33_normals.ipynb #n025
 # chain draws after what is seen, a prefix; and log of the normal part of that
 def _ancestral(e, x_xd, seen_xd, k_x, gen):
-    g_x, U, s_xd = e.shape_k[k_x], e.unit(), e.logs_kd[k_x].exp()
+    g_x, U_gde, s_xd = e.shape_k[k_x], e.unit(), e.logs_kd[k_x].exp()
+    mu_xd = e.mu_gd[g_x]
     eps_xd = torch.randn(x_xd.shape, generator=gen, device=x_xd.device, dtype=torch.float)
     x, lp_x, top = x_xd.to(eps_xd).clone(), eps_xd.new_zeros(len(x_xd)), e.n_values-1
     for d, seen_x in enumerate(seen_xd.T):
-        m_x = e.mu_gd[g_x, d] - (U[:, d, :d][g_x]*(x[:, :d] - e.mu_gd[g_x, :d])).sum(1)
+        m_x = mu_xd[:, d] - (U_gde[:, d, :d][g_x]*(x[:, :d] - mu_xd[:, :d])).sum(1)
         x_x, s_x = x[:, d], s_xd[:, d]
         lp_x += log_mass_normal(x_x - m_x, s_x, x_x <= 0, x_x >= top)*seen_x
         x[:, d] = torch.where(seen_x, x_x, (m_x + s_x*eps_xd[:, d]).round().clamp(0, top))
@@ -487,7 +480,7 @@ def _ancestral(e, x_xd, seen_xd, k_x, gen):
 # the same by the density, rows of one mask under one component; without `gen` the mean
 def _conditional(e, x_xd, noise_d, k, gen):
     h = (noise_d > 0).nonzero().flatten()
-    given = e.given(noise_d, k, h)
+    given = Given(e, noise_d, k, h)
     white_1vx, H_vh, A_hd = given.white(x_xd), given.cross()[0], given.A_khd[0]
     x, lp_x = x_xd.clone(), given.log_density(white_1vx)[:, 0].float()
     x[:, h] = (given.mu_kd[0, h] + white_1vx[0].T @ H_vh).float()
@@ -512,14 +505,15 @@ def draw(self:Normals, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x 
     asked = torch.cat([noise_xd, rearrange(k_x, 'x -> x 1')], 1)
     for one, rows in groups(asked, (~chain_x).nonzero().flatten()):
         out[rows], lp_x[rows] = _conditional(self, out[rows], one[:-1], one[-1:].long(), gen)
-    new = out.round().clamp(0, self.n_values-1).to(x_xd.dtype)[:, self.order.argsort()]
+    out = out.round().clamp(0, self.n_values-1).to(x_xd.dtype)
     if gen is not None:
         r_x = _grain(lp_x, self.uniform(noise_xd.isfinite().sum(1)))
         u_x = torch.rand(len(x_xd), generator=gen, device=r_x.device, dtype=r_x.dtype)
         at = (u_x < r_x).nonzero().flatten() # rows that fall to the uniform
-        any_y = pick(rearrange(_flat(self, soft, at), 'x d v -> (x d) v'), gen)
-        new[at] = any_y.view(len(at), self.n_vars).to(new)
-    return torch.where(seen_xd, x_xd, new)
+        flat_xdv = _flat(self, soft, at)[:, self.order]
+        any_xd = pick(rearrange(flat_xdv, 'x d v -> (x d) v'), gen).view(len(at), -1)
+        out[at] = any_xd.to(out)
+    return torch.where(seen_xd, x_xd, out[:, self.order.argsort()])
 
 # %% ../nbs/33_normals.ipynb #n027
 @patch
@@ -641,10 +635,15 @@ def start_(
 
 # %% ../nbs/33_normals.ipynb #n035
 @patch
-def log_mixture(self:Normals, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x"]:
-    "log-density as a mixture of its own, without the grain; backward collects the counts of EM."
+def log_joint(self:Normals, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
+    "log p(x, k) by the density, without the grain; backward collects the counts of EM."
     lp_xk = _EStep.apply(self.mu_gd, self, x_xd[:, self.order], True)
-    return (lp_xk + self.share_k.clamp_min(1e-30).log()).logsumexp(1)
+    return lp_xk + self.share_k.clamp_min(1e-30).log()
+
+@patch
+def label(self:Normals, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:
+    "The component that explains each row best, by the density."
+    return torch.cat([self.log_joint(x).argmax(1) for x in x_xd.split(8192)])
 
 def fit_mixture(
     e:Normals,                   # started; changed in place
@@ -658,7 +657,7 @@ def fit_mixture(
     "Passes of stepwise EM, as a mixture of its own; the mean log-density of each."
     steps = max(1, round(len(x_xd)/batch))
     def log_prob(at):
-        return e.log_mixture(x_xd[at.to(x_xd.device)])
+        return e.log_joint(x_xd[at.to(x_xd.device)]).logsumexp(1)
     def lr(done): # 1, 2^−0.6, 3^−0.6 …; all rows at a time need no small steps
         return 1. if steps==1 else (1 + done*(epochs*steps-1))**-.6
     return fit(e, log_prob, len(x_xd), gen, epochs, batch, 8192, lr, 0., ckpt, progress, 'normals')
@@ -669,15 +668,6 @@ def clustered(x_xd:Shaped[Tensor, "x d"], n:int, gen:torch.Generator) -> Int[Ten
     return torch.cat([assign(x.float(), mu_kf) for x in x_xd.split(65536)])
 
 # %% ../nbs/33_normals.ipynb #n035b
-@patch
-@torch.no_grad()
-def label(self:Normals, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:
-    "The component that explains each row best, by the density."
-    w_k = self.share_k.clamp_min(1e-30).log()
-    parts = [(self.fast(x[:, self.order], density=True) + w_k).argmax(1)
-             for x in x_xd.split(8192)]
-    return torch.cat(parts)
-
 def fit_normals(
     rows:Labelled, config:NormalsConfig, gen:torch.Generator,
     ckpt:Path|None=None, progress:bool=True, order=None,
