@@ -511,8 +511,8 @@ def draw(self:Normals, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x 
         u_x = torch.rand(len(x_xd), generator=gen, device=r_x.device, dtype=r_x.dtype)
         at = (u_x < r_x).nonzero().flatten() # rows that fall to the uniform
         flat_xdv = _flat(self, soft, at)[:, self.order]
-        any_xd = pick(rearrange(flat_xdv, 'x d v -> (x d) v'), gen).view(len(at), -1)
-        out[at] = any_xd.to(out)
+        any_y = pick(rearrange(flat_xdv, 'x d v -> (x d) v'), gen)
+        out[at] = any_y.view(len(at), self.n_vars).to(out)
     return torch.where(seen_xd, x_xd, out[:, self.order.argsort()])
 
 # %% ../nbs/33_normals.ipynb #n027
