@@ -5,17 +5,22 @@
 For all normals of the emission, however nested: processor seconds of the first --images test images, median of three, either way in turn; the largest difference of log Σ_k share_k p(x | k), nats
 a row; how many components a row needed. One thread.
 """
-import argparse, statistics
+import argparse, math, statistics
 from pathlib import Path
 import torch
 from chain import timed
 from pcdistill.data import images
 from pcdistill.either import Either
 from pcdistill.image import load_image
-from pcdistill.normals import Normals, _chain, _chunked, _near
+from pcdistill.normals import AT_ONCE, Normals, _chain, _residuals
 from pcdistill.runs import load_json
 from pcdistill.show import table
 from pcdistill.tiles import Tiles
+
+def scores(e, x_xd, behind): # of the chain; components so many nats behind the best get a bound
+    residuals, seen_xd = _residuals(e), torch.ones_like(x_xd, dtype=torch.bool)
+    parts = zip(*(t.split(max(1, AT_ONCE//e.mu_gd.numel())) for t in (x_xd, seen_xd)))
+    return torch.cat([_chain(e, residuals(x), x, seen, behind) for x, seen in parts])
 
 @torch.no_grad()
 def main():
@@ -29,7 +34,7 @@ def main():
         assert isinstance(e, Either)
         return sum((found(part, x_xd, name) for part in e.parts), [])
     for name, block, x_xd in found(image.emission, y_xd, 'whole'):
-        runs = [(timed(_chunked, _chain, block, x_xd, elements=1<<20), timed(_chunked, _near, block, x_xd, elements=1<<22)) for _ in range(3)]
+        runs = [(timed(scores, block, x_xd, math.inf), timed(scores, block, x_xd, 40.)) for _ in range(3)]
         (full, _), (near, _) = runs[0]; log_k = block.share_k.log(); gap = ((full + log_k).logsumexp(1) - (near + log_k).logsumexp(1)).abs().max().item()
         all_s, few_s = (statistics.median(r[i][1] for r in runs) for i in (0, 1))
         best = full.gather(1, (full + log_k).argmax(1, keepdim=True))
