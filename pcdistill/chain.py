@@ -23,7 +23,7 @@ from .core import require, rng, bpd, device as pick_device
 from .show import grid, table
 from .runs import Paused, key, load, load_json, resumable, save, save_json
 from .runs import time_is_up, time_limit
-from .data import images, look, no_test
+from .data import images, no_test
 from .colour import COLOURS
 from .patches import to_patches
 from .clusters import kmeans, assign
@@ -148,12 +148,14 @@ def timed(self:Run, name:str):
 
 @patch
 def images(self:Run, split:str) -> UInt8[Tensor, "b c h w"]:
-    "Images of a split, on the device, decoded once."
-    look(split)
+    "Images of a split, on the device; those that fit and select are decoded once."
     n = dict(train=self.recipe.n_train, valid=1000, test=self.recipe.n_test)[split]
-    if split not in self.held:
-        self.held[split] = images(self.recipe.data, split, n).to(self.device)
-    return self.held[split]
+    if split in self.held:
+        return self.held[split]
+    x_bchw = images(self.recipe.data, split, n).to(self.device)
+    if split!='test':
+        self.held[split] = x_bchw
+    return x_bchw
 
 # %% ../nbs/61_chain.ipynb #c008
 @patch
