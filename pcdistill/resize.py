@@ -114,7 +114,7 @@ def clone(
     gen:torch.Generator,         # randomness
 ) -> Circuit:
     "A circuit whose states are copies of another's; without noise of the same likelihood."
-    require(pc.tree is not None, 'wanted a circuit over a tree of latents, got another circuit')
+    require(len(pc.trees)==1, f'wanted a circuit of one tree, got one of {len(pc.trees)}')
     n, S, dev, nodes = len(pc.tree.parent), pc.n_states, pc.root_1sk.device, pc.plan().nodes
     source = torch.arange(S).repeat(source) if isinstance(source, int) else source
     good = source.numel() > 0 and 0 <= int(source.min()) and int(source.max()) < S

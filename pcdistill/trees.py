@@ -19,10 +19,10 @@ from .core import require
 from .runs import resumable
 from .clusters import kmeans, assign
 from .inputs import Categorical, DiscretisedLogistic
-from .structure import Tree, chow_liu, mutual_information, side_by_side
+from .structure import Tree, chow_liu, mutual_information
 from .layers import mix_up, pick
 from .circuit import Circuit, plan
-from .queries import descend, new_values
+from .queries import new_values
 from .em import fit
 from .emission import Atom, Coder, Family, FamilyConfig, Labelled, Soft, FAMILIES
 from .emission import put_seen_, register, soft_log_weight, some_rows
@@ -53,15 +53,15 @@ class Trees(Atom):
                 'wanted trees with one latent for each variable (chow_liu, chain or binary_tree)')
         require(inputs in INPUTS, f"wanted inputs of {' or '.join(INPUTS)}, got '{inputs}'")
         gen = gen or torch.Generator().manual_seed(0)
-        graph = side_by_side([t.regions() for t in trees])
         self.trees, self.heads, self.states = tuple(trees), tuple(heads), tuple(states)
         self.counts = None if counts is None else tuple(counts)
-        units = INPUTS[inputs](graph.n_units, n_values, max(states), gen)
-        self.pc = Circuit(trees[0] if len(trees)==1 else graph, units, max(heads), gen)
+        n_vars = len(trees[0].parent)
+        units = INPUTS[inputs](len(trees)*n_vars, n_values, max(states), gen)
+        self.pc = Circuit(trees, units, max(heads), gen)
         alive_ch = torch.arange(max(heads)) < torch.tensor(self.heads)[:, None]
         self.register_buffer('alive_ch', alive_ch, persistent=False)
         self.register_buffer('live_k', alive_ch.flatten().nonzero().flatten(), persistent=False)
-        self.n_vars, self.n_values, self.n_heads = graph.n_vars, n_values, len(self.live_k)
+        self.n_vars, self.n_values, self.n_heads = n_vars, n_values, len(self.live_k)
 
     @classmethod
     def from_spec(cls, spec:dict) -> 'Trees':
@@ -212,7 +212,7 @@ def _believed(self:Trees, state_ux, soft, gen) -> Int[Tensor, "x u"]:
 @patch
 def _best(self:Trees, row_u, soft) -> Tensor:
     if soft is None:
-        return rearrange(self.pc.inputs.best(row_u), 'u s -> u 1 s')
+        return rearrange(self.pc.inputs.best()[row_u], 'u s -> u 1 s')
     logp_rvs, g_xdv = self.pc.inputs.log_pmf().detach(), soft_log_weight(soft, self.n_values)
     best = [(g_xdv[:, r % self.n_vars, :, None] + logp_rvs[r]).amax(1) for r in row_u.tolist()]
     return torch.stack(best)
@@ -225,13 +225,13 @@ def draw(self:Trees, x_xd, seen_xd, k_x, gen, soft=None) -> Int[Tensor, "x d"]:
     if gen is None:
         seen_ux1 = rearrange(seen_xd.T[variable_u], 'u x -> u x 1')
         lp_uxs = torch.where(seen_ux1, lp_uxs, self._best(row_u, soft))
-    def values(state_ux, row_u):
+    def values(state_ux):
         if soft is not None:
             return self._believed(state_ux, soft, gen)
         if gen is None:
-            return self.pc.inputs.mode(state_ux, row_u)
-        return self.pc.inputs.sample(state_ux, gen, row_u)
-    state_ux = descend(self.pc, lp_uxs, gen, self.live_k[k_x])[1]
+            return self.pc.inputs.mode(state_ux)
+        return self.pc.inputs.sample(state_ux, gen)
+    state_ux = self.pc.descend(lp_uxs, gen, self.live_k[k_x])
     return new_values(self.pc, x_xd, seen_xd, state_ux, values)
 
 # %% ../nbs/31_trees.ipynb #t013
@@ -250,7 +250,7 @@ def temper_(self:Trees, T:float):
 def _rows_of(e:Trees, c:int) -> tuple[slice, Tensor]:
     tree, n = e.trees[c], len(e.trees)
     D = len(tree.host)
-    child = plan(tree).nodes[1:].to(e.live_k.device)
+    child = plan([tree]).nodes[1:].to(e.live_k.device)
     return slice(c*D, (c+1)*D), e.pc.plan().nodes.argsort()[c*D + child] - n
 
 @torch.no_grad()
@@ -293,7 +293,7 @@ class TreeCoder(Coder):
     def __init__(self, e:Trees, b:int, c:int):
         D, n, S, K = e.n_vars, len(e.trees), e.states[c], e.heads[c]
         mine, self.parent = torch.arange(c*D, (c+1)*D, device=e.live_k.device), e.trees[c].parent
-        self.lp_dvs = e.pc.inputs.log_pmf(mine).detach()[..., :S]
+        self.lp_dvs = e.pc.inputs.log_pmf()[mine].detach()[..., :S]
         self.p_dvs, w_est = self.lp_dvs.exp(), e.pc.edges_est.detach()[:, :S, :S].exp()
         place_i = e.pc.plan().nodes.argsort()[mine] - n
         self.w = [w_est[p] if p >= 0 else None for p in place_i.tolist()]
