@@ -103,12 +103,12 @@ def collect(
 # %% ../nbs/24_circuit.ipynb #c015
 def upward(
     lp_ubs:Float[Tensor, "u b s"], # evidence, in the plan's order
-    w:Sequence[Tensor],            # the table of every level, as `mix` takes it
+    w:Sequence,                    # the table of every level, as `mix` takes it
     p:Plan,
     mix:Callable,                  # (x_gbs, table) → log-values of sums, what is kept
     keep:bool=True,                # keep what the way down needs
-) -> tuple[Float[Tensor, "b k"], list]:
-    "Log-values of the heads of all roots, and what each level kept, deepest first."
+) -> tuple[Tensor, list]:
+    "Log-values of the heads of all roots [b k], and what each level kept, deepest first."
     y_gbt, kept = lp_ubs[:0], []
     for level, w_gst in zip(reversed(p.levels), reversed(w)):
         y_gbt, *rest = mix(collect(lp_ubs, y_gbt, level, p), w_gst)

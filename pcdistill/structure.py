@@ -7,6 +7,7 @@ __all__ = ['generations', 'Tree', 'binned', 'gaussian_mutual_information', 'mutu
            'chain']
 
 # %% ../nbs/23_structure.ipynb #c002
+from collections.abc import Sequence
 from typing import NamedTuple
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .core import require
 
 # %% ../nbs/23_structure.ipynb #c005
 def generations(
-    parent:tuple[int, ...], # parent of each node; −1 for a root
+    parent:Sequence[int], # parent of each node; −1 for a root
 ) -> list[list[int]]:
     "Nodes by their distance from the root, siblings side by side; without those below no root."
     below = [[] for _ in parent]

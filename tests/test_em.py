@@ -9,8 +9,8 @@ from pcdistill.core import rng
 from pcdistill.em import EM, cosine, fit, stages, tables
 from pcdistill.extra.optimizers import Anemone, OnLogits, nothing_seen
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
-from pcdistill.circuit import plan
-from pcdistill.structure import chain, quad_tree, random_tree
+from pcdistill.structure import chain
+from pcdistill.extra.graphs import quad_tree, random_tree
 
 everywhere = pytest.mark.parametrize('kind,seed', [(k, s) for k in KINDS for s in range(4)])
 
@@ -33,7 +33,7 @@ def test_gradient_is_expected_count(kind, seed):
     w_bxz /= w_bxz.sum((1, 2), keepdim=True); w_bz = w_bxz.sum(1)
     S, K, V = pc.n_states, pc.n_heads, pc.inputs.n_values
     state = nn.functional.one_hot(t.z_zl, S).double()                                  # [z l s]
-    place, row = plan(tree).nodes.argsort(), torch.arange(len(tree.host))
+    place, row = pc.plan().nodes.argsort(), torch.arange(len(tree.host))
     for i, above in enumerate(tree.parent):
         if above < 0:
             exact = torch.einsum('bz,zs,bk->sk', w_bz, state[:, i], nn.functional.one_hot(head_b, K).double())
@@ -227,7 +227,7 @@ def test_reach_is_how_often_an_edge_is_drawn(kind, seed):
     assert abs(float(nothing.detach())) < 1e-9
     w_z, S = t.p_zk @ share_k, pc.n_states
     state = nn.functional.one_hot(t.z_zl, S).double()
-    place, row = plan(tree).nodes.argsort(), torch.arange(len(tree.host))
+    place, row = pc.plan().nodes.argsort(), torch.arange(len(tree.host))
     for i, above in enumerate(tree.parent):
         if above < 0: assert torch.allclose(pc.root_1sk.grad[0], (state[:, i].T @ t.p_zk)*share_k, atol=1e-9)
         else: assert torch.allclose(pc.edges_est.grad[place[i]-1], torch.einsum('z,zs,zt->st', w_z, state[:, i], state[:, above]), atol=1e-9)

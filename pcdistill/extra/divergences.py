@@ -43,9 +43,9 @@ def information(
 
 # %% ../../nbs/extra/divergences.ipynb #c79e2ad2
 def _alike(p, q):
-    shape = lambda c: {k: v for k, v in c.spec().items() if k!='inputs'}
-    alike = shape(p)==shape(q) and p.n_states==q.n_states
-    require(alike, 'wanted two circuits of the same structure, states and heads, got others')
+    shape = lambda c: (c.trees, c.spec() | dict(inputs=c.n_states))
+    require(shape(p)==shape(q),
+            'wanted two circuits of the same structure, states and heads, got others')
 
 def cross_entropy(
     p:Circuit, # whose expectation
@@ -59,7 +59,7 @@ def cross_entropy(
     lp_u1s = torch.zeros_like(cost_us)[:, None].requires_grad_()
     logw = [getattr(q, name).detach() for name in q.normalised]
     used, total_k = [lp_u1s, *(getattr(p, name) for name in p.normalised)], []
-    for k in range(p.n_heads):
+    for k in range(p.root_value(lp_u1s).shape[1]):
         count_u1s, *counts = torch.autograd.grad(p.root_value(lp_u1s)[0, k], used)
         on_units = cost(count_u1s[:, 0], -cost_us).sum()
         total_k.append(on_units + sum(map(torch.sum, map(cost, counts, logw))))

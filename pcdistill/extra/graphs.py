@@ -231,7 +231,7 @@ class Step(NamedTuple):
     "Regions that are computed together."
     kind:str           # of their sums: a key of SUMS
     P:int              # products a region
-    n:int              # regions
+    regions:list[int]
     wires:list         # (step that the factors come from, their places there, products they enter)
     tables:list[str]   # names of their parameters
 
@@ -260,7 +260,7 @@ def steps(
         wires = [(step, torch.tensor(src), torch.tensor(dst)) for step, (src, dst) in wires.items()]
         n = len(SUMS[name].tables(P, 1, 1))
         tables = [f'{"root" if top else f"{name}{i}_"}{j+1}' for j in range(n)]
-        out.append(Step(name, P, len(rs), wires, tables))
+        out.append(Step(name, P, rs, wires, tables))
     return out
 
 # %% ../../nbs/extra/graphs.ipynb #gclass
@@ -284,7 +284,7 @@ class GraphCircuit(Circuit):
             T = n_heads if step is self.steps[-1] else self.n_states
             made = SUMS[step.kind].tables(step.P, self.n_states, T)
             for name, (shape, axis) in zip(step.tables, made):
-                w = random_log_weights((step.n, *shape), axis+1, gen)
+                w = random_log_weights((len(step.regions), *shape), axis+1, gen)
                 setattr(self, name, nn.Parameter(w))
                 self.normalised[name] = axis+1
 
@@ -318,7 +318,7 @@ def walk(self:GraphCircuit,
     "Log-values of the root, one step after the other."
     values = [lp_ubs]
     for step in self.steps:
-        x_pbs = lp_ubs.new_zeros(step.n*step.P, *lp_ubs.shape[1:])
+        x_pbs = lp_ubs.new_zeros(len(step.regions)*step.P, *lp_ubs.shape[1:])
         for of, src, dst in step.wires:
             part = values[of].index_select(0, src.to(lp_ubs.device))
             x_pbs = x_pbs.index_add(0, dst.to(lp_ubs.device), part)
