@@ -74,7 +74,8 @@ def plan(
             units += of[i][0]
             at += [place]*len(of[i][0])
             above += [place]*len(of[i][1])
-    return Plan(tuple(levels), *(torch.tensor(t, dtype=torch.long) for t in (nodes, units, above, at)))
+    orders = (torch.tensor(t, dtype=torch.long) for t in (nodes, units, above, at))
+    return Plan(tuple(levels), *orders)
 
 # %% ../nbs/24_circuit.ipynb #c014
 def _by_latent(x_xbs, fan, at_x, n):

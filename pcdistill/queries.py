@@ -27,7 +27,8 @@ def new_values(
     used_bu, unit_u = (state_ub >= 0).T, torch.arange(len(state_ub), device=x.device)
     in_use_bu = torch.where(used_bu, unit_u, -1)
     variable_bu = variable_u[back_u].expand_as(in_use_bu)
-    unit_bd = torch.full_like(x, -1, dtype=torch.long).scatter_reduce_(1, variable_bu, in_use_bu, 'amax')
+    unit_bd = torch.full_like(x, -1, dtype=torch.long)
+    unit_bd.scatter_reduce_(1, variable_bu, in_use_bu, 'amax')
     new_bd = of(state_ub.clamp_min(0)).gather(1, unit_bd)
     return torch.where(seen_bd, x, new_bd.to(x.dtype))
 
