@@ -29,7 +29,7 @@ class Level(NamedTuple):
     fan_children:int # how many children, if all have as many; else 0
 
 class Plan(NamedTuple):
-    "How to walk trees side by side: levels from the root down, and the orders that make them slices."
+    "How to walk trees side by side: levels from the root down, and orders that make them slices."
     levels:tuple[Level, ...]
     nodes:Tensor     # latent at each place, counted tree after tree
     units:Tensor     # input at each place, counted tree after tree
