@@ -53,12 +53,13 @@ class Plain(torch.nn.Module):
     def __init__(self, pc):
         super().__init__()
         from pcdistill.extra.interchange import value_table
-        tree, depth = pc.tree, pc.tree.depths(); edge = pc.plan().nodes.argsort()-1
+        from pcdistill.structure import generations
+        tree, edge = pc.tree, pc.plan().nodes.argsort()-1
         self.table_dvs, self.root_1sk = torch.nn.Parameter(value_table(pc)), torch.nn.Parameter(pc.root_1sk.detach().clone())
         self.levels, self.edges = [], torch.nn.ParameterList()
         above, dev = {-1: 0}, pc.root_1sk.device
-        for l in range(max(depth)+1):
-            here = {i: n for n, i in enumerate(i for i, at in enumerate(depth) if at==l)}
+        for l, row in enumerate(generations(tree.parent)):
+            here = {i: n for n, i in enumerate(sorted(row))}
             variables = [v for v, h in enumerate(tree.host) if h in here]
             index = lambda t: torch.tensor(t, dtype=torch.long, device=dev)
             self.levels.append((len(here), index(variables), index([here[tree.host[v]] for v in variables]), index([above[tree.parent[i]] for i in here])))
@@ -194,7 +195,8 @@ def make_tree(name:str, shape:str):
     "A tree over an image; `chow-liu` is that of blurred noise, deep and irregular as trees of real images are."
     from scipy.ndimage import gaussian_filter
     from pcdistill.core import rng
-    from pcdistill.structure import binary_tree, chow_liu, gaussian_mutual_information, quad_tree, random_tree
+    from pcdistill.extra.graphs import quad_tree, random_tree
+    from pcdistill.structure import binary_tree, chow_liu, gaussian_mutual_information
     sides = [int(n) for n in shape.split('x')]; d = int(torch.tensor(sides).prod())
     def of_noise():
         x = torch.randn(1000, *sides, generator=rng(0)).numpy()

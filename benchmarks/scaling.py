@@ -42,7 +42,7 @@ def measure(point:dict, dev:str, threads:int, rounds:int, values:int=256) -> dic
     before = peak.read(); step()
     t = timed(dict(forward=forward, step=step), rounds, dev)
     top = torch.cuda.max_memory_allocated()/1e9 if dev.type=='cuda' else peak.read()
-    return dict(point, levels=len(pc.plan().groups), forward_s=statistics.median(t['forward']), step_s=statistics.median(t['step']), peak_gb=top, before_gb=before,
+    return dict(point, levels=len(pc.plan().levels), forward_s=statistics.median(t['forward']), step_s=statistics.median(t['step']), peak_gb=top, before_gb=before,
                 bytes=bytes_moved(pc, b), flops=6*b*S*S*(d-1))
 
 def matrix_rate(dev) -> float:

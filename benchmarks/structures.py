@@ -19,8 +19,8 @@ from pcdistill.data import images
 from pcdistill.em import fit
 from pcdistill.inputs import Categorical
 from pcdistill.runs import save_json
-from pcdistill.structure import RegionGraph, Tree, chain, chow_liu, mutual_information, quad_graph, quad_tree
-from pcdistill.extra.graphs import poon_domingos, rat
+from pcdistill.structure import Tree, chain, chow_liu, mutual_information
+from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree, rat
 from pcdistill.extra.sums import cp, monarch, tucker
 
 SUMS = dict(dense=lambda structure: structure, cp=cp, monarch=monarch, tucker=tucker)
@@ -52,7 +52,8 @@ PRESETS = {'cpu': (CPU, 8), 'full': (FULL, 40), 'smoke': ([Row('HCLT', 4), Row('
 def train(row:Row, x_bd, valid_bd, test_bd, epochs:int, micro:int, ckpt:Path, dev) -> dict:
     "Train and score one row."
     start, busy = time.perf_counter(), time.process_time(); structure = SUMS[row.sums](build(row, x_bd))
-    pc = Circuit(structure, Categorical(x_bd.shape[1]*(row.option if row.structure=='RAT' else 1), 256, row.states, rng(0)), 1, rng(1)).to(dev)
+    made = Circuit if isinstance(structure, Tree) else GraphCircuit
+    pc = made(structure, Categorical(x_bd.shape[1]*(row.option if row.structure=='RAT' else 1), 256, row.states, rng(0)), 1, rng(1)).to(dev)
     lp = lambda y: torch.cat([pc(r.to(dev)).detach()[:, 0].double().cpu() for r in y.split(micro)])
     bits = lambda lp_b: -lp_b/math.log(2)/x_bd.shape[1]
     rows = lambda i: pc(x_bd[i].to(dev))[:, 0]

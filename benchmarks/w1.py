@@ -18,13 +18,14 @@ from pcdistill.core import device, rng
 from pcdistill.em import EM
 from pcdistill.inputs import Categorical
 from pcdistill.show import table
-from pcdistill.structure import Tree, binary_tree, random_tree
+from pcdistill.extra.graphs import random_tree
+from pcdistill.structure import Tree, binary_tree
 
 def products(pc:Circuit, b:int) -> Callable:
     "The matrix products of one training step and nothing else: one up, two down, for every level."
     S, K, dev, todo = pc.n_states, pc.n_heads, pc.root_1sk.device, []
-    for group in pc.plan().groups:
-        g, t = group.regions.stop-group.regions.start, K if group.name.startswith('root') else S
+    for level in pc.plan().levels:
+        g, t = level.nodes.stop-level.nodes.start, S if level.nodes.start else K
         e, w, r = (torch.rand(s, device=dev) for s in ((g, b, S), (g, S, t), (g, b, t)))
         todo.append((e, w, r, torch.empty_like(r), torch.empty_like(e), torch.empty_like(w)))
     def run():
@@ -87,7 +88,7 @@ def measure(name:str, dev:str, threads:int, rounds:int, b:int=256, values:int=25
     jobs = dict(forward=forward, step=step, step_em=step_em, products=products(pc, b))
     t, cpu = timed(jobs, rounds, dev), timed(jobs, max(3, rounds//3), dev, time.process_time)
     median, least = ({k: f(v) for k, v in t.items()} for f in (statistics.median, min))
-    return dict(latents=len(tree.parent), levels=len(pc.plan().groups), parameters=sum(p.numel() for p in pc.parameters()),
+    return dict(latents=len(tree.parent), levels=len(pc.plan().levels), parameters=sum(p.numel() for p in pc.parameters()),
                 median_s=median, min_s=least, cpu_s={k: min(v) for k, v in cpu.items()}, product_share=statistics.median(p/s for p, s in zip(t['products'], t['step'])),
                 gb_moved=bytes_moved(pc, b)/1e9, rss_before_gb=before, peak_forward_gb=top_forward, peak_train_gb=top_train)
 

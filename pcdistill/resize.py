@@ -46,7 +46,6 @@ class Pruned(NamedTuple):
     edges:int  # how many
     of:int     # of how many
     flow:float # how many of them a row used, in the mean: the loss in nats a row, to first order
-    loss:float # exact mean loss before normalising, in nats a row: at least the loss after
 
 @torch.no_grad()
 def prune_(
@@ -61,11 +60,11 @@ def prune_(
     good = 0 <= fraction < 1 and below >= 0
     require(good, f'wanted a fraction from 0 to 1 and a flow ≥ 0, got {fraction} and {below}')
     with torch.enable_grad():
-        flow, before = flows(module, log_prob, n_rows, micro)
+        flow, _ = flows(module, log_prob, n_rows, micro)
     all_e = torch.cat([f[~p.isneginf()] for f, (p, _) in zip(flow, sums(module))])
     if k := int(fraction*len(all_e)):
         below = max(below, float(all_e.kthvalue(k).values))
-    edges, lost, after = 0, 0., 0.
+    edges, lost = 0, 0.
     for (p, dim), f in zip(sums(module), flow):
         use = torch.where(f.sum(dim, keepdim=True) > 0, f, p)         # without data, by weight
         best = use.argmax(dim, keepdim=True)
@@ -73,11 +72,8 @@ def prune_(
         edges += int(goes.sum())
         lost += float(f[goes].double().sum())
         p.masked_fill_(goes, -torch.inf)
-    for rows in torch.arange(n_rows).split(micro):
-        after += float(log_prob(rows).sum())/n_rows
-    for p, dim in sums(module):
         p.copy_(p.log_softmax(dim))
-    return Pruned(edges, len(all_e), lost, before - after)
+    return Pruned(edges, len(all_e), lost)
 
 # %% ../nbs/27_resize.ipynb #c017
 def thin_(
@@ -109,14 +105,13 @@ def thin_(
 @torch.no_grad()
 def clone(
     pc:Circuit,                  # a circuit over a tree; stays as it is
-    source:int|Int[Tensor, "*l s"],  # the state each new one copies, or how many copies of all
+    source:Int[Tensor, "*l s"],  # the state that each new one copies, of all or of every latent
     noise:float,                 # spread of the factors that set copies apart; 0: exactly alike
     gen:torch.Generator,         # randomness
 ) -> Circuit:
     "A circuit whose states are copies of another's; without noise of the same likelihood."
-    require(pc.tree is not None, 'wanted a circuit over a tree of latents, got another circuit')
+    require(len(pc.trees)==1, f'wanted a circuit of one tree, got one of {len(pc.trees)}')
     n, S, dev, nodes = len(pc.tree.parent), pc.n_states, pc.root_1sk.device, pc.plan().nodes
-    source = torch.arange(S).repeat(source) if isinstance(source, int) else source
     good = source.numel() > 0 and 0 <= int(source.min()) and int(source.max()) < S
     require(good, f'wanted states from 0 to {S-1} to copy, got {source.tolist()}')
     require(source.ndim==1 or len(source)==n,

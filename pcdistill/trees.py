@@ -20,10 +20,10 @@ from .core import require
 from .runs import resumable
 from .clusters import kmeans, assign
 from .inputs import Categorical, DiscretisedLogistic
-from .structure import Tree, chow_liu, mutual_information, side_by_side
+from .structure import Tree, chow_liu, mutual_information
 from .layers import mix_up, pick
 from .circuit import Circuit
-from .queries import descend, new_values
+from .queries import new_values
 from .em import fit
 from .emission import Atom, Coder, Family, FamilyConfig, Labelled, SideBySide, Soft
 from .emission import FAMILIES, put_seen_, register, soft_log_weight, some_rows
@@ -54,14 +54,14 @@ class Trees(Atom):
                 'wanted trees with one latent for each variable (chow_liu, chain or binary_tree)')
         require(inputs in INPUTS, f"wanted inputs of {' or '.join(INPUTS)}, got '{inputs}'")
         gen = gen or torch.Generator().manual_seed(0)
-        graph = side_by_side([t.regions() for t in trees])
         self.trees, self.heads, self.states = tuple(trees), tuple(heads), tuple(states)
         self.counts = None if counts is None else tuple(counts)
-        units = INPUTS[inputs](graph.n_units, n_values, max(states), gen)
-        self.pc = Circuit(trees[0] if len(trees)==1 else graph, units, max(heads), gen)
+        n_vars = len(trees[0].parent)
+        units = INPUTS[inputs](len(trees)*n_vars, n_values, max(states), gen)
+        self.pc = Circuit(trees, units, max(heads), gen)
         live_k = torch.cat([c*max(heads) + torch.arange(h) for c, h in enumerate(heads)])
         self.register_buffer('live_k', live_k, persistent=False)
-        self.n_vars, self.n_values, self.n_heads = graph.n_vars, n_values, len(self.live_k)
+        self.n_vars, self.n_values, self.n_heads = n_vars, n_values, len(self.live_k)
 
     @classmethod
     def from_spec(cls, spec:dict) -> 'Trees':
@@ -206,14 +206,14 @@ def draw(self:Trees, x_xd, seen_xd, k_x, gen, soft=None) -> Int[Tensor, "x d"]:
             best_rxs = torch.stack([(lp_vs + g_xv[..., None]).amax(1) for lp_vs, g_xv in both])
         seen_ux1 = rearrange(seen_xd[:, variable_u], 'x u -> u x 1')
         lp_uxs = torch.where(seen_ux1, lp_uxs, best_rxs[row_u])
-    def values(state_rx, row_r):
+    def values(state_rx):
         if soft is None:
             return inputs.sample(state_rx, gen) if gen else inputs.mode(state_rx)
         both = zip(self._believed(soft), state_rx)
         lps = [lp_vs.T[state_x] + g_xv for (lp_vs, g_xv), state_x in both]
         chosen = [pick(lp_xv.softmax(1), gen) if gen else lp_xv.argmax(1) for lp_xv in lps]
         return torch.stack(chosen, 1)
-    state_ux = descend(self.pc, lp_uxs, gen, self.live_k[k_x])[1]
+    state_ux = self.pc.descend(lp_uxs, gen, self.live_k[k_x])
     return new_values(self.pc, x_xd, seen_xd, state_ux, values)
 
 # %% ../nbs/31_trees.ipynb #t013
@@ -275,7 +275,7 @@ class TreeCoder(Coder):
     def __init__(self, e:Trees, b:int, c:int):
         D, S, K = e.n_vars, e.states[c], e.heads[c]
         mine, self.parent = torch.arange(c*D, (c+1)*D, device=e.live_k.device), e.trees[c].parent
-        self.lp_dvs = e.pc.inputs.log_pmf(mine).detach()[..., :S]
+        self.lp_dvs = e.pc.inputs.log_pmf()[mine].detach()[..., :S]
         self.p_dvs, self.root_1sk = self.lp_dvs.exp(), e.pc.root_1sk[c:c+1, :S, :K].detach().exp()
         edges_est = e.pc.edges_est.detach()[:, :S, :S]
         self.w_1st = [edges_est[r:r+1].exp() if r >= 0 else None for r in _edge_rows(e, c).tolist()]

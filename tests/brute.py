@@ -10,9 +10,8 @@ from torch import Tensor
 from pcdistill.circuit import Circuit, from_spec
 from pcdistill.core import rng
 from pcdistill.inputs import Categorical, from_spec as input_from_spec
-from pcdistill.circuit import plan
-from pcdistill.structure import RegionGraph, Tree, binary_tree, chain, chow_liu, quad_graph, quad_tree, random_tree, side_by_side
-from pcdistill.extra.graphs import poon_domingos, rat, tied
+from pcdistill.structure import Tree, binary_tree, chain, chow_liu, generations
+from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree, random_tree, rat, regions, tied
 from pcdistill.extra.sharing import Shared
 from pcdistill.extra.sums import cp, monarch, tucker
 
@@ -68,7 +67,7 @@ def every(n_values:int, n:int) -> Tensor:
 
 def latents(pc:Circuit) -> tuple[Tensor, Tensor]:
     "Every assignment of the latents and its probability under each head."
-    z_zl, place = every(pc.n_states, len(pc.tree.parent)), plan(pc.tree).nodes.argsort()
+    z_zl, place = every(pc.n_states, len(pc.tree.parent)), pc.plan().nodes.argsort()
     edge, root = pc.edges_est.detach().double().exp(), pc.root_1sk.detach().double().exp()
     p_zk = torch.ones(len(z_zl), pc.n_heads, dtype=torch.double)
     for i, above in enumerate(pc.tree.parent):
@@ -104,7 +103,8 @@ def some_rows(pc:Circuit, n:int, gen:torch.Generator) -> tuple[Tensor, Tensor]:
 
 # ── any region graph, any kind of sum: the circuit's definition as a recursion over assignments, in float64 ──────────────
 
-GRAPHS = ['rat', 'pd', 'quad_graph', 'hand_graph', 'side_by_side', 'tied', 'shared']
+GRAPHS = ['rat', 'pd', 'quad_graph', 'hand_graph', 'tree', 'tied']
+FORESTS = ['forest', 'shared'] # circuits of trees: several side by side, one whose latents share tables
 SUMS = dict(dense=lambda g: g, cp=cp, tucker=tucker, monarch=monarch)
 
 def hand_graph(n_vars:int, gen:torch.Generator) -> RegionGraph:
@@ -122,21 +122,20 @@ def hand_graph(n_vars:int, gen:torch.Generator) -> RegionGraph:
             products.append((me, tuple(region(p) if len(p) > 1 or integer(0, 1, gen) else p[0] for p in parts)))
         return me
     root = region(tuple(range(n_vars)))
-    order = [root, *sorted(set(ids.values())-{root})]
-    return RegionGraph(tuple(range(n_vars)), tuple(products), (root,)).check()
+    return RegionGraph(tuple(range(n_vars)), tuple(products), root).check()
 
 def graph_of(kind:str, gen:torch.Generator) -> RegionGraph:
     "A small region graph of a kind."
     if kind=='rat': return rat(integer(4, 6, gen), integer(1, 2, gen), integer(1, 3, gen), gen)
     if kind=='pd': return poon_domingos(*((2, 3), (3, 2), (2, 2), (1, 4))[integer(0, 3, gen)], 1)
     if kind=='quad_graph': return quad_graph(*((2, 2), (2, 3), (1, 5))[integer(0, 2, gen)], 1)
-    if kind=='side_by_side': return side_by_side([quad_graph(2, 2), quad_graph(2, 2)] if integer(0, 1, gen) else [chain(4).regions(), binary_tree(4).regions()])
+    if kind=='tree': return regions([chain(4), binary_tree(4), quad_tree(2, 2), random_tree(5, gen)][integer(0, 3, gen)])
     if kind=='tied': return tied(rat(4, 1, 2, gen))
-    return hand_graph(integer(2, 5, gen), gen)                                                  # hand_graph, shared
+    return hand_graph(integer(2, 5, gen), gen)
 
 def two_by_two(g:RegionGraph) -> RegionGraph:
     "The graph as Tucker sums want it: products of more than two, or of regions and units, split up."
-    products, n = [], g.n_units + g.n_regions
+    products, n = [], max(r for r, _ in g.products)+1
     for r, parts in g.products:
         if all(c < g.n_units for c in parts): products.append((r, parts)); continue
         wrapped = []
@@ -151,16 +150,20 @@ def two_by_two(g:RegionGraph) -> RegionGraph:
     return g._replace(products=tuple(products)) if all(len(set(f))==1 for f in of.values()) else None
 
 def graph_circuit(kind:str, sums:str, seed:int, inputs=None) -> Circuit:
-    "A random circuit over a random graph; its weights far from uniform, some of them zero."
+    "A random circuit over a random graph, or over trees side by side; its weights far from uniform, some of them zero."
     gen = rng(seed); g = None
-    while g is None:
+    while g is None and kind in GRAPHS:
         g = graph_of(kind, gen)
         if sums=='tucker': g = two_by_two(g)
     states = {'monarch': (1, 4)[integer(0, 1, gen)], 'tucker': integer(1, 2, gen)}.get(sums, integer(1, 3, gen))
-    rows = max(g.rows)+1 if g.rows else g.n_units
     inputs = (lambda n: Categorical(n, integer(2, 3, gen), states, gen)) if inputs is None else (lambda n, make=inputs: make(n, states, gen))
-    g = SUMS[sums](g); labels = tuple(integer(0, 1, gen) for _ in range(g.n_regions))
-    pc = Shared(g, inputs(rows), integer(1, 2, gen), gen, labels) if kind=='shared' else Circuit(g, inputs(rows), integer(1, 2, gen), gen)
+    if kind=='shared':
+        tree = tree_of('random', gen); n = len(tree.parent); states = min(states, 2)
+        pc = Shared(tree, inputs(len(tree.host)), integer(1, 2, gen), gen, [integer(0, 1, gen) for _ in range(n)])
+    elif kind=='forest':
+        d = integer(2, 5, gen); trees = [(chain, binary_tree)[integer(0, 1, gen)](d) for _ in range(integer(1, 3, gen))]
+        pc = Circuit([*trees, hand_tree(d, gen)], inputs((len(trees)+1)*d), integer(1, 2, gen), gen)
+    else: g = SUMS[sums](g); pc = GraphCircuit(g, inputs(g.n_units), integer(1, 2, gen), gen)
     with torch.no_grad():
         for m in (pc, pc.inputs):
             for name, axis in m.normalised.items():
@@ -172,20 +175,20 @@ def graph_circuit(kind:str, sums:str, seed:int, inputs=None) -> Circuit:
 def again(pc:Circuit) -> Circuit:
     "One like it, from what is written down."
     spec = json.loads(json.dumps(pc.spec()))
-    return Shared(pc.graph, input_from_spec(spec['inputs']), pc.n_heads, rng(0), tuple(spec['labels'])) if isinstance(pc, Shared) else from_spec(spec)
+    if isinstance(pc, GraphCircuit): return GraphCircuit.from_spec(spec)
+    inputs = input_from_spec(spec['inputs'])
+    if isinstance(pc, Shared): return Shared(pc.tree, inputs, pc.n_heads, rng(0), spec['labels'])
+    return Circuit(pc.trees, inputs, pc.n_heads, rng(0)) if len(pc.trees) > 1 else from_spec(spec)
 
-def tables_by_region(pc:Circuit, logw:dict) -> dict:
-    "Of every region: kind of its sums, and its tables of log-weights."
-    p, out = pc.plan(), {}
-    for g in p.groups:
-        for at, row in zip(range(g.regions.start, g.regions.stop), range(g.rows.start, g.rows.stop)): out[int(p.nodes[at])+pc.graph.n_units] = (g.kind, [t[row] for t in logw[g.name]])
-    return out
+def tables_by_region(pc:GraphCircuit, logw:dict) -> dict:
+    "Of every region: kind of its sums, and its tables of log-weights, from the parameters by name."
+    return {r: (step.kind, [logw[t][row] for t in step.tables]) for step in pc.steps for row, r in enumerate(step.regions)}
 
 def recursion(pc:Circuit, logp_uxs:Tensor, logw:dict, best:bool=False) -> Tensor:
     "log p(x | head of root) for rows of unit log-evidence [u x s]: a sum over products and states at every region, or their maximum."
-    tables, of, memo = tables_by_region(pc, logw), {}, {}
-    for r, parts in pc.graph.products: of.setdefault(r, []).append(parts)
     total = (lambda t, dim: t.amax(dim)) if best else (lambda t, dim: t.logsumexp(dim))
+    if not isinstance(pc, GraphCircuit): return tree_recursion(pc, logp_uxs, logw, total)
+    tables, of, memo = tables_by_region(pc, logw), pc.graph.below(), {}
     def value(i):
         if i < pc.graph.n_units: return logp_uxs[i]
         if i in memo: return memo[i]
@@ -199,14 +202,28 @@ def recursion(pc:Circuit, logp_uxs:Tensor, logw:dict, best:bool=False) -> Tensor
             low = total(x[..., None] + w[0], 2)                                                  # [x, q, k]
             y = total(low.transpose(1, 2)[..., None] + w[1], 2).flatten(1)                        # [x, k, l]
         memo[i] = y; return y
-    return torch.cat([value(r) for r in pc.graph.roots], 1)
+    return value(pc.graph.root)
+
+def tree_recursion(pc:Circuit, logp_uxs:Tensor, logw:dict, total) -> Tensor:
+    "The same for trees: each latent from its variables and children; the place of its table is counted here, generation by generation."
+    place = [(c, i) for row in itertools.zip_longest(*(generations(t.parent) for t in pc.trees), fillvalue=[]) for c, here in enumerate(row) for i in here]
+    D, R, edges = pc.n_vars, len(pc.trees), logw['dense1']
+    def below(c, i):
+        t = pc.trees[c]; own = sum((logp_uxs[c*D + v] for v, h in enumerate(t.host) if h==i), torch.zeros(logp_uxs.shape[1:]).double())
+        return own + sum(total(below(c, j)[:, :, None] + (edges[pc.labels[j]] if isinstance(pc, Shared) else edges[place.index((c, j)) - R]), 1) for j, p in enumerate(t.parent) if p==i)
+    return torch.cat([total(below(c, t.parent.index(-1))[:, :, None] + logw['root1'][c], 1) for c, t in enumerate(pc.trees)], 1)
+
+def log_weights(pc:Circuit, dtype=torch.double) -> dict:
+    "Log-weights of the sums by the name of their parameter."
+    return {name: getattr(pc, name).detach().to(dtype) for name in pc.normalised}
 
 def unit_evidence(pc:Circuit, x_xd:Tensor) -> Tensor:
     "log p(x | unit, state) in float64, [u x s]."
-    rows = pc.graph.rows or range(pc.graph.n_units); pmf = pc.inputs.log_pmf().detach().double()
-    return torch.stack([pmf[row][x_xd[:, v]] for v, row in zip(pc.graph.variables, rows)])
+    pmf = pc.inputs.log_pmf().detach().double()
+    variables = pc.graph.variables if isinstance(pc, GraphCircuit) else [u % pc.n_vars for u in range(len(pmf))]
+    return torch.stack([pmf[u][x_xd[:, v]] for u, v in enumerate(variables)])
 
 def graph_table(pc:Circuit) -> tuple[Tensor, Tensor]:
     "Every assignment, and its probability under each head of each root."
-    x_xd = every(pc.inputs.log_pmf().shape[1], pc.graph.n_vars)
-    return x_xd, recursion(pc, unit_evidence(pc, x_xd), {n: [t.detach() for t in ts] for n, ts in pc.logw(torch.double).items()}).exp()
+    x_xd = every(pc.inputs.log_pmf().shape[1], pc.n_vars)
+    return x_xd, recursion(pc, unit_evidence(pc, x_xd), log_weights(pc)).exp()

@@ -6,11 +6,11 @@ import brute
 from brute import KINDS, circuit_of, write_out
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
-from pcdistill.em import EM, cosine, fit, stages, tables
+from pcdistill.em import EM, cosine, fit, tables
 from pcdistill.extra.optimizers import Anemone, OnLogits, nothing_seen
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
-from pcdistill.circuit import plan
-from pcdistill.structure import chain, quad_tree, random_tree
+from pcdistill.structure import chain
+from pcdistill.extra.graphs import quad_tree, random_tree
 
 everywhere = pytest.mark.parametrize('kind,seed', [(k, s) for k in KINDS for s in range(4)])
 
@@ -33,7 +33,7 @@ def test_gradient_is_expected_count(kind, seed):
     w_bxz /= w_bxz.sum((1, 2), keepdim=True); w_bz = w_bxz.sum(1)
     S, K, V = pc.n_states, pc.n_heads, pc.inputs.n_values
     state = nn.functional.one_hot(t.z_zl, S).double()                                  # [z l s]
-    place, row = plan(tree).nodes.argsort(), torch.arange(len(tree.host))
+    place, row = pc.plan().nodes.argsort(), torch.arange(len(tree.host))
     for i, above in enumerate(tree.parent):
         if above < 0:
             exact = torch.einsum('bz,zs,bk->sk', w_bz, state[:, i], nn.functional.one_hot(head_b, K).double())
@@ -227,7 +227,7 @@ def test_reach_is_how_often_an_edge_is_drawn(kind, seed):
     assert abs(float(nothing.detach())) < 1e-9
     w_z, S = t.p_zk @ share_k, pc.n_states
     state = nn.functional.one_hot(t.z_zl, S).double()
-    place, row = plan(tree).nodes.argsort(), torch.arange(len(tree.host))
+    place, row = pc.plan().nodes.argsort(), torch.arange(len(tree.host))
     for i, above in enumerate(tree.parent):
         if above < 0: assert torch.allclose(pc.root_1sk.grad[0], (state[:, i].T @ t.p_zk)*share_k, atol=1e-9)
         else: assert torch.allclose(pc.edges_est.grad[place[i]-1], torch.einsum('z,zs,zt->st', w_z, state[:, i], state[:, above]), atol=1e-9)
@@ -364,7 +364,7 @@ def test_killed_fit_resumes_with_what_its_optimizer_remembers(tmp_path, name, wh
         def log_prob(rows):
             if next(calls)==stop: raise Killed
             return pc(x_bd[rows])[:, 0]
-        return pc, fit(pc, log_prob, 200, rng(3), epochs=5, batch=70, lr=stages((.3, .1, .02)), ckpt=ckpt, make=MAKERS[name], progress=False)
+        return pc, fit(pc, log_prob, 200, rng(3), epochs=5, batch=70, lr=(.3, .02), ckpt=ckpt, make=MAKERS[name], progress=False)
     plain, history = run(None)
     with pytest.raises(Killed): run(tmp_path/'o.safetensors', stop=when)
     again, resumed = run(tmp_path/'o.safetensors')
@@ -372,21 +372,17 @@ def test_killed_fit_resumes_with_what_its_optimizer_remembers(tmp_path, name, wh
 
 def test_schedules():
     assert cosine(1., .1)(0.)==1 and cosine(1., .1)(1.)==pytest.approx(.1) and cosine(1., .1)(.5)==pytest.approx(.55)
-    at = stages((.8, .1, .05, .001))
-    assert [at(i/3) for i in range(4)]==pytest.approx([.8, .1, .05, .001]) and at(1/6)==pytest.approx(math.sqrt(.08))
     seen = []
     class Look(EM):
         def step(self, closure=None): seen.append(self.param_groups[0]['lr']); super().step()
-    for lr in ((1., .1), cosine(1., .1)):                                                 # a pair means a cosine
-        pc = circuit_of('chain', 0); x_bd, _ = brute.some_rows(pc, 40, rng(0))
-        fit(pc, lambda rows: pc(x_bd[rows])[:, 0], 40, rng(0), epochs=2, batch=10, lr=lr, make=Look, progress=False)
-    assert seen[:8]==seen[8:]==[cosine(1., .1)(i/7) for i in range(8)]
+    pc = circuit_of('chain', 0); x_bd, _ = brute.some_rows(pc, 40, rng(0))
+    fit(pc, lambda rows: pc(x_bd[rows])[:, 0], 40, rng(0), epochs=2, batch=10, lr=(1., .1), make=Look, progress=False)
+    assert seen==[cosine(1., .1)(i/7) for i in range(8)]
 
 def test_learning_refuses(refuses):
     pc = circuit_of('chain', 2); x_bd, _ = brute.some_rows(pc, 10, rng(0))
     refuses(lambda: Anemone(pc, lambda: nothing_seen(pc), momentum=1.), 'momentum', '1')
     refuses(lambda: Anemone(pc, lambda: nothing_seen(pc), lr=0.), '0 < lr')
-    refuses(lambda: stages((.1,)), 'two steps'); refuses(lambda: stages((.1, 0.)), '> 0')
     unseen = torch.zeros_like(x_bd, dtype=torch.bool)                                     # inputs that see nothing pass nothing on
     (-pc(x_bd)[:, 0].sum()).backward()
     refuses(lambda: Anemone(pc, lambda: pc(x_bd, unseen)[0]).step(), 'reach', 'nothing_seen')

@@ -6,25 +6,23 @@ from scipy.optimize import minimize
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
-from pcdistill.extra.inputs import Bernoulli, Binomial, Gaussian
+from pcdistill.extra.inputs import Binomial
 from pcdistill.extra.optimizers import OnLogits
-from pcdistill.inputs import Categorical, DiscretisedLogistic, Evidence, from_spec, logistic_table, one_hot_evidence
+from pcdistill.inputs import Categorical, DiscretisedLogistic, Evidence, from_spec, logistic_table, one_hot_evidence, table_moments
 from pcdistill.structure import chain
 
 D, S = 3, 4
 MAKE = {
     'categorical': lambda gen: Categorical(D, 6, S, gen),
-    'bernoulli': lambda gen: Bernoulli(D, S, gen),
+    'two_values': lambda gen: Categorical(D, 2, S, gen),
     'binomial': lambda gen: Binomial(D, 9, S, gen),
     'logistic': lambda gen: DiscretisedLogistic(D, 12, S, gen),
     'logistic_2_values': lambda gen: DiscretisedLogistic(D, 2, S, gen),
     'logistic_mixture': lambda gen: DiscretisedLogistic(D, 12, S, gen, 3),
-    'gaussian': lambda gen: Gaussian(D, S, gen, -3., 9.),
 }
 SEEDS = range(4)
 each = lambda names: pytest.mark.parametrize('name,seed', [(n, s) for n in names for s in SEEDS])
 everything = each(MAKE)
-discrete = each([n for n in MAKE if n!='gaussian'])
 logistic = each(['logistic', 'logistic_2_values', 'logistic_mixture'])
 
 def input_of(name, seed):
@@ -39,7 +37,6 @@ def input_of(name, seed):
 def data_of(inp, n, seed, columns=D):
     "Random rows and masks."
     gen = rng(1000+seed); seen_bd = torch.rand(n, columns, generator=gen) < .7
-    if isinstance(inp, Gaussian): return 3*torch.randn(n, columns, generator=gen, dtype=torch.double), seen_bd
     return torch.randint(0, inp.n_values, (n, columns), generator=gen), seen_bd
 
 def log_prob(inp, x_bd, seen_bd=None): return inp(x_bd, seen_bd).sum(0).logsumexp(1) - math.log(inp.n_states)
@@ -48,25 +45,18 @@ def weighted(inp, x_bd, w_dbs): (-(inp(x_bd)*w_dbs).sum()).backward()
 
 # ── probabilities ──────────────────────────────────────────────────────────────────────────────
 
-@discrete
+@everything
 def test_pmf_sums_to_one(name, seed):
     inp = input_of(name, seed)
     for m in (inp, copy.deepcopy(inp).float()):
         lp_dvs = m.log_pmf()
         assert lp_dvs.shape==(D, m.n_values, S) and torch.allclose(lp_dvs.exp().sum(1), torch.ones((), dtype=lp_dvs.dtype), atol=1e-5)
 
-@pytest.mark.parametrize('seed', SEEDS)
-def test_density_integrates_to_one(seed):
-    inp = input_of('gaussian', seed); x_b = torch.linspace(-80, 80, 20_001, dtype=torch.double)
-    p_dbs = inp(x_b[:, None].expand(-1, D)).exp()
-    assert torch.allclose(torch.trapezoid(p_dbs, x_b, dim=1), torch.ones(()).double(), atol=1e-6)
-
 @everything
 def test_forward_is_the_probability(name, seed):
     "Against the table, and the table against textbook formulas in double precision."
     inp = input_of(name, seed); x_bd, _ = data_of(inp, 40, seed); lp_dbs = inp(x_bd)
-    if name=='gaussian': exact = torch.distributions.Normal(inp.mu_ds[:, None], inp.sd()[:, None]).log_prob(x_bd.T[..., None])
-    else: exact = torch.stack([torch.stack([inp.log_pmf()[d, x] for x in x_bd[:, d]]) for d in range(D)])
+    exact = torch.stack([torch.stack([inp.log_pmf()[d, x] for x in x_bd[:, d]]) for d in range(D)])
     assert torch.allclose(lp_dbs, exact, atol=1e-12)
     v_v1 = torch.arange(getattr(inp, 'n_values', 1)).double()[:, None]
     if name=='binomial':
@@ -95,7 +85,7 @@ def test_float32_agrees_with_float64(name, seed):
 @everything
 def test_missing_is_zero_whatever_x_holds(name, seed):
     inp = input_of(name, seed); x_bd, seen_bd = data_of(inp, 30, seed)
-    junk_bd = torch.where(seen_bd, x_bd, torch.nan if name=='gaussian' else [-7, 10_000][seed % 2])
+    junk_bd = torch.where(seen_bd, x_bd, [-7, 10_000][seed % 2])
     lp_dbs = inp(junk_bd, seen_bd)
     assert (lp_dbs[~seen_bd.T]==0).all() and torch.equal(lp_dbs[seen_bd.T], inp(x_bd)[seen_bd.T])
     lp_dbs.sum().backward(); got = [p.grad.clone() for p in inp.parameters()]; inp.zero_grad()
@@ -111,26 +101,17 @@ def test_tied_columns_share_a_row(name, seed):
     a, b = inp(x_bd, seen_bd, row_d), wide(x_bd, seen_bd); assert torch.equal(a, b)
     g = torch.rand(a.shape, generator=rng(seed), dtype=torch.double); (-a*g).sum().backward(); (-b*g).sum().backward()
     for p, q in zip(inp.parameters(), wide.parameters()): assert torch.allclose(p.grad, torch.zeros_like(p).index_add_(0, row_d, q.grad))
-    if hasattr(inp, 'count'): assert torch.allclose(inp.count, torch.zeros_like(inp.count).index_add_(int(name=='gaussian'), row_d, wide.count))
-    state_db = torch.randint(0, S, (6, 50), generator=rng(seed))
-    assert torch.equal(inp.mode(state_db, row_d), wide.mode(state_db)) and torch.equal(inp.best(row_d), wide.best())
-    assert torch.equal(inp.sample(state_db, rng(1), row_d), wide.sample(state_db, rng(1)))
-    assert all(torch.equal(m, n) for m, n in zip(inp.moments(row_d), wide.moments()))
-    if name!='gaussian': assert torch.equal(inp.log_pmf(row_d), wide.log_pmf()) and torch.equal(inp.expect(g, row_d), wide.expect(g))
+    if hasattr(inp, 'count'): assert torch.allclose(inp.count, torch.zeros_like(inp.count).index_add_(0, row_d, wide.count))
 
 # ── samples, modes, moments ────────────────────────────────────────────────────────────────────
 
 @everything
 def test_sample_frequencies(name, seed):
-    "Every frequency (of a density: mean and variance) within four standard errors."
+    "Every frequency within four standard errors."
     inp, n = input_of(name, seed), 20_000; state_db = torch.arange(S).repeat(n).expand(D, -1)
     x_dns = inp.sample(state_db, rng(50+seed)).T.unflatten(1, (n, S)); assert inp.sample(state_db, rng(0)).shape==(S*n, D)
-    if name=='gaussian':
-        mean_ds, var_ds = inp.moments()
-        assert ((x_dns.mean(1) - mean_ds).abs() < 4*(var_ds/n).sqrt()).all() and ((x_dns.var(1)/var_ds - 1).abs() < 4*math.sqrt(2/n)).all()
-    else:
-        p_dvs = inp.log_pmf().exp(); f_dvs = nn.functional.one_hot(x_dns, inp.n_values).double().mean(1).mT
-        assert ((f_dvs - p_dvs).abs() <= 4*(p_dvs*(1-p_dvs)/n).sqrt() + 1e-4).all()
+    p_dvs = inp.log_pmf().exp(); f_dvs = nn.functional.one_hot(x_dns, inp.n_values).double().mean(1).mT
+    assert ((f_dvs - p_dvs).abs() <= 4*(p_dvs*(1-p_dvs)/n).sqrt() + 1e-4).all()
 
 @pytest.mark.parametrize('seed', SEEDS)
 def test_impossible_values_are_never_drawn(seed):
@@ -141,22 +122,16 @@ def test_impossible_values_are_never_drawn(seed):
 
 @everything
 def test_mode_best_and_moments(name, seed):
-    inp = input_of(name, seed); mean_ds, var_ds = inp.moments()
+    inp = input_of(name, seed); mean_ds, var_ds = table_moments(inp.log_pmf().exp())
     state_db = torch.cartesian_prod(*[torch.arange(S)]*D).T; x_bd = inp.mode(state_db)
     lp_db = inp(x_bd).gather(2, state_db[..., None])[..., 0]
     assert torch.allclose(lp_db, inp.best().gather(1, state_db))                                                      # best is reached …
-    near = torch.linspace(-150, 150, 20_001).double()[:, None].expand(-1, D) if name=='gaussian' else torch.arange(inp.n_values)[:, None].expand(-1, D)
+    near = torch.arange(inp.n_values)[:, None].expand(-1, D)
     assert (inp(near) <= inp.best()[:, None] + 1e-12).all()                                                           # … and never beaten
     p_dvs, v = inp(near).exp(), near[:, 0].double()
     p_dvs = p_dvs/p_dvs.sum(1, keepdim=True)
     exact = torch.einsum('v,dvs->ds', v, p_dvs); assert torch.allclose(mean_ds, exact, atol=1e-6)
     assert torch.allclose(var_ds, torch.einsum('v,dvs->ds', v**2, p_dvs) - exact**2, atol=1e-6)
-
-@discrete
-def test_expect_is_a_sum_over_states(name, seed):
-    inp = input_of(name, seed); w_dbs = torch.rand(D, 5, S, generator=rng(seed), dtype=torch.double)
-    exact = sum(w_dbs[:, :, s, None]*inp.log_pmf()[:, None, :, s].exp() for s in range(S))
-    assert torch.allclose(inp.expect(w_dbs), exact.transpose(0, 1).detach()) and not inp.expect(w_dbs).requires_grad
 
 # ── gradients and probability zero ─────────────────────────────────────────────────────────────
 
@@ -167,18 +142,10 @@ def test_gradients_are_right(name, seed):
     names = [n for n, _ in inp.named_parameters()]
     f = lambda *ps: torch.func.functional_call(inp, dict(zip(names, ps)), (x_bd, seen_bd, row_d))
     p = tuple(q.detach().clone() for q in inp.parameters())
-    if name!='gaussian': assert torch.autograd.gradcheck(f, tuple(q.requires_grad_() for q in p))
-    else:                                                # its forward value hides the parameters as constants, so step them in place
-        w_dbs = torch.rand(4, 3, S, generator=rng(seed), dtype=torch.double); (f(*inp.parameters())*w_dbs).sum().backward()
-        for q in inp.parameters():
-            for i in itertools.product(*map(range, q.shape)):
-                out = []
-                for h in (1e-6, -1e-6):
-                    with torch.no_grad(): q[i] += h; out.append((inp(x_bd, seen_bd, row_d)*w_dbs).sum().item()); q[i] -= h
-                assert abs((out[0]-out[1])/2e-6 - q.grad[i].item()) < 1e-5*(1 + abs(q.grad[i].item()))
+    assert torch.autograd.gradcheck(f, tuple(q.requires_grad_() for q in p))
 
 @pytest.mark.parametrize('seed', SEEDS)
-@pytest.mark.parametrize('name', ['categorical', 'bernoulli', 'binomial', 'evidence'])
+@pytest.mark.parametrize('name', ['categorical', 'two_values', 'binomial', 'evidence'])
 def test_probability_zero_is_never_nan(name, seed):
     "Impossible values under some or all states: −∞ forward, finite backward, alone and in a circuit; EM goes on."
     gen = rng(seed); inp = Evidence(D, S) if name=='evidence' else MAKE[name](gen)
@@ -196,19 +163,16 @@ def test_probability_zero_is_never_nan(name, seed):
 
 def em_step_(inp, **how): EM(inp, **how).step()
 
-@each(['categorical', 'bernoulli', 'binomial', 'gaussian'])
+@each(['categorical', 'two_values', 'binomial'])
 def test_m_step_is_the_weighted_maximum(name, seed):
     "One step: the closed form, and no neighbour is better."
     inp = input_of(name, seed); x_bd, _ = data_of(inp, 30, seed); w_dbs = torch.rand(D, 30, S, generator=rng(seed), dtype=torch.double)
     weighted(inp, x_bd, w_dbs); em_step_(inp)
     mean_ds = torch.einsum('bd,dbs->ds', x_bd.double(), w_dbs)/w_dbs.sum(1)
-    if name in ('categorical', 'bernoulli'):
+    if name in ('categorical', 'two_values'):
         count_dvs = torch.einsum('bdv,dbs->dvs', nn.functional.one_hot(x_bd, inp.n_values).double(), w_dbs)
         assert torch.allclose(inp.log_pmf().exp(), count_dvs/w_dbs.sum(1)[:, None], atol=1e-12)
-    elif name=='binomial': assert torch.allclose(inp.logp_d2s[:, 1].exp(), mean_ds/(inp.n_values-1), atol=1e-12)
-    else:
-        var_ds = torch.einsum('dbs,dbs->ds', (x_bd.T[..., None] - mean_ds[:, None])**2, w_dbs)/w_dbs.sum(1)
-        assert torch.allclose(inp.mu_ds, mean_ds, atol=1e-10) and torch.allclose(inp.sd()**2, var_ds, atol=1e-10)
+    else: assert torch.allclose(inp.logp_d2s[:, 1].exp(), mean_ds/(inp.n_values-1), atol=1e-12)
     q = lambda m: (m(x_bd)*w_dbs).sum((1,)).detach(); top_ds, gen = q(inp), rng(seed+5)
     for _ in range(50):
         other = copy.deepcopy(inp)
@@ -250,14 +214,12 @@ def test_em_inside_a_circuit(name, seed):
     history = fit(pc, lambda rows: pc(x_bd[rows], seen_bd[rows])[:, 0], 60, rng(seed), epochs=3, batch=20, micro=7, pseudocount=.1, progress=False)
     assert all(map(math.isfinite, history))
 
-@each(['binomial', 'gaussian'])
+@each(['binomial'])
 def test_mean_parameters_move_a_fraction(name, seed):
     inp = input_of(name, seed); x_bd, _ = data_of(inp, 30, seed); w_dbs = torch.rand(D, 30, S, generator=rng(seed), dtype=torch.double)
-    second = lambda m: m.moments()[1] + m.moments()[0]**2; before = copy.deepcopy(inp)
+    mean = lambda m: table_moments(m.log_pmf().exp())[0]; before = copy.deepcopy(inp)
     weighted(inp, x_bd, w_dbs); em_step_(inp, lr=.3)
-    seen = [torch.einsum('bd,dbs->ds', x_bd.double()**k, w_dbs)/w_dbs.sum(1) for k in (1, 2)]
-    assert torch.allclose(inp.moments()[0], .7*before.moments()[0] + .3*seen[0], atol=1e-10)
-    if name=='gaussian': assert torch.allclose(second(inp), .7*second(before) + .3*seen[1], atol=1e-9)
+    assert torch.allclose(mean(inp), .7*mean(before) + .3*torch.einsum('bd,dbs->ds', x_bd.double(), w_dbs)/w_dbs.sum(1), atol=1e-10)
 
 @logistic
 def test_mini_batch_goes_part_of_the_way(name, seed):
@@ -272,11 +234,8 @@ def test_mini_batch_goes_part_of_the_way(name, seed):
 @pytest.mark.parametrize('seed', SEEDS)
 def test_pseudocount_is_pooled_data(seed):
     "α observations that look like all of the variable's: written out with the data themselves."
-    alpha = .7; inp = input_of('gaussian', seed); x_bd, _ = data_of(inp, 30, seed); w_dbs = torch.rand(D, 30, S, generator=rng(seed), dtype=torch.double)
+    alpha = .7; inp = input_of('logistic', seed); x_bd, _ = data_of(inp, 30, seed); w_dbs = torch.rand(D, 30, S, generator=rng(seed), dtype=torch.double)
     extra_db = w_dbs.sum(2)/w_dbs.sum((1, 2))[:, None]; all_dbs = w_dbs + alpha*extra_db[..., None]
-    twin = copy.deepcopy(inp); weighted(inp, x_bd, w_dbs); inp.em_step_(1., alpha); weighted(twin, x_bd, all_dbs); twin.em_step_()
-    assert torch.allclose(inp.mu_ds, twin.mu_ds, atol=1e-9) and torch.allclose(inp.sd(), twin.sd(), atol=1e-9)
-    inp = input_of('logistic', seed); x_bd, _ = data_of(inp, 30, seed)
     twin = copy.deepcopy(inp); weighted(inp, x_bd, w_dbs); inp.em_step_(1., alpha); weighted(twin, x_bd, all_dbs); twin.em_step_()
     assert torch.allclose(inp.mu_dcs, twin.mu_dcs, atol=1e-9) and torch.allclose(inp.log_s_dcs, twin.log_s_dcs, atol=1e-9)
 
@@ -304,10 +263,7 @@ def test_counts_add_up_and_are_forgotten(name, seed):
 
 @pytest.mark.parametrize('seed', SEEDS)
 def test_constant_data_meet_the_floor(seed):
-    inp = Gaussian(1, 1, rng(seed), 0., 255., .25); x_bd = torch.full((10, 1), 7)
-    for _ in range(3): (-inp(x_bd).sum()).backward(); inp.em_step_()
-    assert torch.allclose(inp.sd(), torch.tensor(.25)) and torch.allclose(inp.mu_ds, torch.tensor(7.), atol=1e-3)
-    inp = DiscretisedLogistic(1, 256, 1, rng(seed))
+    inp, x_bd = DiscretisedLogistic(1, 256, 1, rng(seed)), torch.full((10, 1), 7)
     for _ in range(30): (-inp(x_bd).sum()).backward(); inp.em_step_()
     assert all(p.isfinite().all() for p in inp.parameters()) and inp(x_bd).min() > -.01
 
@@ -318,7 +274,7 @@ def test_extreme_counts_leave_logistic_finite():
     for _ in range(40): lp = inp(x_bd); (-lp.sum()).backward(); inp.em_step_(); lls.append(lp.detach().sum((1, 2)))
     assert all(p.isfinite().all() for p in inp.parameters()) and all((b >= a - 1e-3).all() for a, b in itertools.pairwise(lls)) and (lls[-1][1:] > -.1).all()
 
-@pytest.mark.parametrize('name', ['gaussian', 'logistic_mixture'])
+@pytest.mark.parametrize('name', ['logistic_mixture'])
 def test_frozen_inputs_stay(name):
     inp = input_of(name, 0); before = copy.deepcopy(inp); x_bd, _ = data_of(inp, 20, 0)
     keep = [n for n, _ in inp.named_parameters() if n.startswith('mu')]; getattr(inp, keep[0]).requires_grad_(False)
@@ -342,15 +298,11 @@ def test_any_torch_optimizer_improves(name, seed, opt):
 
 @pytest.mark.parametrize('seed', SEEDS)
 def test_evidence(seed):
-    inp, gen = Evidence(D, S), rng(seed); lp_bds = torch.randn(7, D, S, generator=gen); row_d = torch.tensor([2, 2, 0, 1])
-    seen_bd = torch.rand(7, 4, generator=gen) < .6; got = inp(lp_bds, seen_bd, row_d)
-    assert got.shape==(4, 7, S) and torch.equal(got, torch.where(seen_bd[..., None], lp_bds[:, row_d], 0).transpose(0, 1))
+    inp, gen = Evidence(D, S), rng(seed); lp_bds = torch.randn(7, D, S, generator=gen)
+    seen_bd = torch.rand(7, D, generator=gen) < .6; got = inp(lp_bds, seen_bd)
+    assert got.shape==(D, 7, S) and torch.equal(got, torch.where(seen_bd[..., None], lp_bds, 0).transpose(0, 1))
     z_bd = torch.randint(0, S, (7, D), generator=gen)
-    assert torch.equal(inp(one_hot_evidence(z_bd, S)), torch.stack([inp.log_pmf()[d, z_bd[:, d]] for d in range(D)]))             # the value is the state
-    state_db = z_bd.T.contiguous(); p_dbs = torch.rand(D, 7, S, generator=gen)
-    assert torch.equal(inp.sample(state_db), z_bd) and torch.equal(inp.mode(state_db), z_bd) and (inp.best()==0).all()
-    assert torch.equal(inp.expect(p_dbs), torch.einsum('dbs,dvs->bdv', p_dbs, inp.log_pmf().exp()))
-    mean_ds, var_ds = inp.moments(); assert torch.equal(mean_ds, torch.arange(S).float().expand(D, -1)) and (var_ds==0).all()
+    assert torch.equal(inp(one_hot_evidence(z_bd, S)), torch.stack([torch.eye(S).log()[z_bd[:, d]] for d in range(D)]))           # the value is the state
 
 @everything
 def test_spec_round_trip(name, seed):
@@ -367,9 +319,6 @@ def test_take_copies_states(name, seed):
     (-log_prob(new, x_bd).sum()).backward(); em_step_(new)
     assert all(torch.equal(p, q) for p, q in zip(inp.parameters(), before.parameters()))                                # a copy, not a view
 
-def test_take_keeps_evidence_and_spec():
-    assert Evidence(2, 3).take(torch.zeros(2, 5).long()).n_states==5 and from_spec(Evidence(2, 3).spec()).n_states==3
-
 @pytest.fixture
 def unchecked():
     "As a reader meets it: annotations are not checked at run time, `require` has the word."
@@ -383,24 +332,16 @@ def test_refusals(name, unchecked, refuses):
     refuses(lambda: inp(x[0]), '[batch, 3 variables]', '[3]')
     refuses(lambda: inp(x, seen[:, :2]), 'mask of shape [2, 3]', '[2, 2]')
     refuses(lambda: inp(x, row_d=torch.tensor([0, 1])), '[batch, 2 variables]', '[2, 3]')
-    refuses(lambda: inp(x, row_d=torch.tensor([0, 1, 3])), 'rows from 0 to 2', '0 to 3')
-    refuses(lambda: inp(x, row_d=torch.tensor([0, 1, -1])), 'rows from 0 to 2', '-1 to 1')
     refuses(lambda: inp.take(torch.zeros(2, 2).long()), 'states for 3 variables', '2')
-    if name=='gaussian':
-        refuses(lambda: inp(torch.full_like(x, torch.nan)), 'finite', 'NaN'); refuses(lambda: inp(x/0.), 'finite')
-        assert torch.equal(inp(torch.tensor([[1, 2, 3]])), inp(torch.tensor([[1., 2., 3.]])))
-    else:
-        refuses(lambda: inp(x.float()), 'integer', 'float32')
-        refuses(lambda: inp(x + inp.n_values), f'0 to {inp.n_values-1}'); refuses(lambda: inp(x - inp.n_values), f'0 to {inp.n_values-1}', '-')
-        assert torch.equal(inp(x.byte()), inp(x)) and torch.equal(inp(x.to(torch.int32), seen), inp(x, seen))
+    refuses(lambda: inp(x.float()), 'integer', 'float32')
+    refuses(lambda: inp(x + inp.n_values), f'0 to {inp.n_values-1}'); refuses(lambda: inp(x - inp.n_values), f'0 to {inp.n_values-1}', '-')
+    assert torch.equal(inp(x.byte()), inp(x)) and torch.equal(inp(x.to(torch.int32), seen), inp(x, seen))
 
 def test_more_refusals(unchecked, refuses):
     refuses(lambda: Evidence(3, 2)(torch.zeros(2, 3, 4)), '3 variables, 2 states', '[2, 3, 4]')
-    refuses(lambda: Evidence(3, 2)(torch.zeros(2, 3, 2), torch.ones(2, 2).bool()), 'mask of shape [2, 3]')
-    refuses(lambda: Evidence(3, 2)(torch.zeros(2, 3, 2), row_d=torch.tensor([3])), 'rows from 0 to 2')
     refuses(lambda: from_spec(dict(kind='poisson')), 'categorical', "'poisson'")
     refuses(lambda: DiscretisedLogistic(1, 1, 1, rng(0)), 'at least 2')
-    x_bd = torch.tensor([[True, False], [False, True]]); inp = Bernoulli(2, 3, rng(0))
+    x_bd = torch.tensor([[True, False], [False, True]]); inp = Categorical(2, 2, 3, rng(0))
     assert torch.equal(inp(x_bd), inp(x_bd.long())) and torch.equal(inp(x_bd, x_bd), inp(x_bd.long(), x_bd))
 
 def test_empty_batches():

@@ -6,7 +6,8 @@ from pcdistill.em import EM
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.extra.interchange import assemble, load_circuit, peer, save_circuit, to_cirkit, to_pyjuice, value_table
 from pcdistill.runs import save
-from pcdistill.structure import Tree, binary_tree, chain, quad_tree, random_tree
+from pcdistill.extra.graphs import quad_tree, random_tree
+from pcdistill.structure import Tree, binary_tree, chain
 
 def absent(name, pip):
     try: peer(name, pip); return pytest.mark.skipif(False, reason='')
@@ -43,8 +44,8 @@ def test_tables_are_those_of_the_inputs_in_the_order_of_the_variables():
 
 def test_only_trees_with_discrete_inputs(refuses):
     refuses(lambda: value_table(Circuit(chain(3), Evidence(3, 2), 1, rng(0))), 'discrete', 'Evidence')
-    pc, _ = made(chain(3)); pc.tree = None
-    refuses(lambda: part_by_part(pc, None), 'tree')
+    two = Circuit([chain(3), chain(3)], Categorical(6, 2, 2, rng(0)), 1, rng(0))
+    refuses(lambda: part_by_part(two, None), 'one tree', 'got one of 2')
 
 # --- one file
 

@@ -35,7 +35,7 @@ def unnormalised(pc, pruned):
 @twenty
 @pytest.mark.parametrize('fraction', [.2, .6])
 def test_prune_bound(kind, seed, fraction):
-    "Row by row: loss after ≤ loss before normalising = −log P(no pruned edge | x) ≤ −log(1 − r); and what prune_ says is the mean."
+    "Row by row: loss after ≤ loss before normalising = −log P(no pruned edge | x) ≤ −log(1 − r); and the flow that prune_ says is the mean."
     pc = double(circuit_of(kind, seed, most=20_000)); thin = copy.deepcopy(pc); n = 15
     lp = rows_of(pc, n, seed+200); all_n = torch.arange(n)
     pc_now[0] = pc; old_b = lp(all_n).detach()
@@ -48,7 +48,6 @@ def test_prune_bound(kind, seed, fraction):
     bound_b = torch.where(r_b < 1, -torch.log1p(-r_b.clamp_max(1)), torch.inf)
     assert (old_b - raw_b <= bound_b + 1e-9).all() and (left_b >= raw_b - 1e-9).all()
     assert told.edges==sum(int(m.sum()) for m in gone) and math.isclose(told.flow, float(r_b.mean()), abs_tol=1e-9)
-    assert torch.allclose(torch.tensor(told.loss).double(), (old_b-raw_b).mean(), atol=1e-9) or (raw_b.isneginf().any() and told.loss==math.inf)
     for (p, dim) in sums(thin): assert torch.allclose(p.exp().sum(dim), torch.ones(()).double(), atol=1e-9)
 
 @pytest.mark.parametrize('kind,seed', TWENTY[:11])
@@ -56,10 +55,10 @@ def test_loss_is_probability_of_using_no_pruned_edge(kind, seed):
     "Written out: mass of the assignments that use none of the edges taken out."
     pc = double(circuit_of(kind, seed, most=5_000)); t = write_out(pc); thin = copy.deepcopy(pc)
     lp = lambda rows: thin(t.x_xd[rows])[:, 0]
-    told = prune_(thin, lp, len(t.x_xd), .4)
-    _, q_zk = brute.latents(unnormalised(pc, thin))
+    prune_(thin, lp, len(t.x_xd), .4); raw = unnormalised(pc, thin)
+    _, q_zk = brute.latents(raw)
     loss_x = ((t.p_xz @ t.p_zk[:, 0])/(t.p_xz @ q_zk[:, 0])).log()
-    assert told.loss==pytest.approx(float(loss_x.mean()), abs=1e-6)
+    assert torch.allclose((pc(t.x_xd) - raw(t.x_xd))[:, 0], loss_x, atol=1e-6)
 
 @twenty
 def test_every_node_keeps_its_most_used_edge(kind, seed):
@@ -87,9 +86,9 @@ def test_clone_without_noise_changes_nothing(kind, seed):
     pc, gen = double(circuit_of(kind, seed)), rng(seed)
     x_bd, seen_bd = brute.some_rows(pc, 12, gen); n, S = len(pc.tree.parent), pc.n_states
     own = torch.stack([torch.cat([torch.randperm(S, generator=gen), torch.randint(0, S, (3,), generator=gen)]) for _ in range(n)])
-    for source in (2, 3, own):
+    for source in (torch.arange(S).repeat(2), torch.arange(S).repeat(3), own):
         new = clone(pc, source, 0., gen)
-        assert new.n_states==(S*source if isinstance(source, int) else S+3) and new.tree==pc.tree
+        assert new.n_states==source.shape[-1] and new.tree==pc.tree
         assert torch.allclose(new(x_bd, seen_bd), pc(x_bd, seen_bd), atol=1e-9) and torch.allclose(new(x_bd), pc(x_bd), atol=1e-9)
         for p, dim in tables(new): assert torch.allclose(p.exp().sum(dim), torch.ones(()).double(), atol=1e-9)
 
@@ -99,7 +98,7 @@ def test_noise_sets_copies_apart_and_em_can_use_them():
     def climbed(pc):
         for _ in range(40): ll = pc(x_bd)[:, 0].sum(); (-ll).backward(); EM(pc).step()
         return ll.item()
-    alike, apart = clone(pc, 2, 0., rng(1)), clone(pc, 2, .3, rng(1))
+    alike, apart = clone(pc, torch.arange(pc.n_states).repeat(2), 0., rng(1)), clone(pc, torch.arange(pc.n_states).repeat(2), .3, rng(1))
     assert climbed(apart) > max(climbed(alike), climbed(copy.deepcopy(pc))) + 1e-3
     copies = lambda pc: pc.inputs.logp_dvs.unflatten(2, (2, -1))
     assert torch.allclose(copies(alike)[:, :, 0], copies(alike)[:, :, 1]) and not torch.allclose(copies(apart)[:, :, 0], copies(apart)[:, :, 1], atol=.01)

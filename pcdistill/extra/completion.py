@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from jaxtyping import Int, Bool
 from einops import einsum
-from ..circuit import Circuit, collect, tables_of
-from ..queries import descend, new_values, of_head, posterior
+from ..circuit import Circuit, by_level, of_head, upward
+from ..queries import new_values
+from .posterior import posterior
 
 # %% ../../nbs/extra/completion.ipynb #ce5f8bd2
 class Completion(NamedTuple):
@@ -23,26 +24,24 @@ class Completion(NamedTuple):
 
 @torch.no_grad()
 def deterministic(pc:Circuit) -> bool:
-    "Is it sure that at most one product state of each sum is not zero, whatever x?"
-    p = pc.plan()
-    plain = all(g.kind=='dense' and g.P==1 for g in p.groups)
-    if not (plain and hasattr(pc.inputs, 'log_pmf')):
+    "Is it sure that in a circuit of trees one state of each latent has evidence, whatever x?"
+    if not pc.trees:
         return False
-    can_uvs = (pc.inputs.log_pmf(pc.units()[1]) > -torch.inf).float()
+    p, sure = pc.plan(), True
+    can_uvs = (pc.inputs.log_pmf()[pc.units()[1]] > -torch.inf).float()
     apart_uss = (einsum(can_uvs, can_uvs, 'u v s, u v t -> u s t')==0).float() # no value in common
-    apart_rss = apart_uss.new_zeros(len(p.nodes), *apart_uss.shape[1:])
-    for g in reversed(p.groups):
-        meet_gst = (collect(apart_uss, apart_rss, g)==0).float() # no factor keeps them apart
-        on_gst = (tables_of(pc.logw(), g)[0] > -torch.inf).float()
+    def mix(apart_gss, logw_gst):
+        nonlocal sure
+        meet_gst, on_gst = (apart_gss==0).float(), (logw_gst > -torch.inf).float()
         both_gtt = einsum(on_gst, meet_gst, on_gst, 'g i t, g i j, g j s -> g t s')
-        if (both_gtt.diagonal(dim1=1, dim2=2) > on_gst.sum(1)).any():
-            return False   # more than each state with itself
-        if g.regions.start >= p.n_roots:
-            apart_rss[g.regions] = (both_gtt==0).float()
-    return True
+        alone = both_gtt.diagonal(dim1=1, dim2=2) <= on_gst.sum(1) # each state only with itself
+        sure = sure and bool(alone.all())
+        return ((both_gtt==0).float(),)
+    upward(apart_uss, by_level(pc.edges_est, pc.root_1sk, p), p, mix)
+    return sure
 
 # %% ../../nbs/extra/completion.ipynb #c6a41fe2
-def _climbed(pc, x, seen_bd, head_b, y, steps):
+def _climbed(pc, seen_bd, head_b, y, steps):
     "Change the variable that gains most, one at a time."
     whole = torch.ones_like(seen_bd)
     for _ in range(steps):
@@ -60,21 +59,21 @@ def _climbed(pc, x, seen_bd, head_b, y, steps):
 @torch.no_grad()
 def most_likely(
     pc:Circuit,                        # the circuit
-    x:Tensor,                          # values [b d]; where missing, whatever
+    x:Tensor,                          # integers [b d]; where missing, whatever
     seen_bd:Bool[Tensor, "b d"],       # False where missing
     head_b:Int[Tensor, "b"]|None=None, # head of each row; None: head 0
     steps:int=10,                      # at most so many changes of one variable a row
 ) -> Completion:
     "A likely completion of each row, its probability, a bound, whether it is certainly best."
     lp_ubs, (variable_u, row_u) = pc.evidence(x, seen_bd), pc.units()
-    best_ubs = torch.where(seen_bd.T[variable_u][..., None], lp_ubs, pc.inputs.best(row_u)[:, None])
+    best_us = pc.inputs.best()[row_u]
+    best_ubs = torch.where(seen_bd.T[variable_u][..., None], lp_ubs, best_us[:, None])
     bound_b = of_head(pc.root_value(best_ubs), head_b)
     lp = lambda y: of_head(pc(y), head_b)
-    y = new_values(pc, x, seen_bd, descend(pc, best_ubs, None, head_b)[1], pc.inputs.mode)
-    if hasattr(pc.inputs, 'expect'):
-        each = torch.where(seen_bd, x, posterior(pc, x, seen_bd, head_b).argmax(-1).to(x.dtype))
-        y = torch.where((lp(each) > lp(y))[:, None], each, y)
-        y = _climbed(pc, x, seen_bd, head_b, y, steps)
+    y = new_values(pc, x, seen_bd, pc.descend(best_ubs, None, head_b), pc.inputs.mode)
+    each = torch.where(seen_bd, x, posterior(pc, x, seen_bd, head_b).argmax(-1).to(x.dtype))
+    y = torch.where((lp(each) > lp(y))[:, None], each, y)
+    y = _climbed(pc, seen_bd, head_b, y, steps)
     lp_b = lp(y)
     exact_b = bound_b - lp_b <= 1e-5*(1 + lp_b.abs())
     return Completion(y, lp_b, bound_b, torch.ones_like(exact_b) if deterministic(pc) else exact_b)

@@ -12,9 +12,9 @@ from torch.special import entr, xlogy
 from jaxtyping import Float, Int, Bool
 from einops import rearrange
 from ..core import require
-from ..circuit import Circuit, collect, tables_of
+from ..circuit import Circuit, by_level, upward
 from ..layers import mix_up
-from ..queries import posterior
+from .posterior import posterior
 
 # %% ../../nbs/extra/divergences.ipynb #c342cdf8
 @torch.no_grad()
@@ -43,11 +43,9 @@ def information(
 
 # %% ../../nbs/extra/divergences.ipynb #c79e2ad2
 def _alike(p, q):
-    shape = lambda c: (c.graph, c.n_states, c.n_heads)
-    alike = shape(p)==shape(q)
-    require(alike, 'wanted two circuits of the same structure, states and heads, got others')
-    discrete = all(hasattr(c.inputs, 'log_pmf') for c in (p, q))
-    require(discrete, 'wanted circuits with discrete inputs, got others')
+    shape = lambda c: (c.trees, c.spec() | dict(inputs=c.n_states))
+    require(shape(p)==shape(q),
+            'wanted two circuits of the same structure, states and heads, got others')
 
 def cross_entropy(
     p:Circuit, # whose expectation
@@ -55,16 +53,16 @@ def cross_entropy(
 ) -> Float[Tensor, "k"]:
     "−E_p log q of (x, z), in nats, for each head."
     _alike(p, q)
-    p_uvs, logq_uvs = (c.inputs.log_pmf(p.units()[1]).detach() for c in (p, q))
+    p_uvs, logq_uvs = (c.inputs.log_pmf().detach()[p.units()[1]] for c in (p, q))
     cost = lambda share, logw: torch.where(share==0, 0, -share*logw)              # 0 · log 0 = 0
-    costs = [cost(p_uvs.exp(), logq_uvs).sum(1)] + [getattr(q, name).detach() for name in q.names]
-    lp_u1s = torch.zeros_like(costs[0])[:, None].requires_grad_()
-    used = [lp_u1s] + [getattr(p, name) for name in p.names]
-    total_k = []
-    for k in range(p.n_heads*len(p.graph.roots)):
+    cost_us = cost(p_uvs.exp(), logq_uvs).sum(1)
+    lp_u1s = torch.zeros_like(cost_us)[:, None].requires_grad_()
+    logw = [getattr(q, name).detach() for name in q.normalised]
+    used, total_k = [lp_u1s, *(getattr(p, name) for name in p.normalised)], []
+    for k in range(p.root_value(lp_u1s).shape[1]):
         count_u1s, *counts = torch.autograd.grad(p.root_value(lp_u1s)[0, k], used)
-        on_units = cost(count_u1s[:, 0], -costs[0]).sum()
-        total_k.append(on_units + sum(cost(n, logw).sum() for n, logw in zip(counts, costs[1:])))
+        on_units = cost(count_u1s[:, 0], -cost_us).sum()
+        total_k.append(on_units + sum(map(torch.sum, map(cost, counts, logw))))
     return torch.stack(total_k)
 
 def kl(
@@ -77,22 +75,16 @@ def kl(
 # %% ../../nbs/extra/divergences.ipynb #c779ae93
 @torch.no_grad()
 def overlap(
-    p:Circuit, # a tree of latents
+    p:Circuit, # of one tree of latents
     q:Circuit, # of the same structure
 ) -> Float[Tensor, "k"]:
     "log Σ_x p(x) q(x), for each head."
     _alike(p, q)
+    require(len(p.trees)==1, f'wanted circuits of one tree, got {len(p.trees)} trees')
     plan, row_u = p.plan(), p.units()[1]
-    tree = all(g.kind=='dense' and g.P==1 for g in plan.groups)
-    require(tree, 'wanted circuits with one product a region and dense sums, got others')
-    over = lambda x_rst, w: mix_up(x_rst.mT.contiguous(), w[0])[0] # [r s t] → [r t s']
-    a_uvs, b_uvs = (c.inputs.log_pmf(row_u) for c in (p, q))
+    over = lambda x_rst, w: mix_up(x_rst.mT.contiguous(), w)[0] # [r s t] → [r t s']
+    a_uvs, b_uvs = (c.inputs.log_pmf()[row_u] for c in (p, q))
     pair_usvt = rearrange(a_uvs, 'u v s -> u s v 1') + rearrange(b_uvs, 'u v t -> u 1 v t')
-    lp_ust = pair_usvt.logsumexp(2)
-    y_rst = lp_ust.new_empty(len(plan.nodes), *lp_ust.shape[1:])
-    wp, wq = ({n: [t.exp() for t in ts] for n, ts in c.logw().items()} for c in (p, q))
-    for g in reversed(plan.groups):
-        y = over(over(collect(lp_ust, y_rst, g), tables_of(wp, g)), tables_of(wq, g))
-        if g.regions.start >= plan.n_roots:
-            y_rst[g.regions] = y
-    return y.diagonal(dim1=1, dim2=2).flatten()
+    wp, wq = (by_level(c.edges_est.exp(), c.root_1sk.exp(), plan) for c in (p, q))
+    mix = lambda x_rst, w: (over(over(x_rst, w[0]), w[1]),)
+    return upward(pair_usvt.logsumexp(2), list(zip(wp, wq)), plan, mix)[0].diagonal()

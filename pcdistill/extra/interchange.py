@@ -16,8 +16,8 @@ from torch import Tensor
 from jaxtyping import Float
 from ..core import Refused, require
 from ..runs import save, load
-from ..inputs import Evidence
 from ..circuit import Circuit, from_spec
+from ..structure import generations
 
 # %% ../../nbs/extra/interchange.ipynb #c007
 def save_circuit(
@@ -48,11 +48,10 @@ def value_table(
     pc:Circuit, # circuit with discrete inputs
 ) -> Float[Tensor, "d v s"]:
     "log p(variable d = v | state s), on the CPU."
-    discrete = hasattr(pc.inputs, 'log_pmf') and not isinstance(pc.inputs, Evidence)
+    discrete = hasattr(pc.inputs, 'log_pmf')
     require(discrete,
             f'wanted a circuit with discrete inputs, got {type(pc.inputs).__name__} inputs')
-    row_u = pc.units()[1][pc.plan().units.argsort()]
-    return pc.inputs.log_pmf(row_u).detach().cpu()
+    return pc.inputs.log_pmf().detach().cpu()
 
 def assemble(
     pc:Circuit,                             # circuit whose structure is a tree
@@ -61,14 +60,13 @@ def assemble(
     mix:Callable[[Any, Tensor], Any],       # part, logw_st → its mixtures, one for each t
 ):
     "The circuit of another library's parts, from the leaves to the root, whose t are the heads."
-    require(pc.tree is not None,
-            'wanted a circuit whose structure is a tree, got another structure')
-    parent, depth, edge = pc.tree.parent, pc.tree.depths(), (pc.plan().nodes.argsort() - 1).tolist()
+    require(len(pc.trees)==1, f'wanted a circuit of one tree, got one of {len(pc.trees)}')
+    parent, edge = pc.tree.parent, (pc.plan().nodes.argsort() - 1).tolist()
     w_est, w_sk = pc.edges_est.detach().cpu(), pc.root_1sk.detach()[0].cpu()
     below = [[] for _ in parent]
     for v, (i, logp_vs) in enumerate(zip(pc.tree.host, value_table(pc))):
         below[i].append(leaf(v, logp_vs))
-    for i in sorted(range(len(parent)), key=depth.__getitem__, reverse=True):
+    for i in sum(reversed(generations(parent)), []):
         if not below[i]:
             continue                     # nothing hangs here, so its sum would be the constant 1
         part = below[i].pop() if len(below[i])==1 else product(below[i])

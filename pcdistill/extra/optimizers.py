@@ -21,10 +21,11 @@ def nothing_seen(
     share_k:Float[Tensor, "k"]|None=None,   # share of the rows that each head gets; None: equal
 ) -> Float[Tensor, ""]:
     "log p of nothing, 0, as a sum over everything: its gradient is the reach of every edge."
-    inputs, d = pc.inputs, pc.graph.n_vars
-    lp_u1s = pc.root_1sk.new_zeros(pc.graph.n_units, 1, pc.n_states)
-    if hasattr(inputs, 'n_values') and not isinstance(inputs, Evidence):
-        every_vd = torch.arange(inputs.n_values, device=lp_u1s.device)[:, None].expand(-1, d)
+    if isinstance(pc.inputs, Evidence):
+        lp_u1s = pc.root_1sk.new_zeros(len(pc.units()[0]), 1, pc.n_states)
+    else:
+        values = torch.arange(pc.inputs.n_values, device=pc.root_1sk.device)
+        every_vd = values[:, None].expand(-1, pc.n_vars)
         lp_u1s = pc.evidence(every_vd).logsumexp(1, keepdim=True)
     lp_1k = pc.root_value(lp_u1s)
     return lp_1k.mean() if share_k is None else (lp_1k*share_k).sum()
