@@ -192,6 +192,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'pcdistill.em.fit': ('em.html#fit', 'pcdistill/em.py'),
                               'pcdistill.em.one_epoch': ('em.html#one_epoch', 'pcdistill/em.py'),
                               'pcdistill.em.own_steps': ('em.html#own_steps', 'pcdistill/em.py'),
+                              'pcdistill.em.stages': ('em.html#stages', 'pcdistill/em.py'),
                               'pcdistill.em.tables': ('em.html#tables', 'pcdistill/em.py')},
             'pcdistill.emission': { 'pcdistill.emission.Atom': ('emission.html#atom', 'pcdistill/emission.py'),
                                     'pcdistill.emission.Atom.atoms': ('emission.html#atom.atoms', 'pcdistill/emission.py'),

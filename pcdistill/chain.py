@@ -27,7 +27,6 @@ from .data import images, no_test
 from .colour import COLOURS
 from .patches import to_patches
 from .clusters import kmeans, assign
-from .em import stages
 from .latent_prior import fit_latent_prior
 from .emission import Emission, Labelled, family
 from .image import Image, finetune, image_state, load_image, save_image
@@ -297,8 +296,8 @@ def student(self:Run, ckpt:Path):
     "The student after fine-tuning: EM on log p(x); the epoch that validates best."
     r, image, valid = self.recipe, copy.deepcopy(self.start()), self.images('valid')
     finetune(image, self.images('train')[:r.n_tune], rng(r.seed + 5), valid, r.micro,
-             epochs=r.epochs, batch=r.batch, lr=r.lr if len(r.lr)==2 else stages(r.lr),
-             pseudocount=r.pseudocount, ckpt=ckpt, progress=self.progress)
+             epochs=r.epochs, batch=r.batch, lr=r.lr, pseudocount=r.pseudocount,
+             ckpt=ckpt, progress=self.progress)
     return image_state(image)
 
 @patch

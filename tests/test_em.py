@@ -6,7 +6,7 @@ import brute
 from brute import KINDS, circuit_of, write_out
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
-from pcdistill.em import EM, cosine, fit, tables
+from pcdistill.em import EM, cosine, fit, stages, tables
 from pcdistill.extra.optimizers import Anemone, OnLogits, nothing_seen
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.structure import chain
@@ -372,6 +372,8 @@ def test_killed_fit_resumes_with_what_its_optimizer_remembers(tmp_path, name, wh
 
 def test_schedules():
     assert cosine(1., .1)(0.)==1 and cosine(1., .1)(1.)==pytest.approx(.1) and cosine(1., .1)(.5)==pytest.approx(.55)
+    at = stages(.8, .1, .05, .001)
+    assert [at(i/3) for i in range(4)]==pytest.approx([.8, .1, .05, .001]) and at(1/6)==pytest.approx(math.sqrt(.08))
     seen = []
     class Look(EM):
         def step(self, closure=None): seen.append(self.param_groups[0]['lr']); super().step()
