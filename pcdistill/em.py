@@ -163,7 +163,7 @@ def fit(
     epochs:int=10,                   # passes over the data
     batch:int=1000,                  # rows an EM step (large: counts should be many)
     micro:int=1000,                  # rows at a time in memory
-    lr:tuple[float, ...]=(1., .05),  # step η: ends of a cosine; of more than two, stages
+    lr:tuple[float, ...]|Callable=(1., .05), # step η: ends of a cosine, stages; or share done → η
     pseudocount:float=.01,           # α per sum node of EM
     ckpt:Path|None=None,             # where to keep the state between epochs
     progress:bool=True,              # show a bar
@@ -179,7 +179,7 @@ def fit(
     def shuffled(gen, n):
         return (rows.split(micro) for rows in torch.randperm(n_rows, generator=gen).tensor_split(n))
     opt = make(module) if make else EM(module, 1., pseudocount)
-    at = cosine(*lr) if len(lr)==2 else stages(*lr)
+    at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))
     history, best = [], Best(module, validate)
     state = dict(module=module, gen=gen, history=history, best=best, opt=opt)
