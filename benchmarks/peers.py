@@ -40,7 +40,7 @@ def ours(pc, x_bd, seen_bd, job:str) -> Callable:
     from pcdistill.core import rng
     from pcdistill.em import EM
     from pcdistill.extra.optimizers import OnLogits
-    from pcdistill.queries import sample
+    from pcdistill.circuit import sample
     if job=='sample': gen = rng(3, x_bd.device); return lambda: sample(pc, x_bd, seen_bd, gen)
     forward = lambda: pc(x_bd)[:, 0]
     if job=='forward': return torch.no_grad()(forward)
@@ -54,10 +54,10 @@ class Plain(torch.nn.Module):
         super().__init__()
         from pcdistill.extra.interchange import value_table
         from pcdistill.structure import generations
-        tree, edge = pc.tree, pc.plan().nodes.argsort()-1
-        self.table_dvs, self.root_1sk = torch.nn.Parameter(value_table(pc)), torch.nn.Parameter(pc.root_1sk.detach().clone())
+        tree, edge = pc.tree, pc.plan().place_of_node-1
+        self.table_dvs, self.root_1sk = torch.nn.Parameter(value_table(pc)), torch.nn.Parameter(pc.root_rsk.detach().clone())
         self.levels, self.edges = [], torch.nn.ParameterList()
-        above, dev = {-1: 0}, pc.root_1sk.device
+        above, dev = {-1: 0}, pc.root_rsk.device
         for l, row in enumerate(generations(tree.parent)):
             here = {i: n for n, i in enumerate(sorted(row))}
             variables = [v for v, h in enumerate(tree.host) if h in here]

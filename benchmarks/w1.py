@@ -23,7 +23,7 @@ from pcdistill.structure import Tree, binary_tree
 
 def products(pc:Circuit, b:int) -> Callable:
     "The matrix products of one training step and nothing else: one up, two down, for every level."
-    S, K, dev, todo = pc.n_states, pc.n_heads, pc.root_1sk.device, []
+    S, K, dev, todo = pc.n_states, pc.n_heads, pc.root_rsk.device, []
     for level in pc.plan().levels:
         g, t = level.nodes.stop-level.nodes.start, S if level.nodes.start else K
         e, w, r = (torch.rand(s, device=dev) for s in ((g, b, S), (g, S, t), (g, b, t)))

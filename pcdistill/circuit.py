@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVIDENCE_AT_ONCE', 'Level', 'Plan', 'plan', 'collect', 'upward', 'downward', 'by_level', 'Circuit', 'from_spec',
-           'of_head', 'possible']
+           'of_head', 'possible', 'new_values', 'sample', 'soft_posterior', 'soft_choice']
 
 # %% ../nbs/24_circuit.ipynb #c002
 from collections.abc import Callable, Sequence
@@ -31,10 +31,12 @@ class Level(NamedTuple):
 class Plan(NamedTuple):
     "How to walk trees side by side: levels from the root down, and orders that make them slices."
     levels:tuple[Level, ...]
-    nodes:Tensor     # latent at each place, counted tree after tree
-    units:Tensor     # input at each place, counted tree after tree
-    above:Tensor     # of each latent: place of its parent within the level above; of roots 0
-    host:Tensor      # of each input: place of its latent within its level
+    nodes:Tensor         # latent at each place, counted tree after tree
+    units:Tensor         # input at each place, counted tree after tree
+    place_of_node:Tensor # of each latent: where it is in `nodes`
+    place_of_unit:Tensor # of each input: where it is in `units`
+    above:Tensor         # at each place: of its latent's parent, the place within the level above
+    host:Tensor          # at each place: of its input's latent, the place within its level
 
     @property
     def n_roots(self) -> int:
@@ -74,8 +76,8 @@ def plan(
             units += of[i][0]
             at += [place]*len(of[i][0])
             above += [place]*len(of[i][1])
-    orders = (torch.tensor(t, dtype=torch.long) for t in (nodes, units, above, at))
-    return Plan(tuple(levels), *orders)
+    nodes, units, above, at = (torch.tensor(t, dtype=torch.long) for t in (nodes, units, above, at))
+    return Plan(tuple(levels), nodes, units, nodes.argsort(), units.argsort(), above, at)
 
 # %% ../nbs/24_circuit.ipynb #c014
 def _by_latent(x_xbs, fan, at_x, n):
@@ -198,19 +200,20 @@ class Circuit(nn.Module):
 
     @property
     def edges_est(self) -> Tensor:
-        "[e s t]: a table for each latent but the roots; latent i's: plan().nodes.argsort()[i] − 1."
+        "[e s t]: a table for each latent but the R roots; latent i's: plan().place_of_node[i] − R."
         return self.dense1
 
     @property
-    def root_1sk(self) -> Tensor:
+    def root_rsk(self) -> Tensor:
+        "[r s k]: a table for the root of each tree."
         return self.root1
 
 # %% ../nbs/24_circuit.ipynb #c022
 @patch
 def plan(self:Circuit) -> Plan:
     "The levels, on the device of the parameters."
-    if self._plan.nodes.device!=self.root_1sk.device:
-        self._plan = self._plan.to(self.root_1sk.device)
+    if self._plan.nodes.device!=self.root_rsk.device:
+        self._plan = self._plan.to(self.root_rsk.device)
     return self._plan
 
 @patch
@@ -218,6 +221,11 @@ def units(self:Circuit) -> tuple[Tensor, Tensor]:
     "Variable and row of input parameters of every input, in the plan's order."
     row_u = self.plan().units
     return row_u % self.n_vars, row_u
+
+@patch
+def by_row(self:Circuit, t_u:Tensor) -> Tensor:
+    "Something of every input, from the plan's order to the order of the rows of parameters."
+    return t_u[self.plan().place_of_unit]
 
 @patch
 def extra_repr(self:Circuit):
@@ -235,8 +243,8 @@ def evidence(self:Circuit,
     "Log-evidence of every input, in the plan's order."
     check_data(self.n_vars, x, seen_bd)
     variable_u, row_u = self.units()
-    def sort(t):
-        return t.transpose(0, 1).index_select(0, variable_u).transpose(0, 1) # input first
+    def sort(t): # t[:, variable_u], but with an input's rows side by side, as inputs read them
+        return t.transpose(0, 1).index_select(0, variable_u).transpose(0, 1)
     return self.inputs(sort(x), None if seen_bd is None else sort(seen_bd), row_u)
 
 # %% ../nbs/24_circuit.ipynb #c023
@@ -245,7 +253,7 @@ def root_value(self:Circuit, lp_ubs:Float[Tensor, "u b s"]) -> Float[Tensor, "b 
     "Log-value of each head, from evidence in the plan's order and in its precision."
     good = lp_ubs.dtype in (torch.float32, torch.float64)
     require(good, f'wanted parameters and evidence in float32 or float64, got {lp_ubs.dtype}')
-    w = (t.to(lp_ubs.dtype) for t in (self.edges_est, self.root_1sk))
+    w = (t.to(lp_ubs.dtype) for t in (self.edges_est, self.root_rsk))
     return _Pass.apply(lp_ubs, *w, self.plan(), torch.is_grad_enabled())
 
 # numbers of evidence at a time when scoring on a CPU: tensors over 32 MB are slow
@@ -258,7 +266,7 @@ def forward(self:Circuit,
 ) -> Float[Tensor, "b k"]:
     "Exact log-probability of what was seen, under each head (of each tree)."
     n = max(1, EVIDENCE_AT_ONCE//(len(self.units()[0])*self.n_states))
-    whole = torch.is_grad_enabled() or self.root_1sk.device.type!='cpu'
+    whole = torch.is_grad_enabled() or self.root_rsk.device.type!='cpu'
     if whole or not isinstance(x, Tensor) or len(x) <= n:
         return self.root_value(self.evidence(x, seen_bd))
     check_data(self.n_vars, x, seen_bd)
@@ -302,17 +310,71 @@ def descend(self:Circuit,
 ) -> Int[Tensor, "u b"]:
     "The state of every input, in the plan's order; −1 in trees that are not the head's."
     p, b = self.plan(), lp_ubs.shape[1]
-    logw = by_level(self.edges_est.to(lp_ubs), self.root_1sk.to(lp_ubs), p)
+    logw = by_level(self.edges_est.to(lp_ubs), self.root_rsk.to(lp_ubs), p)
     summed = lambda x, logw: (mix_up(x, logw.exp())[0], x)
     largest = lambda x, logw: (max_up(x, logw), x)
     lp_bk, kept = upward(lp_ubs, logw, p, summed if gen else largest)
+    if head_b is None:
+        head_b = torch.zeros(b, dtype=torch.long, device=lp_ubs.device)
     possible(of_head(lp_bk, head_b))
-    head_b = torch.zeros(b, dtype=torch.long).to(lp_ubs.device) if head_b is None else head_b.long()
     root_r1 = torch.arange(p.n_roots, device=lp_ubs.device)[:, None]
-    t_gb = torch.where(head_b//self.n_heads==root_r1, head_b % self.n_heads, -1)
+    t_gb = torch.where(head_b//self.n_heads==root_r1, head_b % self.n_heads, -1).long()
     state_ub = t_gb.new_empty(len(p.units), b)
     for level, w_gst in zip(p.levels, logw):
         s_gb = choose(t_gb, *kept.pop(), w_gst, gen)
         state_ub[level.units] = s_gb[p.host[level.units]]
         t_gb = s_gb[p.above[level.children]]
     return state_ub
+
+# %% ../nbs/24_circuit.ipynb #ask7
+def new_values(
+    pc:Circuit,                  # the circuit
+    x:Tensor,                    # values [b d]; where missing, whatever
+    seen_bd:Bool[Tensor, "b d"], # False where missing
+    state_ub:Int[Tensor, "u b"], # state of every input, as `descend` gives it
+    of:Callable,                 # states [u b] → values [b u], in the order of the parameters
+) -> Tensor:
+    "A value for each missing variable, from the input in use; seen ones stay."
+    variable_u, state_ub = pc.by_row(pc.units()[0]), pc.by_row(state_ub)
+    used_bu, unit_u = (state_ub >= 0).T, torch.arange(len(state_ub), device=x.device)
+    in_use_bu = torch.where(used_bu, unit_u, -1)
+    variable_bu = variable_u.expand_as(in_use_bu)
+    unit_bd = torch.full_like(x, -1, dtype=torch.long)
+    unit_bd.scatter_reduce_(1, variable_bu, in_use_bu, 'amax')
+    new_bd = of(state_ub.clamp_min(0)).gather(1, unit_bd)
+    return torch.where(seen_bd, x, new_bd.to(x.dtype))
+
+@torch.no_grad()
+def sample(
+    pc:Circuit,                            # the circuit
+    x:Tensor,                              # values [b d]; where missing, whatever
+    seen_bd:Bool[Tensor, "b d"],           # False where missing
+    gen:torch.Generator,                   # randomness
+    head_b:Int[Tensor, "b"]|None=None,     # head of each row; None: head 0
+) -> Tensor:
+    "x with the missing values drawn from p(missing | seen)."
+    state_ub = pc.descend(pc.evidence(x, seen_bd), gen, head_b)
+    return new_values(pc, x, seen_bd, state_ub, lambda t_ub: pc.inputs.sample(t_ub, gen))
+
+# %% ../nbs/24_circuit.ipynb #ask11
+@torch.inference_mode(False)
+@torch.enable_grad()
+def soft_posterior(
+    pc:Circuit,                     # over latents, with Evidence inputs
+    lp_bnk:Float[Tensor, "b n k"],  # log-likelihood of each value of each latent
+    p_bm:Float[Tensor, "b m"]|None=None, # weight of each head; None: one head of weight 1
+) -> Float[Tensor, "b n k"]:
+    "p(z_n = k | evidence), times the weight of all heads."
+    lp_bnk = lp_bnk.detach().clone().requires_grad_()
+    lp_bm = pc(lp_bnk)
+    return torch.autograd.grad((lp_bm if p_bm is None else lp_bm*p_bm).sum(), lp_bnk)[0]
+
+@torch.no_grad()
+def soft_choice(
+    pc:Circuit,                     # over latents, with Evidence inputs
+    lp_bnk:Float[Tensor, "b n k"],  # log-likelihood of each value of each latent
+    gen:torch.Generator|None,       # randomness; None: the most likely values together
+    head_b:Int[Tensor, "b"]|None=None, # head of each row; None: head 0
+) -> Int[Tensor, "b n"]:
+    "A value of every latent, all together drawn from their posterior."
+    return pc.by_row(pc.descend(pc.evidence(lp_bnk), gen, head_b)).T

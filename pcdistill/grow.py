@@ -157,14 +157,14 @@ def clone_heads(
     gen:torch.Generator,   # randomness
 ) -> Trees:
     "The same tree with other heads."
-    new = Trees.from_spec(e.spec() | dict(heads=[len(source)])).to(e.pc.root_1sk)
+    new = Trees.from_spec(e.spec() | dict(heads=[len(source)])).to(e.pc.root_rsk)
     new.pc.inputs.load_state_dict(e.pc.inputs.state_dict())
     new.pc.edges_est.copy_(e.pc.edges_est)
-    root_1sk = e.pc.root_1sk[..., list(source)]
-    more_1sk = root_1sk[..., e.n_heads:]
-    factor_1sk = 1 + noise*torch.randn(more_1sk.shape, generator=gen).to(more_1sk)
-    more_1sk += factor_1sk.clamp_min(1e-3).log()
-    new.pc.root_1sk.copy_(root_1sk.log_softmax(1))
+    root_rsk = e.pc.root_rsk[..., list(source)]
+    more_rsk = root_rsk[..., e.n_heads:]
+    factor_rsk = 1 + noise*torch.randn(more_rsk.shape, generator=gen).to(more_rsk)
+    more_rsk += factor_rsk.clamp_min(1e-3).log()
+    new.pc.root_rsk.copy_(root_rsk.log_softmax(1))
     return new
 
 # %% ../nbs/32_grow.ipynb #g023
@@ -178,11 +178,11 @@ def more_states(
     "The tree with the states of each latent that its patches use most twice."
     pc, S = part.e.pc, part.e.pc.n_states
     (edges_est, root_1sk), _ = flows(part.e, part.own(y_xd), len(y_xd))
-    use_ls = torch.cat([root_1sk.sum(2), edges_est.sum(2)])[pc.plan().nodes.argsort()]
+    use_ls = torch.cat([root_1sk.sum(2), edges_est.sum(2)])[pc.plan().place_of_node]
     extra_ln = use_ls.topk(round(share*S), dim=1).indices
     all_ls = torch.arange(S, device=extra_ln.device).expand(len(use_ls), -1)
     pc = clone(pc, torch.cat([all_ls, extra_ln], 1), noise, gen)
-    new = Trees.from_spec(part.e.spec() | dict(states=[pc.n_states])).to(pc.root_1sk)
+    new = Trees.from_spec(part.e.spec() | dict(states=[pc.n_states])).to(pc.root_rsk)
     new.pc = pc
     return new
 

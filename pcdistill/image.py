@@ -20,8 +20,7 @@ from .runs import save, load
 from .colour import Colour, COLOURS
 from .inputs import Evidence
 from .structure import chain
-from .circuit import Circuit, from_spec as circuit_from_spec
-from .queries import soft_choice, soft_posterior
+from .circuit import Circuit, soft_choice, soft_posterior, from_spec as circuit_from_spec
 from .em import fit
 from .emission import Emission, Soft, from_spec, moments as patch_moments
 from .emission import supported as supported_rows
@@ -71,7 +70,7 @@ class Image(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.prior.root_1sk.device
+        return self.prior.root_rsk.device
 
     @property
     def n_params(self) -> int:
@@ -249,6 +248,6 @@ def whole_image(
     "An emission over whole images, its heads as a mixture of equal weights."
     prior = Circuit(chain(1), Evidence(1, emission.n_heads), 1, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        prior.root_1sk.fill_(-math.log(emission.n_heads))
+        prior.root_rsk.fill_(-math.log(emission.n_heads))
     dev = next(emission.parameters()).device
     return Image(emission, prior.to(dev), colour, None, shape)

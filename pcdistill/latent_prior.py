@@ -74,13 +74,13 @@ def recount_(
     counts = count_pairs(labels, K, parent)
     if alpha is None:
         alpha = max(zip(left_out(counts, ALPHAS), ALPHAS))[1]
-    own_nk, pair_nst = (t.to(top.root_1sk) for t in counts)
+    own_nk, pair_nst = (t.to(top.root_rsk) for t in counts)
     n_n1 = torch.tensor(n_values or [K]*len(parent), device=own_nk.device)[:, None]
     own_nk += (torch.arange(K, device=own_nk.device) < n_n1)/n_n1
     own_nk /= own_nk.sum(1, keepdim=True)
     pair_nst += alpha*own_nk[..., None]
     root, *rest = top.plan().nodes.tolist()
-    top.root_1sk[0, :, 0] = own_nk[root].log()
+    top.root_rsk[0, :, 0] = own_nk[root].log()
     top.edges_est.copy_((pair_nst/pair_nst.sum(1, keepdim=True)).log_()[rest])
     return top
 

@@ -85,7 +85,7 @@ def thin_(
     micro:int=1000,                      # rows at a time in memory
 ) -> Circuit:
     "Take out the input weights that hardly any row uses; state 0 keeps all of its own."
-    w_dvs, edges_est, root_1sk = pc.inputs.logp_dvs, pc.edges_est, pc.root_1sk
+    w_dvs, edges_est, root_rsk = pc.inputs.logp_dvs, pc.edges_est, pc.root_rsk
     flow_dvs = torch.zeros_like(w_dvs)
     for rows in torch.arange(n_rows).split(micro):
         flow_dvs += torch.autograd.grad(log_prob(rows).sum(), w_dvs)[0]
@@ -95,9 +95,9 @@ def thin_(
         all_dv = (flow_dvs.sum(2) + .5).log().log_softmax(1)
         w_dvs[..., 0] = torch.logaddexp(w_dvs[..., 0], all_dv) - math.log(2)
         w_dvs.masked_fill_(goes_dvs, -torch.inf)
-        for w in (edges_est[:, 0], edges_est[..., 0], root_1sk[:, 0]):
+        for w in (edges_est[:, 0], edges_est[..., 0], root_rsk[:, 0]):
             w.clamp_(min=math.log(least))
-        for w in (w_dvs, edges_est, root_1sk):
+        for w in (w_dvs, edges_est, root_rsk):
             w.copy_(w.log_softmax(1))
     return pc
 
@@ -111,15 +111,15 @@ def clone(
 ) -> Circuit:
     "A circuit whose states are copies of another's; without noise of the same likelihood."
     require(len(pc.trees)==1, f'wanted a circuit of one tree, got one of {len(pc.trees)}')
-    n, S, dev, nodes = len(pc.tree.parent), pc.n_states, pc.root_1sk.device, pc.plan().nodes
+    n, S, dev, nodes = len(pc.tree.parent), pc.n_states, pc.root_rsk.device, pc.plan().nodes
     good = source.numel() > 0 and 0 <= int(source.min()) and int(source.max()) < S
     require(good, f'wanted states from 0 to {S-1} to copy, got {source.tolist()}')
     require(source.ndim==1 or len(source)==n,
             f'wanted a row of states for each of {n} latents, got {len(source)}')
     source_ls = source.to(dev).expand(n, -1)
     inputs = pc.inputs.take(source_ls[torch.tensor(pc.tree.host, device=dev)])
-    new = Circuit(pc.tree, inputs, pc.n_heads, gen).to(pc.root_1sk)
-    one_ls = pc.root_1sk.new_ones(source_ls.shape)
+    new = Circuit(pc.tree, inputs, pc.n_heads, gen).to(pc.root_rsk)
+    one_ls = pc.root_rsk.new_ones(source_ls.shape)
     count_ls = one_ls.new_zeros(n, S).scatter_add_(1, source_ls, one_ls)
     share_ls = count_ls.log().gather(1, source_ls)
     child, root = nodes[1:], nodes[0]
@@ -127,7 +127,7 @@ def clone(
     edges_est = pc.edges_est.take_along_dim(source_ls[child][:, :, None], 1)
     edges_est = edges_est.take_along_dim(source_ls[above][:, None], 2)
     new.edges_est.copy_(edges_est - share_ls[child][:, :, None])
-    new.root_1sk.copy_(pc.root_1sk[:, source_ls[root]] - share_ls[root][:, None])
+    new.root_rsk.copy_(pc.root_rsk[:, source_ls[root]] - share_ls[root][:, None])
     for w, dim in tables(new):
         factor = 1 + noise*torch.randn(w.shape, generator=gen).to(w)
         w.add_(factor.clamp_min(1e-3).log())

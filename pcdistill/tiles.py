@@ -14,8 +14,7 @@ from einops import rearrange
 from fastcore.basics import patch
 from .core import require
 from .inputs import Evidence
-from .circuit import Circuit, from_spec as circuit_from_spec
-from .queries import soft_choice, soft_posterior
+from .circuit import Circuit, soft_choice, soft_posterior, from_spec as circuit_from_spec
 from .latent_prior import fit_latent_prior
 from .emission import Coder, Emission, from_spec, one_reading, register
 
@@ -180,6 +179,6 @@ def fit_split(z_xp:Int[Tensor, "x p"], K:int, heads:int, gen:torch.Generator) ->
     split = Circuit(counted.tree, Evidence(z_xp.shape[1], K), heads, gen).to(z_xp.device)
     with torch.no_grad():
         split.edges_est.copy_(counted.edges_est)
-        apart_1sk = torch.randn(split.root_1sk.shape, generator=gen).to(z_xp.device)
-        split.root_1sk.copy_((counted.root_1sk + apart_1sk).log_softmax(1))
+        apart_1sk = torch.randn(split.root_rsk.shape, generator=gen).to(z_xp.device)
+        split.root_rsk.copy_((counted.root_rsk + apart_1sk).log_softmax(1))
     return split

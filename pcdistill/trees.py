@@ -22,8 +22,7 @@ from .clusters import kmeans, assign
 from .inputs import Categorical, DiscretisedLogistic
 from .structure import Tree, chow_liu, mutual_information
 from .layers import mix_up, pick
-from .circuit import Circuit
-from .queries import new_values
+from .circuit import Circuit, new_values
 from .em import fit
 from .emission import Atom, Coder, Family, FamilyConfig, Labelled, SideBySide, Soft
 from .emission import FAMILIES, put_seen_, register, soft_log_weight, some_rows
@@ -175,7 +174,7 @@ def marginals(self:Trees, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
     w_xh = w_xk.new_zeros(len(w_xk), len(self.trees)*self.pc.n_heads)
     w_xh[:, self.live_k] = w_xk
     flow_uxs, = torch.autograd.grad((self.pc.root_value(lp_uxs)*w_xh).sum(), lp_uxs)
-    flow_rxs, p_cdvs = flow_uxs[self.pc.units()[1].argsort()], self.tables().detach()
+    flow_rxs, p_cdvs = self.pc.by_row(flow_uxs), self.tables().detach()
     flow_cdxs = rearrange(flow_rxs, '(c d) x s -> c d x s', d=self.n_vars)
     if soft is not None:
         w_xdv = soft_weights(soft, self.n_values)[0]
@@ -225,12 +224,12 @@ def temper_(self:Trees, T:float):
     if inputs.kind!='categorical':
         table = Categorical(inputs.n_vars, self.n_values, self.pc.n_states, torch.Generator())
         table.logp_dvs.copy_(inputs.log_pmf())
-        self.pc.inputs = table.to(self.pc.root_1sk)
+        self.pc.inputs = table.to(self.pc.root_rsk)
 
 # %% ../nbs/31_trees.ipynb #t015
 # row of the table of edges of each latent of tree c; the root has none: negative
 def _edge_rows(e:Trees, c:int) -> Tensor:
-    return e.pc.plan().nodes.argsort()[c*e.n_vars:(c+1)*e.n_vars] - len(e.trees)
+    return e.pc.plan().place_of_node[c*e.n_vars:(c+1)*e.n_vars] - len(e.trees)
 
 # each table of a single tree, that of all trees, and where the first is in the second
 def _shared(e:Trees, c:int, one:Trees) -> Iterator[tuple[Tensor, Tensor, tuple]]:
@@ -239,7 +238,7 @@ def _shared(e:Trees, c:int, one:Trees) -> Iterator[tuple[Tensor, Tensor, tuple]]
     for t, whole in zip(one.pc.inputs.parameters(), e.pc.inputs.parameters()):
         yield t, whole, (mine, slice(None), s)
     yield one.pc.edges_est, e.pc.edges_est, (at_e, s, s)
-    yield one.pc.root_1sk, e.pc.root_1sk, (slice(c, c+1), s, h)
+    yield one.pc.root_rsk, e.pc.root_rsk, (slice(c, c+1), s, h)
 
 @torch.no_grad()
 def stack(
@@ -248,8 +247,8 @@ def stack(
     "Single trees side by side."
     inputs, n_values = parts[0].pc.inputs.kind, parts[0].n_values
     heads, states = [p.n_heads for p in parts], [p.states[0] for p in parts]
-    e = Trees([p.trees[0] for p in parts], n_values, heads, states, inputs).to(parts[0].pc.root_1sk)
-    sums = e.pc.edges_est, e.pc.root_1sk
+    e = Trees([p.trees[0] for p in parts], n_values, heads, states, inputs).to(parts[0].pc.root_rsk)
+    sums = e.pc.edges_est, e.pc.root_rsk
     for w in sums:
         w.fill_(-torch.inf)
     for c, p in enumerate(parts):
@@ -264,7 +263,7 @@ def unstack(e:Trees) -> list[Trees]:
     "The trees as emissions of their own: the inverse of `stack`."
     out = []
     for c, (tree, h, s) in enumerate(zip(e.trees, e.heads, e.states)):
-        out.append(Trees([tree], e.n_values, [h], [s], e.pc.inputs.kind).to(e.pc.root_1sk))
+        out.append(Trees([tree], e.n_values, [h], [s], e.pc.inputs.kind).to(e.pc.root_rsk))
         for t, whole, at in _shared(e, c, out[c]):
             t.copy_(whole[at])
     return out
@@ -276,7 +275,7 @@ class TreeCoder(Coder):
         D, S, K = e.n_vars, e.states[c], e.heads[c]
         mine, self.parent = torch.arange(c*D, (c+1)*D, device=e.live_k.device), e.trees[c].parent
         self.lp_dvs = e.pc.inputs.log_pmf()[mine].detach()[..., :S]
-        self.p_dvs, self.root_1sk = self.lp_dvs.exp(), e.pc.root_1sk[c:c+1, :S, :K].detach().exp()
+        self.p_dvs, self.root_1sk = self.lp_dvs.exp(), e.pc.root_rsk[c:c+1, :S, :K].detach().exp()
         edges_est = e.pc.edges_est.detach()[:, :S, :S]
         self.w_1st = [edges_est[r:r+1].exp() if r >= 0 else None for r in _edge_rows(e, c).tolist()]
         self.nothing_bs = self.lp_dvs.new_zeros(b, S)
@@ -350,7 +349,7 @@ def start_from_states_(
     same_ss = torch.eye(S, device=y_xd.device)
     pc.edges_est.copy_((.9*same_ss + .1*pc.edges_est.exp()).log().log_softmax(1))
     count_sk = torch.bincount(s_x*K + z_x, minlength=S*K).view(S, K)
-    pc.root_1sk.copy_((count_sk + 1/S).log().log_softmax(0)[None])
+    pc.root_rsk.copy_((count_sk + 1/S).log().log_softmax(0)[None])
 
 # %% ../nbs/31_trees.ipynb #t022
 def started(

@@ -49,7 +49,7 @@ def circuit_of(kind:str, seed:int, most:int=400_000) -> Circuit:
         values, states = (values, states-1) if states > 2 else (values-1, states)
     pc = Circuit(tree, Categorical(len(tree.host), values, states, gen), heads, gen)
     with torch.no_grad():
-        for p, dim in ((pc.inputs.logp_dvs, 1), (pc.edges_est, 1), (pc.root_1sk, 1)):
+        for p, dim in ((pc.inputs.logp_dvs, 1), (pc.edges_est, 1), (pc.root_rsk, 1)):
             p.copy_((1.5*torch.randn(p.shape, generator=gen)).log_softmax(dim))
     return pc
 
@@ -67,8 +67,8 @@ def every(n_values:int, n:int) -> Tensor:
 
 def latents(pc:Circuit) -> tuple[Tensor, Tensor]:
     "Every assignment of the latents and its probability under each head."
-    z_zl, place = every(pc.n_states, len(pc.tree.parent)), pc.plan().nodes.argsort()
-    edge, root = pc.edges_est.detach().double().exp(), pc.root_1sk.detach().double().exp()
+    z_zl, place = every(pc.n_states, len(pc.tree.parent)), pc.plan().place_of_node
+    edge, root = pc.edges_est.detach().double().exp(), pc.root_rsk.detach().double().exp()
     p_zk = torch.ones(len(z_zl), pc.n_heads, dtype=torch.double)
     for i, above in enumerate(pc.tree.parent):
         p_zk *= root[0, z_zl[:, i]] if above < 0 else edge[place[i]-1, z_zl[:, i], z_zl[:, above]][:, None]

@@ -3,14 +3,12 @@ import copy, json, math
 import jaxtyping, pytest, torch
 import brute
 from brute import KINDS, case, circuit_of, write_out
-from pcdistill.circuit import Circuit, from_spec
+from pcdistill.circuit import Circuit, from_spec, sample, soft_posterior
 from pcdistill.core import Refused, rng
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
-from pcdistill.layers import log_mix
-from pcdistill.extra.graphs import GraphCircuit, poon_domingos, quad_graph, quad_tree, random_tree, regions
+from pcdistill.extra.graphs import GraphCircuit, log_mix, poon_domingos, quad_graph, quad_tree, random_tree, regions
 from pcdistill.extra.posterior import conditional, expectation, posterior, state_posterior
 from pcdistill.extra.sums import cp
-from pcdistill.queries import sample, soft_posterior
 from pcdistill.structure import Tree, binary_tree, chain, chow_liu, mutual_information
 
 SEEDS = range(4)

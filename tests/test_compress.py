@@ -86,7 +86,7 @@ def test_threads_are_restored():
     image = BYTES['trees'](1); x = image.sample(3, rng(0)); torch.set_num_threads(2)
     data = encode(x, image, RUN); torch.set_num_threads(1)
     assert unpack(data).about['threads']==2 and torch.equal(decode(data, image, RUN)[0], x) and torch.get_num_threads()==1
-    assert image.prior.root_1sk.dtype==torch.float32                                               # the circuit itself is left alone
+    assert image.prior.root_rsk.dtype==torch.float32                                               # the circuit itself is left alone
 
 def test_a_default_of_float64_changes_nothing():
     image = BYTES['squares'](1); x = image.sample(3, rng(0)); data = encode(x, image, RUN); torch.set_default_dtype(torch.float64)

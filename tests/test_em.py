@@ -33,11 +33,11 @@ def test_gradient_is_expected_count(kind, seed):
     w_bxz /= w_bxz.sum((1, 2), keepdim=True); w_bz = w_bxz.sum(1)
     S, K, V = pc.n_states, pc.n_heads, pc.inputs.n_values
     state = nn.functional.one_hot(t.z_zl, S).double()                                  # [z l s]
-    place, row = pc.plan().nodes.argsort(), torch.arange(len(tree.host))
+    place, row = pc.plan().place_of_node, torch.arange(len(tree.host))
     for i, above in enumerate(tree.parent):
         if above < 0:
             exact = torch.einsum('bz,zs,bk->sk', w_bz, state[:, i], nn.functional.one_hot(head_b, K).double())
-            assert torch.allclose(pc.root_1sk.grad[0].double(), exact, atol=1e-4)
+            assert torch.allclose(pc.root_rsk.grad[0].double(), exact, atol=1e-4)
         else:
             exact = torch.einsum('bz,zs,zt->st', w_bz, state[:, i], state[:, above])
             assert torch.allclose(pc.edges_est.grad[place[i]-1].double(), exact, atol=1e-4)
@@ -54,7 +54,7 @@ def test_full_batch_never_goes_down(kind, seed):
     for _ in range(15):
         ll = log_prob(pc, *rows).sum(); (-ll).backward(); em.step(); lls.append(ll.item())
     assert all(b >= a - 1e-6 for a, b in itertools.pairwise(lls)), lls
-    for p, dim in ((pc.inputs.logp_dvs, 1), (pc.edges_est, 1), (pc.root_1sk, 1)):
+    for p, dim in ((pc.inputs.logp_dvs, 1), (pc.edges_est, 1), (pc.root_rsk, 1)):
         assert torch.allclose(p.exp().sum(dim), torch.ones(()).double(), atol=1e-9)
 
 @everywhere
@@ -64,11 +64,11 @@ def test_step_is_the_formula(kind, seed):
     lr, alpha = (.3, .2) if seed % 2 else (1., .5)
     (-log_prob(pc, *rows).sum()).backward()
     want = []
-    for p in (pc.inputs.logp_dvs, pc.edges_est, pc.root_1sk):
+    for p in (pc.inputs.logp_dvs, pc.edges_est, pc.root_rsk):
         F, w = -p.grad, p.detach().exp(); n = p.shape[1]; total = F.sum(1, keepdim=True)
         want.append(torch.where(total > 0, (1-lr)*w + lr*(F+alpha/n)/(total+alpha), w))
     EM(pc, lr, alpha).step()
-    for p, w in zip((pc.inputs.logp_dvs, pc.edges_est, pc.root_1sk), want): assert torch.allclose(p.exp(), w, atol=1e-12)
+    for p, w in zip((pc.inputs.logp_dvs, pc.edges_est, pc.root_rsk), want): assert torch.allclose(p.exp(), w, atol=1e-12)
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_sums_without_data_keep_their_weights(kind):
@@ -77,7 +77,7 @@ def test_sums_without_data_keep_their_weights(kind):
     (-pc(x_bd, seen_bd)[:, 0].sum()).backward(); EM(pc, 1., .1).step()
     unseen = torch.arange(1, len(pc.tree.host))
     assert torch.equal(pc.inputs.logp_dvs[unseen], before.inputs.logp_dvs[unseen])
-    assert torch.equal(pc.root_1sk[..., 1:], before.root_1sk[..., 1:])               # heads without rows
+    assert torch.equal(pc.root_rsk[..., 1:], before.root_rsk[..., 1:])               # heads without rows
     assert all(torch.isfinite(p).all() for p in pc.parameters())
 
 def test_values_never_seen_get_probability_zero_and_stay_harmless():
@@ -132,7 +132,7 @@ def test_tied_leaf_counts_are_summed_over_positions(seed):
     q_bz = lp_bz.softmax(1)
     for k in range(K):                                      # how often is head k in use, at any position
         exact = sum(q_bz[:, z_zn[:, n]==k].sum() for n in range(3))
-        assert torch.allclose(joint.leaf.root_1sk.grad[0, :, k].sum(), exact, atol=1e-9)
+        assert torch.allclose(joint.leaf.root_rsk.grad[0, :, k].sum(), exact, atol=1e-9)
 
 @pytest.mark.parametrize('seed', range(6))
 def test_full_batch_never_goes_down_with_a_tied_leaf(seed):
@@ -227,16 +227,16 @@ def test_reach_is_how_often_an_edge_is_drawn(kind, seed):
     assert abs(float(nothing.detach())) < 1e-9
     w_z, S = t.p_zk @ share_k, pc.n_states
     state = nn.functional.one_hot(t.z_zl, S).double()
-    place, row = pc.plan().nodes.argsort(), torch.arange(len(tree.host))
+    place, row = pc.plan().place_of_node, torch.arange(len(tree.host))
     for i, above in enumerate(tree.parent):
-        if above < 0: assert torch.allclose(pc.root_1sk.grad[0], (state[:, i].T @ t.p_zk)*share_k, atol=1e-9)
+        if above < 0: assert torch.allclose(pc.root_rsk.grad[0], (state[:, i].T @ t.p_zk)*share_k, atol=1e-9)
         else: assert torch.allclose(pc.edges_est.grad[place[i]-1], torch.einsum('z,zs,zt->st', w_z, state[:, i], state[:, above]), atol=1e-9)
     for v, h in enumerate(tree.host):
         assert torch.allclose(pc.inputs.logp_dvs.grad[row[v]], pc.inputs.logp_dvs[row[v]].exp()*(w_z @ state[:, h]), atol=1e-9)
 
 def test_nothing_seen_of_ready_made_evidence():
     pc = Circuit(chain(3), Evidence(3, 4), 2, rng(0)); nothing_seen(pc).backward()
-    assert torch.allclose(pc.root_1sk.grad.sum((0, 1)), torch.full((2,), .5)) and torch.allclose(pc.edges_est.grad.sum((1, 2)), torch.ones(2))
+    assert torch.allclose(pc.root_rsk.grad.sum((0, 1)), torch.full((2,), .5)) and torch.allclose(pc.edges_est.grad.sum((1, 2)), torch.ones(2))
 
 @everywhere
 def test_anemone_step_is_the_formula(kind, seed):
@@ -285,7 +285,7 @@ def test_anemone_steps_little_where_little_came():
     seen = torch.ones(100, 2, dtype=torch.bool)
     (-log_prob(em, x_bd, seen, head_b).sum()).backward(); EM(em, .4).step()
     (-log_prob(an, x_bd, seen, head_b).sum()).backward(); Anemone(an, lambda: nothing_seen(an), lr=.4, momentum=0., pseudocount=0.).step()
-    moved = lambda q: (q.root_1sk.exp() - pc.root_1sk.exp())[0].abs().sum(0)
+    moved = lambda q: (q.root_rsk.exp() - pc.root_rsk.exp())[0].abs().sum(0)
     gamma = .4*.01/(.6*.5 + .4*.01)                                                       # the head expected half the rows
     assert torch.allclose(moved(an)[1], moved(em)[1]*gamma/.4, atol=1e-9) and moved(an)[0] > moved(em)[0]
 

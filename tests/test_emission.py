@@ -98,8 +98,8 @@ def test_temperature():
 def test_temperature_leaves_heads_without_any_weight_as_they_are():
     e = trees((2, 1), (3, 2)); x = torch.zeros(2, 3, dtype=torch.long); seen = x > 0; seen[0, 0] = True; w = torch.ones(2, 3)/3
     want = tempered(e, .5)
-    with torch.no_grad(): e.pc.root_1sk[1, :, 1] = -torch.inf # a column that is no head: the second tree has one only
-    got = tempered(e, .5); assert not got.pc.root_1sk.isnan().any() and got.pc.root_1sk[1, :, 1].isneginf().all()
+    with torch.no_grad(): e.pc.root_rsk[1, :, 1] = -torch.inf # a column that is no head: the second tree has one only
+    got = tempered(e, .5); assert not got.pc.root_rsk.isnan().any() and got.pc.root_rsk[1, :, 1].isneginf().all()
     assert torch.equal(got(x, seen), want(x, seen)) and torch.equal(got.marginals(x, seen, w), want.marginals(x, seen, w))
 
 @pytest.mark.parametrize('fit,config', [(fit_trees, TreesConfig(states=4, epochs=3, batch=200)), (fit_trees, TreesConfig(states=4, own=True)), (fit_trees, TreesConfig(states=4, inputs='logistic')), (fit_predicted, PredictedConfig(states=4)), (fit_predicted, PredictedConfig(states=4, own=True)),

@@ -26,7 +26,7 @@ def toy(seed:int, K:int=3, values:int=2, spread:float=1.5) -> Student:
     leaf = Trees([chain(4)], values, [K], [2], gen=rng(seed)); pc = leaf.pc
     joint = Student(leaf, Circuit(chain(2), Evidence(2, K), 1, rng(seed+2)), COLOURS['rgb'], 2, (1, 2, 4))
     with torch.no_grad():
-        for p, dim in ((pc.inputs.logp_dvs, 1), (pc.edges_est, 1), (pc.root_1sk, 1), (joint.prior.edges_est, 1), (joint.prior.root_1sk, 1)):
+        for p, dim in ((pc.inputs.logp_dvs, 1), (pc.edges_est, 1), (pc.root_rsk, 1), (joint.prior.edges_est, 1), (joint.prior.root_rsk, 1)):
             p.copy_((spread*torch.randn(p.shape, generator=rng(seed+3))).log_softmax(dim))
     return joint
 
@@ -62,7 +62,7 @@ def test_ledger_keeps_its_digits_where_float32_does_not():
     K, n = 4, 64
     leaf = Trees([chain(48)], 256, [K], [4], gen=rng(0))
     joint = Student(leaf, Circuit(chain(n), Evidence(n, K), 1, rng(2)), COLOURS['rgb'], 4, (3, 32, 32))
-    with torch.no_grad(): leaf.pc.root_1sk[0] = torch.full((4, 4), 1e-9).fill_diagonal_(1.).log().log_softmax(0)
+    with torch.no_grad(): leaf.pc.root_rsk[0] = torch.full((4, 4), 1e-9).fill_diagonal_(1.).log().log_softmax(0)
     x = torch.randint(0, 256, (6, 3, 32, 32), generator=rng(3), dtype=torch.uint8)
     z_bn = joint.evidence(x).argmax(2)
     m = measure(joint, x, z_bn, progress=False)
@@ -77,7 +77,7 @@ def test_ledger_says_when_something_is_wrong(refuses):
     refuses(lambda: measure(joint, ALL_X, z[:3], progress=False), '256', '3')
     m = measure(joint, ALL_X, z, progress=False); b = some_bound(256, 0)
     with pytest.raises(AssertionError): ledger_from(m.student_b - 1e3, m.parts_b2, b.conditional_b, b.codes_prior_b)
-    with torch.no_grad(): joint.prior.root_1sk[0, 0] = -torch.inf
+    with torch.no_grad(): joint.prior.root_rsk[0, 0] = -torch.inf
     refuses(lambda: measure(joint, ALL_X, torch.zeros(256, 2).long(), progress=False), 'positive probability')
 
 def test_score_and_bits(refuses):

@@ -39,7 +39,7 @@ def test_parts_put_together_are_the_circuit(tree):
 
 def test_tables_are_those_of_the_inputs_in_the_order_of_the_variables():
     pc, x_bd = made(TREES['random'])
-    lp_dvs, inverse = value_table(pc), pc.plan().units.argsort()
+    lp_dvs, inverse = value_table(pc), pc.plan().place_of_unit
     for d in range(6): assert torch.equal(lp_dvs[d, x_bd[:, d]], pc.evidence(x_bd)[inverse[d]])
 
 def test_only_trees_with_discrete_inputs(refuses):

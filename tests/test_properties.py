@@ -2,7 +2,7 @@
 import itertools, json
 import pytest, torch
 import brute
-from pcdistill.circuit import Circuit, from_spec
+from pcdistill.circuit import Circuit, from_spec, sample
 from pcdistill.core import Refused, rng
 from pcdistill.extra.completion import deterministic, most_likely
 from pcdistill.extra.divergences import cross_entropy, information, kl, overlap
@@ -11,7 +11,6 @@ from pcdistill.extra.inputs import Binomial
 from pcdistill.extra.posterior import conditional, entropy, expectation, posterior, responsibilities
 from pcdistill.extra.sums import monarch, tucker
 from pcdistill.inputs import Categorical, DiscretisedLogistic
-from pcdistill.queries import sample
 from pcdistill.structure import chain, chow_liu, mutual_information
 
 CASES = [(k, s, seed) for k in brute.GRAPHS for s in brute.SUMS for seed in range(12)] + [(k, 'dense', seed) for k in brute.FORESTS for seed in range(12)] + [(k, 'dense', seed) for k in brute.KINDS for seed in range(100, 116)]

@@ -7,7 +7,7 @@ from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import load_teacher, save_teacher
 from pcdistill.priors import TreePrior, choose_prior, simple_priors
-from pcdistill.queries import soft_posterior
+from pcdistill.circuit import soft_posterior
 from pcdistill.structure import Tree
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.extra.switching import SwitchingAR, SwitchingConfig, context
@@ -42,7 +42,7 @@ def test_tree_equals_enumeration(n_codes, parent):
     hot = F.one_hot(z, V).double()
     lp_b = pc(f)[:, 0]; lp_b.sum().backward()
     assert torch.allclose(lp_b, joint.logsumexp(-1), atol=1e-4) and torch.allclose(soft_posterior(pc, f), torch.einsum('bz,zmv->bmv', joint.softmax(-1), hot), atol=1e-5)
-    at = pc.plan().nodes.argsort()
+    at = pc.plan().place_of_node
     for m, above in enumerate(parent):
         if above >= 0: assert torch.allclose(pc.edges_est.grad[at[m]-1], torch.einsum('bz,zv,zw->wv', joint.softmax(-1), hot[:, above], hot[:, m]), atol=1e-4)
 
@@ -101,7 +101,7 @@ def test_channels_have_mass_one_given_the_first():
     one = t.log_prob(x).double().exp().sum()
     s = ((t.var_kc[:, 0]-1/6).sqrt()*3**.5/torch.pi).log(); v = torch.tensor(90.)
     mu = v - t.residuals(context(x[:1], 2))[0, 0, 0, :, 0]
-    assert abs(one/(t.prior.circuit.root_1sk[0, :, 0].exp()*log_mass_logistic(v, mu, s).exp()).sum()-1) < 1e-3
+    assert abs(one/(t.prior.circuit.root_rsk[0, :, 0].exp()*log_mass_logistic(v, mu, s).exp()).sum()-1) < 1e-3
 
 @pytest.mark.parametrize('parent', [(1, -1, 1, 2), (-1, 0, 0, 0)])
 def test_posterior_is_bayes(parent):

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from ..core import bpd, require, rng
 from ..show import grid, heat, strip
 from ..inputs import one_hot_evidence
-from ..queries import soft_choice, soft_posterior
+from ..circuit import soft_choice, soft_posterior
 from ..emission import moments, tempered
 from ..image import Image
 from ..evaluate import Ledger, waterfall

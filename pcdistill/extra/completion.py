@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from jaxtyping import Int, Bool
 from einops import einsum
-from ..circuit import Circuit, by_level, of_head, upward
-from ..queries import new_values
+from ..circuit import Circuit, by_level, new_values, of_head, upward
 from .posterior import posterior
 
 # %% ../../nbs/extra/completion.ipynb #ce5f8bd2
@@ -37,7 +36,7 @@ def deterministic(pc:Circuit) -> bool:
         alone = both_gtt.diagonal(dim1=1, dim2=2) <= on_gst.sum(1) # each state only with itself
         sure = sure and bool(alone.all())
         return ((both_gtt==0).float(),)
-    upward(apart_uss, by_level(pc.edges_est, pc.root_1sk, p), p, mix)
+    upward(apart_uss, by_level(pc.edges_est, pc.root_rsk, p), p, mix)
     return sure
 
 # %% ../../nbs/extra/completion.ipynb #c6a41fe2

@@ -85,6 +85,6 @@ def overlap(
     over = lambda x_rst, w: mix_up(x_rst.mT.contiguous(), w)[0] # [r s t] → [r t s']
     a_uvs, b_uvs = (c.inputs.log_pmf()[row_u] for c in (p, q))
     pair_usvt = rearrange(a_uvs, 'u v s -> u s v 1') + rearrange(b_uvs, 'u v t -> u 1 v t')
-    wp, wq = (by_level(c.edges_est.exp(), c.root_1sk.exp(), plan) for c in (p, q))
+    wp, wq = (by_level(c.edges_est.exp(), c.root_rsk.exp(), plan) for c in (p, q))
     mix = lambda x_rst, w: (over(over(x_rst, w[0]), w[1]),)
     return upward(pair_usvt.logsumexp(2), list(zip(wp, wq)), plan, mix)[0].diagonal()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUMS', 'quad_tree', 'random_tree', 'RegionGraph', 'regions', 'rectangles', 'quad_graph', 'poon_domingos', 'rat',
-           'tied', 'Dense', 'Step', 'steps', 'GraphCircuit', 'in_use']
+           'tied', 'Dense', 'log_mix', 'Step', 'steps', 'GraphCircuit', 'in_use']
 
 # %% ../../nbs/extra/graphs.ipynb #c025cb60
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from einops import rearrange
 from ..core import Refused, require, rng
 from ..structure import Tree
 from ..inputs import random_log_weights, from_spec as input_from_spec
-from ..layers import choose, log_mix, max_up, mix_up
+from ..layers import choose, max_up, mix_down, mix_up
 from ..circuit import Circuit, of_head, possible
 
 # %% ../../nbs/extra/graphs.ipynb #c016q
@@ -226,6 +226,28 @@ class Dense:
 
 SUMS = dict(dense=Dense)
 
+# %% ../../nbs/extra/graphs.ipynb #glogmix1
+class _LogMix(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_gbs, logw_gst):
+        w_gst = logw_gst.exp()
+        y_gbt, e_gbs, u_gbt = mix_up(x_gbs, w_gst)
+        ctx.save_for_backward(e_gbs, u_gbt, w_gst)
+        return y_gbt
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g_gbt):
+        e_gbs, u_gbt, w_gst = ctx.saved_tensors
+        return mix_down(torch.where(u_gbt > 0, g_gbt, 0), e_gbs, u_gbt.clone(), w_gst)
+
+def log_mix(
+    x_gbs:Float[Tensor, "g b s"],    # log-values
+    logw_gst:Float[Tensor, "g s t"], # log-weights
+) -> Float[Tensor, "g b t"]:
+    "log Σ_s exp(logw_st + x_s), batched; its gradient with respect to logw is the expected count."
+    return _LogMix.apply(x_gbs, logw_gst)
+
 # %% ../../nbs/extra/graphs.ipynb #gstep
 class Step(NamedTuple):
     "Regions that are computed together."
@@ -290,8 +312,12 @@ class GraphCircuit(Circuit):
 
     def units(self) -> tuple[Tensor, Tensor]:
         "Variable and row of input parameters of every unit."
-        variable_u = torch.tensor(self.graph.variables, device=self.root_1sk.device)
+        variable_u = torch.tensor(self.graph.variables, device=self.root_rsk.device)
         return variable_u, torch.arange(len(variable_u), device=variable_u.device)
+
+    def by_row(self, t_u:Tensor) -> Tensor:
+        "Units are in the order of their parameters."
+        return t_u
 
     def extra_repr(self):
         n, g = sum(q.numel() for q in self.parameters()), self.graph

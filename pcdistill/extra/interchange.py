@@ -61,8 +61,8 @@ def assemble(
 ):
     "The circuit of another library's parts, from the leaves to the root, whose t are the heads."
     require(len(pc.trees)==1, f'wanted a circuit of one tree, got one of {len(pc.trees)}')
-    parent, edge = pc.tree.parent, (pc.plan().nodes.argsort() - 1).tolist()
-    w_est, w_sk = pc.edges_est.detach().cpu(), pc.root_1sk.detach()[0].cpu()
+    parent, edge = pc.tree.parent, (pc.plan().place_of_node - 1).tolist()
+    w_est, w_sk = pc.edges_est.detach().cpu(), pc.root_rsk.detach()[0].cpu()
     below = [[] for _ in parent]
     for v, (i, logp_vs) in enumerate(zip(pc.tree.host, value_table(pc))):
         below[i].append(leaf(v, logp_vs))

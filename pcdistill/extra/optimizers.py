@@ -22,9 +22,9 @@ def nothing_seen(
 ) -> Float[Tensor, ""]:
     "log p of nothing, 0, as a sum over everything: its gradient is the reach of every edge."
     if isinstance(pc.inputs, Evidence):
-        lp_u1s = pc.root_1sk.new_zeros(len(pc.units()[0]), 1, pc.n_states)
+        lp_u1s = pc.root_rsk.new_zeros(len(pc.units()[0]), 1, pc.n_states)
     else:
-        values = torch.arange(pc.inputs.n_values, device=pc.root_1sk.device)
+        values = torch.arange(pc.inputs.n_values, device=pc.root_rsk.device)
         every_vd = values[:, None].expand(-1, pc.n_vars)
         lp_u1s = pc.evidence(every_vd).logsumexp(1, keepdim=True)
     lp_1k = pc.root_value(lp_u1s)

@@ -57,11 +57,11 @@ def state_posterior(
         possible(of_head(pc.root_value(lp_ubs), head_b))
     lp_b = of_head(pc.root_value(near_ubs.requires_grad_()), head_b)
     flow_ubs, = torch.autograd.grad(lp_b.sum(), near_ubs)
-    others_ubs, (of_u, row_u) = flow_ubs.log() - near_ubs.detach(), pc.units()
+    others_ubs, (of_u, _) = flow_ubs.log() - near_ubs.detach(), pc.units()
     most_db = torch.stack([others_ubs[of_u==d].amax((0, 2)) for d in range(pc.n_vars)])
     others_ubs = (others_ubs - most_db[of_u][..., None]).exp_()
     total_db = torch.zeros_like(most_db).index_add_(0, of_u, others_ubs.sum(-1))
-    to = lambda t: t.to(lp_ubs.dtype)[row_u.argsort()]
+    to = lambda t: pc.by_row(t.to(lp_ubs.dtype))
     return to(flow_ubs*(lp_ubs > -torch.inf)), to(others_ubs/total_db[of_u][..., None])
 
 # %% ../../nbs/extra/posterior.ipynb #c040
@@ -70,9 +70,9 @@ def by_variable(
     t_bu:Shaped[Tensor, "b u *v"], # something of each input, in the order of the parameters
 ) -> Shaped[Tensor, "b d *v"]:
     "The sum over the inputs of each variable."
-    variable_u, row_u = pc.units()
+    variable_u, _ = pc.units()
     out_bd = t_bu.new_zeros(len(t_bu), pc.n_vars, *t_bu.shape[2:])
-    return out_bd.index_add_(1, variable_u[row_u.argsort()], t_bu)
+    return out_bd.index_add_(1, pc.by_row(variable_u), t_bu)
 
 def posterior(
     pc:Circuit,                            # the circuit

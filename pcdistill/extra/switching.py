@@ -22,9 +22,8 @@ from ..clusters import assign, kmeans, shuffled
 from ..teacher import Sizes, Teacher, check_images, normal, zeros_
 from ..inputs import Evidence
 from ..structure import Tree, chain
-from ..circuit import Circuit
+from ..circuit import Circuit, soft_posterior
 from ..em import fit as fit_em
-from ..queries import soft_posterior
 from ..latent_prior import fit_latent_prior
 from ..priors import TreePrior
 
