@@ -62,6 +62,7 @@ class Trees(Atom):
         live_k = torch.cat([c*max(heads) + torch.arange(h) for c, h in enumerate(heads)])
         self.register_buffer('live_k', live_k, persistent=False)
         self.n_vars, self.n_values, self.n_heads = n_vars, n_values, len(self.live_k)
+        self._empty_rows_()
 
     @classmethod
     def from_spec(cls, spec:dict) -> 'Trees':
@@ -77,6 +78,25 @@ def spec(self:Trees) -> dict:
     parents = [list(t.parent) for t in self.trees]
     return dict(parents=parents, n_values=self.n_values, heads=list(self.heads),
                 states=list(self.states), inputs=self.pc.inputs.kind, counts=self.counts)
+
+# %% ../nbs/31_trees.ipynb #t005a
+# row of the table of edges of each latent of tree c; the root has none: negative
+def _edge_rows(e:Trees, c:int) -> Tensor:
+    return e.pc.plan().nodes.argsort()[c*e.n_vars:(c+1)*e.n_vars] - len(e.trees)
+
+# no weight on states that a tree lacks
+@patch
+@torch.no_grad()
+def _empty_rows_(self:Trees):
+    for c, S in enumerate(self.states):
+        if S==self.pc.n_states:
+            continue
+        edge_d = _edge_rows(self, c)
+        tables = (self.pc.edges_est, edge_d[edge_d >= 0]), (self.pc.root_1sk, slice(c, c+1))
+        for w, at in tables:
+            mine = w[at].clone()
+            mine[:, S:] = -torch.inf
+            w[at] = mine.log_softmax(1)
 
 # %% ../nbs/31_trees.ipynb #t005b
 @patch(as_prop=True)
@@ -104,7 +124,7 @@ def evidence(self:Trees,
 ) -> Float[Tensor, "u x s"]:
     "Log-evidence of every input unit, in the circuit's order."
     lp_uxs = self.pc.evidence(x_xd, seen_xd)
-    if soft is None:
+    if soft is None or seen_xd is None:
         return lp_uxs
     w_xdv, most_xd = soft_weights(soft, self.n_values)
     soft_cdxs = einsum(w_xdv, self.tables(), 'x d v, c d v s -> c d x s').log()
@@ -228,10 +248,6 @@ def temper_(self:Trees, T:float):
         self.pc.inputs = table.to(self.pc.root_1sk)
 
 # %% ../nbs/31_trees.ipynb #t015
-# row of the table of edges of each latent of tree c; the root has none: negative
-def _edge_rows(e:Trees, c:int) -> Tensor:
-    return e.pc.plan().nodes.argsort()[c*e.n_vars:(c+1)*e.n_vars] - len(e.trees)
-
 # each table of a single tree, that of all trees, and where the first is in the second
 def _shared(e:Trees, c:int, one:Trees) -> Iterator[tuple[Tensor, Tensor, tuple]]:
     mine, at_e = slice(c*e.n_vars, (c+1)*e.n_vars), _edge_rows(e, c)[one.pc.plan().nodes[1:]]
@@ -340,7 +356,12 @@ def start_from_states_(
     s_x:Int[Tensor, "x"],    # a state for each
     z_x:Int[Tensor, "x"],    # its head
 ):
-    "Set the tables by counting with states given, nine parts, and one part of what all share."
+    """Set the tables from patches whose states are given.
+
+    An input: nine parts what its state's patches show, one part what all patches show.
+    An edge: nine parts the parent's state again, one part the weights there were.
+    The root: how often each head's patches have each state, and one more patch spread over all.
+    """
     pc, V, S, K = e.pc, e.n_values, e.pc.n_states, e.n_heads
     of_d = [torch.bincount(y_x*S + s_x, minlength=V*S) for y_x in y_xd.long().T]
     count_dvs = rearrange(torch.stack(of_d).float(), 'd (v s) -> d v s', s=S)
