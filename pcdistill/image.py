@@ -113,8 +113,8 @@ def mask_rows(self:Image, seen_bhw:Bool[Tensor, "b h w"]|None) -> Bool[Tensor, "
     require(tuple(seen_bhw.shape[1:])==self.shape[1:],
             f'wanted masks of {self.shape[1:]}, got {tuple(seen_bhw.shape[1:])}')
     require(not self.lossy,
-            f'wanted whole images, got a mask: the codes of {self.colour.name}, a lossy colour '
-            'map, need not be colours, so that RGB pixels cannot be summed out exactly')
+            f'wanted whole images, got a mask: a code of {self.colour.name}, a lossy colour '
+            'map, stands for many colours or for none, so that a drawn one is no RGB pixel')
     return repeat(seen_bhw.to(self.device), 'b h w -> b (h w c)', c=self.shape[0])
 
 @patch
