@@ -92,9 +92,9 @@ def _empty_rows_(self:Trees):
         if S==self.pc.n_states:
             continue
         edge_d = _edge_rows(self, c)
-        tables = (self.pc.edges_est, edge_d[edge_d >= 0]), (self.pc.root_1sk, slice(c, c+1))
+        tables = (self.pc.edges_est, edge_d[edge_d >= 0]), (self.pc.root_1sk, [c])
         for w, at in tables:
-            mine = w[at].clone()
+            mine = w[at]
             mine[:, S:] = -torch.inf
             w[at] = mine.log_softmax(1)
 
@@ -265,14 +265,9 @@ def stack(
     inputs, n_values = parts[0].pc.inputs.kind, parts[0].n_values
     heads, states = [p.n_heads for p in parts], [p.states[0] for p in parts]
     e = Trees([p.trees[0] for p in parts], n_values, heads, states, inputs).to(parts[0].pc.root_1sk)
-    sums = e.pc.edges_est, e.pc.root_1sk
-    for w in sums:
-        w.fill_(-torch.inf)
     for c, p in enumerate(parts):
         for t, whole, at in _shared(e, c, p):
             whole[at] = t
-    for w in sums:
-        w.copy_(torch.where(w.isneginf().all(1, keepdim=True), w[..., :1], w))
     return e
 
 @torch.no_grad()
