@@ -209,7 +209,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pcdistill.emission.Emission.draw': ('emission.html#emission.draw', 'pcdistill/emission.py'),
                                     'pcdistill.emission.Emission.exact': ('emission.html#emission.exact', 'pcdistill/emission.py'),
                                     'pcdistill.emission.Emission.forward': ('emission.html#emission.forward', 'pcdistill/emission.py'),
-                                    'pcdistill.emission.Emission.from_spec': ('emission.html#emission.from_spec', 'pcdistill/emission.py'),
                                     'pcdistill.emission.Emission.label': ('emission.html#emission.label', 'pcdistill/emission.py'),
                                     'pcdistill.emission.Emission.marginals': ('emission.html#emission.marginals', 'pcdistill/emission.py'),
                                     'pcdistill.emission.Emission.spec': ('emission.html#emission.spec', 'pcdistill/emission.py'),

@@ -77,12 +77,7 @@ class Emission(nn.Module):
         return z_x
 
     def spec(self) -> dict:
-        "What is needed to build one like it (JSON): the arguments; `kind` is put beside them."
-        raise NotImplementedError
-
-    @classmethod
-    def from_spec(cls, spec:dict) -> 'Emission':
-        "An untrained emission of the make that `spec` says."
+        "What the class method `from_spec` builds an untrained one like it from (JSON)."
         raise NotImplementedError
 
     def atoms(self, f:Callable, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:

@@ -118,10 +118,8 @@ def mask_rows(self:Image, seen_bhw:Bool[Tensor, "b h w"]|None) -> Bool[Tensor, "
     return repeat(seen_bhw.to(self.device), 'b h w -> b (h w c)', c=self.shape[0])
 
 @patch
-def hidden_nats(self:Image, x_bchw) -> Float[Tensor, "b"]|float:
-    "Nats the colour map hides, to be paid on top."
-    if not self.lossy:
-        return 0.
+def hidden_nats(self:Image, x_bchw) -> Float[Tensor, "b"]:
+    "Nats the colour map hides, to be paid on top; 0 unless it is lossy."
     return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32)
 
 # %% ../nbs/36_image.ipynb #w006b
