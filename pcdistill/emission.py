@@ -56,7 +56,7 @@ class Emission(nn.Module):
     def forward(self,
         x_xd:Shaped[Tensor, "x d"],             # values; where hidden, whatever
         seen_xd:Bool[Tensor, "x d"]|None=None,  # False where hidden; None: all seen
-        soft:Soft|None=None,                    # beliefs about hidden variables
+        soft:Soft|None=None,                    # beliefs about hidden variables, if there are any
         density:bool=False,                     # densities where there are probabilities too
     ) -> Float[Tensor, "x k"]:
         "log p(evidence | k), nats; backward collects the counts of EM."
@@ -77,7 +77,11 @@ class Emission(nn.Module):
         return z_x
 
     def spec(self) -> dict:
-        "What is needed to build one like it (JSON); `kind` and the arguments."
+        "What the class method `from_spec` builds an untrained one like it from (JSON)."
+        raise NotImplementedError
+
+    def atoms(self, f:Callable, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
+        "f(family, rows) of each family at the bottom, taken up through the circuits above."
         raise NotImplementedError
 
 # %% ../nbs/30_emission.ipynb #e007b
@@ -200,8 +204,10 @@ def one_reading(
     x_xd, seen_xd, soft, density, # what `ask` is asked
 ) -> Tensor:
     "Rows whose mask has no probability are densities in all their parts: no row mixes the two."
-    if seen_xd is None or density or soft is not None:
-        return ask(x_xd, seen_xd, soft, density or soft is not None)
+    if seen_xd is None: # beliefs say nothing
+        return ask(x_xd, None, None, density)
+    if density or soft is not None:
+        return ask(x_xd, seen_xd, soft, True)
     exact_x = e.exact(seen_xd)
     if bool(exact_x.all()):
         return ask(x_xd, seen_xd, None, False)
@@ -213,14 +219,13 @@ def one_reading(
 
 # %% ../nbs/30_emission.ipynb #e012b
 class Atom(Emission):
-    "An emission that is built of no others."
+    "An emission at the bottom of the circuits: `atoms` asks it, and nothing that it may hold."
     @property
     def order_d(self) -> Int[Tensor, "d"]:
         "As the variables are numbered."
         return torch.arange(self.n_vars, device=next(self.parameters()).device)
 
-    def atoms(self, f:Callable, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
-        "f(family, rows) of each family at the bottom, taken up through the circuits above."
+    def atoms(self, f, x_xd):
         return f(self, x_xd)
 
     def dequantised(self, x_xd:Int[Tensor, "x d"], gen:torch.Generator) -> Float[Tensor, "x k"]:
@@ -274,10 +279,10 @@ def known(registry:dict, name:str, what:str):
 class Labelled(NamedTuple):
     "Rows of patches and the latent value of each."
     y_xd:Tensor    # integers
-    z_xq:Tensor    # label of each row, or of each of its quarters: [x] or [x q]
+    z_xq:Tensor    # label of each row [x]; [x q] where a row is a square of q labelled patches
     n_values:int   # values a variable can take
     n_heads:int    # labels there are
-    side:int       # of the square that a row is
+    side:int       # of the square of pixels that a row is
     f_xf:Tensor|None=None         # the teacher's features of each row
     valid:'Labelled|None'=None    # rows that a family may judge itself by
 
@@ -300,7 +305,7 @@ class FamilyConfig:
     epochs:int=1          # passes over the labelled rows
     batch:int=8192        # rows an EM step
     n_fit:int=500_000     # rows used at most
-    across = 1            # labelled squares a side of the square that a row is
+    across = 1            # a row is a square of across × across labelled patches
 
     def passes(self, n_heads:int) -> float:
         "How often each row meets all heads while the family is fitted; for estimates of time."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
-from jaxtyping import Float, Int, Bool, UInt8
+from jaxtyping import Float, Int, Bool, Shaped, UInt8
 from einops import rearrange, repeat
 from fastcore.basics import patch
 from .core import Refused, require
@@ -20,10 +20,10 @@ from .runs import save, load
 from .colour import Colour, COLOURS
 from .inputs import Evidence
 from .structure import chain
-from .circuit import Circuit, soft_choice, soft_posterior, from_spec as circuit_from_spec
+from .circuit import Circuit, soft_posterior, from_spec as circuit_from_spec
 from .em import fit
-from .emission import Emission, Soft, from_spec, moments as patch_moments
-from .emission import supported as supported_rows
+from .emission import Emission, Soft, from_spec
+from .emission import moments as moments_of_rows, supported as supported_rows
 from .tiles import Tiles
 
 # %% ../nbs/36_image.ipynb #g005
@@ -84,13 +84,25 @@ class Image(nn.Module):
 
 # %% ../nbs/36_image.ipynb #g006
 @patch
+def flat(self:Image, t_bchw:Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b d"]:
+    "Images as rows."
+    return rearrange(t_bchw, 'b c h w -> b (h w c)')
+
+@patch
+def pixels(self:Image, t_bd:Shaped[Tensor, "b d"]) -> Shaped[Tensor, "b c h w"]:
+    "Rows as images: the inverse of `flat`."
+    c, h, w = self.shape
+    return rearrange(t_bd, 'b (h w c) -> b c h w', h=h, w=w, c=c)
+
+# %% ../nbs/36_image.ipynb #g006b
+@patch
 def rows(self:Image, x_bchw:UInt8[Tensor, "b c h w"]) -> Int[Tensor, "b d"]:
     "Images as rows of integers, on the device of the model."
     require(x_bchw.dtype==torch.uint8, f'wanted images of uint8, got {x_bchw.dtype}')
     require(tuple(x_bchw.shape[1:])==self.shape,
             f'wanted images of {self.shape} (channels, rows, columns), '
             f'got {tuple(x_bchw.shape[1:])}')
-    return rearrange(self.colour.forward(x_bchw.to(self.device)), 'b c h w -> b (h w c)')
+    return self.flat(self.colour.forward(x_bchw.to(self.device)))
 
 @patch
 def mask_rows(self:Image, seen_bhw:Bool[Tensor, "b h w"]|None) -> Bool[Tensor, "b d"]|None:
@@ -100,21 +112,13 @@ def mask_rows(self:Image, seen_bhw:Bool[Tensor, "b h w"]|None) -> Bool[Tensor, "
     require(tuple(seen_bhw.shape[1:])==self.shape[1:],
             f'wanted masks of {self.shape[1:]}, got {tuple(seen_bhw.shape[1:])}')
     require(not self.lossy,
-            f'wanted whole images, got a mask: the codes of {self.colour.name}, a lossy colour '
-            'map, need not be colours, so that RGB pixels cannot be summed out exactly')
+            f'wanted whole images, got a mask: a code of {self.colour.name}, a lossy colour '
+            'map, stands for many colours or for none, so that a drawn one is no RGB pixel')
     return repeat(seen_bhw.to(self.device), 'b h w -> b (h w c)', c=self.shape[0])
 
 @patch
-def pixels(self:Image, t_bd:Tensor) -> Tensor:
-    "Rows as images."
-    c, h, w = self.shape
-    return rearrange(t_bd, 'b (h w c) -> b c h w', h=h, w=w, c=c)
-
-@patch
-def hidden_nats(self:Image, x_bchw) -> Float[Tensor, "b"]|float:
-    "Nats the colour map hides, to be paid on top."
-    if not self.lossy:
-        return 0.
+def hidden_nats(self:Image, x_bchw) -> Float[Tensor, "b"]:
+    "Nats the colour map hides, to be paid on top; 0 unless it is lossy."
     return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32)
 
 # %% ../nbs/36_image.ipynb #w006b
@@ -146,8 +150,8 @@ def forward(self:Image,
     density:bool=False,                       # the density where there is a probability too
 ) -> Float[Tensor, "b"]:
     "log p of the evidence, nats."
-    lp_bnk = self.evidence(x_bchw, seen_bhw, soft, density)
-    return self.prior(lp_bnk)[:, 0] - self.hidden_nats(x_bchw)
+    lp_b1 = self.tiles(self.rows(x_bchw), self.mask_rows(seen_bhw), soft, density)
+    return lp_b1[:, 0] - self.hidden_nats(x_bchw)
 
 # %% ../nbs/36_image.ipynb #g010
 @patch
@@ -162,7 +166,7 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
     lp_bnk = self.evidence(x_bchw, seen_bhw, soft) if lp_bnk is None else lp_bnk
     y_xd, seen_xd, belief = self.tiles.pieces(self.rows(x_bchw), self.mask_rows(seen_bhw), soft)
     w_xk = rearrange(soft_posterior(self.prior, lp_bnk), 'b n k -> (b n) k')
-    two = patch_moments(self.emission, y_xd, seen_xd, w_xk, belief)
+    two = moments_of_rows(self.emission, y_xd, seen_xd, w_xk, belief)
     mean, entropy = (self.pixels(self.tiles.whole(t)) for t in two)
     mean = self.colour.inverse(mean)
     mean = torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device).float(), mean)
@@ -172,11 +176,8 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
 @torch.no_grad()
 def draw(self:Image, x_bchw, seen_bhw, gen, lp_bnk=None, soft=None) -> UInt8[Tensor, "b c h w"]:
     "Images with hidden pixels from p(hidden | evidence); without `gen` a likely completion."
-    lp_bnk = self.evidence(x_bchw, seen_bhw, soft) if lp_bnk is None else lp_bnk
-    z_bn = soft_choice(self.prior, lp_bnk, gen)
-    y_bd = self.tiles.draw_given(self.rows(x_bchw), self.mask_rows(seen_bhw), z_bn, gen, soft)
-    new = self.colour.inverse(self.pixels(y_bd))
-    return torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device), new)
+    y_bd, seen_bd = self.rows(x_bchw), self.mask_rows(seen_bhw)
+    return self.colour.inverse(self.pixels(self.tiles.draw(y_bd, seen_bd, None, gen, soft, lp_bnk)))
 
 # %% ../nbs/36_image.ipynb #w010b
 @patch
@@ -186,8 +187,7 @@ def sample(self:Image,
 ) -> UInt8[Tensor, "n c h w"]:
     "Images drawn from p(x)."
     nothing_bd = torch.zeros(n, self.tiles.n_vars, dtype=torch.int32, device=self.device)
-    head_b = nothing_bd[:, 0].long()
-    return self.colour.inverse(self.pixels(self.tiles.draw(nothing_bd, nothing_bd > 0, head_b, gen)))
+    return self.colour.inverse(self.pixels(self.tiles.draw(nothing_bd, nothing_bd > 0, None, gen)))
 
 # %% ../nbs/36_image.ipynb #g012
 def finetune(

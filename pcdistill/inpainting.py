@@ -124,7 +124,7 @@ def _soft_rows(image, soft) -> Soft|None: # beliefs about pixels as beliefs abou
     got = [tuple(t.shape[1:]) for t in soft]
     require(got==[image.shape]*2, f'wanted beliefs of {image.shape}, got {got[0]} and {got[1]}')
     require(bool((soft[1] >= 0).all()), 'wanted precisions of at least 0, got a negative one')
-    return Soft(*soft).each(lambda t: rearrange(t.to(image.device), 'b c h w -> b (h w c)'))
+    return Soft(*soft).each(lambda t: image.flat(t.to(image.device)))
 
 # %% ../nbs/51_inpainting.ipynb #c016
 class _Asked(NamedTuple): # images with all evidence there is

@@ -296,6 +296,7 @@ def grained(lp_xk:Float[Tensor, "x k"], uniform) -> Float[Tensor, "x k"]:
 @patch
 def forward(self:Normals, x_xd, seen_xd=None, soft=None, density=False) -> Float[Tensor, "x k"]:
     "log p(evidence | k): the chain where the mask is a prefix, else (or if told) the density."
+    soft = None if seen_xd is None else soft # all is seen: beliefs say nothing
     value_xd, noise_xd = self.observed(x_xd, seen_xd, soft)
     density = density or soft is not None
     if bool((noise_xd==0).all()):

@@ -118,9 +118,10 @@ def marginals(self:Tiles, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
 
 @patch
 @torch.no_grad()
-def draw(self:Tiles, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x d"]:
-    "Hidden values from p(hidden | evidence, k): latents together, then each piece."
-    z_xp = soft_choice(self.prior, self.evidence(x_xd, seen_xd, soft), gen, k_x)
+def draw(self:Tiles, x_xd, seen_xd, k_x, gen, soft=None, lp_xpk=None) -> Shaped[Tensor, "x d"]:
+    "Hidden values, latents first; `k_x` None: head 0; `lp_xpk`: the evidence, if it is at hand."
+    lp_xpk = self.evidence(x_xd, seen_xd, soft) if lp_xpk is None else lp_xpk
+    z_xp = soft_choice(self.prior, lp_xpk, gen, k_x)
     return self.draw_given(x_xd, seen_xd, z_xp, gen, soft)
 
 @patch

@@ -61,6 +61,7 @@ class Trees(Atom):
         live_k = torch.cat([c*max(heads) + torch.arange(h) for c, h in enumerate(heads)])
         self.register_buffer('live_k', live_k, persistent=False)
         self.n_vars, self.n_values, self.n_heads = n_vars, n_values, len(self.live_k)
+        self._empty_rows_()
 
     @classmethod
     def from_spec(cls, spec:dict) -> 'Trees':
@@ -76,6 +77,25 @@ def spec(self:Trees) -> dict:
     parents = [list(t.parent) for t in self.trees]
     return dict(parents=parents, n_values=self.n_values, heads=list(self.heads),
                 states=list(self.states), inputs=self.pc.inputs.kind, counts=self.counts)
+
+# %% ../nbs/31_trees.ipynb #t005a
+# row of the table of edges of each latent of tree c; the root has none: negative
+def _edge_rows(e:Trees, c:int) -> Tensor:
+    return e.pc.plan().place_of_node[c*e.n_vars:(c+1)*e.n_vars] - len(e.trees)
+
+# no weight on states that a tree lacks
+@patch
+@torch.no_grad()
+def _empty_rows_(self:Trees):
+    for c, S in enumerate(self.states):
+        if S==self.pc.n_states:
+            continue
+        edge_d = _edge_rows(self, c)
+        tables = (self.pc.edges_est, edge_d[edge_d >= 0]), (self.pc.root_rsk, [c])
+        for w, at in tables:
+            mine = w[at]
+            mine[:, S:] = -torch.inf
+            w[at] = mine.log_softmax(1)
 
 # %% ../nbs/31_trees.ipynb #t005b
 @patch(as_prop=True)
@@ -103,7 +123,7 @@ def evidence(self:Trees,
 ) -> Float[Tensor, "u x s"]:
     "Log-evidence of every input unit, in the circuit's order."
     lp_uxs = self.pc.evidence(x_xd, seen_xd)
-    if soft is None:
+    if soft is None or seen_xd is None:
         return lp_uxs
     w_xdv, most_xd = soft_weights(soft, self.n_values)
     soft_cdxs = einsum(w_xdv, self.tables(), 'x d v, c d v s -> c d x s').log()
@@ -227,10 +247,6 @@ def temper_(self:Trees, T:float):
         self.pc.inputs = table.to(self.pc.root_rsk)
 
 # %% ../nbs/31_trees.ipynb #t015
-# row of the table of edges of each latent of tree c; the root has none: negative
-def _edge_rows(e:Trees, c:int) -> Tensor:
-    return e.pc.plan().place_of_node[c*e.n_vars:(c+1)*e.n_vars] - len(e.trees)
-
 # each table of a single tree, that of all trees, and where the first is in the second
 def _shared(e:Trees, c:int, one:Trees) -> Iterator[tuple[Tensor, Tensor, tuple]]:
     mine, at_e = slice(c*e.n_vars, (c+1)*e.n_vars), _edge_rows(e, c)[one.pc.plan().nodes[1:]]
@@ -248,14 +264,9 @@ def stack(
     inputs, n_values = parts[0].pc.inputs.kind, parts[0].n_values
     heads, states = [p.n_heads for p in parts], [p.states[0] for p in parts]
     e = Trees([p.trees[0] for p in parts], n_values, heads, states, inputs).to(parts[0].pc.root_rsk)
-    sums = e.pc.edges_est, e.pc.root_rsk
-    for w in sums:
-        w.fill_(-torch.inf)
     for c, p in enumerate(parts):
         for t, whole, at in _shared(e, c, p):
             whole[at] = t
-    for w in sums:
-        w.copy_(torch.where(w.isneginf().all(1, keepdim=True), w[..., :1], w))
     return e
 
 @torch.no_grad()
@@ -275,7 +286,7 @@ class TreeCoder(Coder):
         D, S, K = e.n_vars, e.states[c], e.heads[c]
         mine, self.parent = torch.arange(c*D, (c+1)*D, device=e.live_k.device), e.trees[c].parent
         self.lp_dvs = e.pc.inputs.log_pmf()[mine].detach()[..., :S]
-        self.p_dvs, self.root_1sk = self.lp_dvs.exp(), e.pc.root_rsk[c:c+1, :S, :K].detach().exp()
+        self.p_dvs, self.root_rsk = self.lp_dvs.exp(), e.pc.root_rsk[c:c+1, :S, :K].detach().exp()
         edges_est = e.pc.edges_est.detach()[:, :S, :S]
         self.w_1st = [edges_est[r:r+1].exp() if r >= 0 else None for r in _edge_rows(e, c).tolist()]
         self.nothing_bs = self.lp_dvs.new_zeros(b, S)
@@ -296,10 +307,10 @@ class TreeCoder(Coder):
 
     @property
     def lp_bk(self) -> Tensor:
-        return mix_up(self.below(self.parent.index(-1))[None], self.root_1sk)[0][0]
+        return mix_up(self.below(self.parent.index(-1))[None], self.root_rsk)[0][0]
 
     def table(self, logw_bk):
-        q_bs = logw_bk.softmax(1) @ self.root_1sk[0].T
+        q_bs = logw_bk.softmax(1) @ self.root_rsk[0].T
         for i, parent in reversed(self.path()):
             q_bs = (q_bs.log() + self.below(parent, i)).softmax(1) @ self.w_1st[i][0].T
         return (q_bs.log() + self.below(self.d)).softmax(1) @ self.p_dvs[self.d].T
@@ -339,7 +350,12 @@ def start_from_states_(
     s_x:Int[Tensor, "x"],    # a state for each
     z_x:Int[Tensor, "x"],    # its head
 ):
-    "Set the tables by counting with states given, nine parts, and one part of what all share."
+    """Set the tables from patches whose states are given.
+
+    An input: nine parts what its state's patches show, one part what all patches show.
+    An edge: nine parts the parent's state again, one part the weights there were.
+    The root: how often each head's patches have each state, and one more patch spread over all.
+    """
     pc, V, S, K = e.pc, e.n_values, e.pc.n_states, e.n_heads
     of_d = [torch.bincount(y_x*S + s_x, minlength=V*S) for y_x in y_xd.long().T]
     count_dvs = rearrange(torch.stack(of_d).float(), 'd (v s) -> d v s', s=S)

@@ -4,7 +4,7 @@ import pytest, torch
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.either import PARTITIONS, Either, SquaresConfig, fit_squares, piece_order, places, square_order
-from pcdistill.emission import Labelled, from_spec, tempered
+from pcdistill.emission import Labelled, Soft, from_spec, tempered
 from pcdistill.extra.checks import check_emission
 from pcdistill.extra.predicted import UNIT, Predicted, PredictedConfig, fit_predicted
 from pcdistill.inputs import Evidence
@@ -121,3 +121,15 @@ def test_no_row_mixes_a_probability_with_a_density():
     e = Tiles(normals(2, 2, 14), over(2, 2, 1), torch.tensor([[0, 1], [2, 3]])); x = torch.tensor([[7, 6, 5, 8]]); seen = torch.tensor([[True, True, False, True]])
     assert not e.exact(seen)[0] and torch.allclose(e(x, seen), e(x, seen, density=True))
     assert not torch.allclose(e(x), e(x, density=True), atol=1e-4)
+
+@pytest.mark.parametrize('name', SMALL)
+def test_beliefs_say_nothing_where_all_is_seen(name):
+    e = SMALL[name](); x = torch.randint(e.n_values, (3, e.n_vars), generator=rng(4)); soft = Soft(torch.full(x.shape, 1.5), torch.ones(x.shape))
+    assert torch.equal(e(x, None, soft), e(x)) and torch.equal(e(x, None, soft, True), e(x, density=True))
+    if e.soft_exact and e.masks=='any': assert torch.allclose(e(x, torch.ones_like(x).bool(), soft), e(x), atol=1e-5)
+
+def test_trees_use_no_more_states_than_they_have():
+    "Forward and coder agree on trees of several sizes, also before anything is put into them."
+    e = Trees([chain(3)]*3, 4, [2, 1, 2], [4, 2, 3], gen=rng(1)); check_emission(e, rng(2))
+    alone = Trees([chain(3)], 4, [2], [4], gen=rng(1)); x = torch.randint(4, (5, 3), generator=rng(3))
+    again = stack(unstack(e)); assert torch.allclose(again(x), e(x), atol=1e-5) and alone.pc.edges_est.isfinite().all()

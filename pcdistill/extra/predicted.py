@@ -106,7 +106,7 @@ class Predicted(Atom):
 def residuals(self:Predicted, x_xd, seen_xd=None, soft=None) -> Int[Tensor, "x d"]:
     "Residuals, whatever where hidden; refuses masks that are no prefix, and beliefs."
     whole = seen_xd is None
-    require(soft is None and (whole or bool(prefix(seen_xd).all())),
+    require(whole or soft is None and bool(prefix(seen_xd).all()),
             'wanted rows that are seen whole, not at all, or up to some variable, got a mask that '
             'hides parts of rows, or beliefs: an emission over residuals cannot sum over these')
     return self.linear.residual(x_xd if whole else torch.where(seen_xd, x_xd, 0))
