@@ -686,6 +686,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'pcdistill.inpainting._answers': ('inpainting.html#_answers', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting._likely': ('inpainting.html#_likely', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting._soft_rows': ('inpainting.html#_soft_rows', 'pcdistill/inpainting.py'),
+                                      'pcdistill.inpainting.as_png': ('inpainting.html#as_png', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting.figure': ('inpainting.html#figure', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting.fit_image': ('inpainting.html#fit_image', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting.hiding': ('inpainting.html#hiding', 'pcdistill/inpainting.py'),

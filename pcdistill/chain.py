@@ -101,6 +101,7 @@ def load_tensors(file:Path, device:torch.device) -> dict[str, Tensor]:
     "The tensors of a file."
     return load(file, device)[0]
 
+# %% ../nbs/61_chain.ipynb #c8687828
 def stage(
     read:Callable=load_tensors, # (file, device) → what the stage gives
 ):
@@ -382,7 +383,8 @@ def summary(run:Run) -> dict:
         return bpd(m[f'{name}_parts_b2'], D).mean(0).tolist()
     s, (s_x, s_z), start = mean('student_student_b'), parts('student'), mean('start_student_b')
     t_x, t_z = mean('teacher_conditional_b'), mean('teacher_codes_prior_b')
-    saved = dict(conditional=t_x - s_x, prior=t_z - s_z, marginal=s_x + s_z - s, total=t_x + t_z - s)
+    saved = dict(conditional=t_x - s_x, prior=t_z - s_z, marginal=s_x + s_z - s,
+                 total=t_x + t_z - s)
     teacher = dict(kind=r.teacher, bits_conditional=number(t_x),
                    bits_codes_uniform=number(mean('teacher_codes_uniform_b')),
                    bits_codes_prior=number(t_z), bits=number(t_x + t_z), prior=None)

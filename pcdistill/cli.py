@@ -72,17 +72,16 @@ def setting(word:str) -> tuple:
             return name, read(value)
     return name, value
 
+# %% ../nbs/62_cli.ipynb #c8048f07
 def run_distill(
     *,
     data:str='digits',      # digits, photos, cifar10 …, a folder, or a Hugging Face id
     # tiny, small, paper (the sizes of the paper) or best (ours, larger on a GPU);
     # --plan says how long it takes here
     preset:str='tiny',
-    # what gives probabilities to patches: trees, grown, normals, residuals;
-    # here and below, what is not given is the preset's
+    # trees, grown, normals, residuals; here and below, what is not given is the preset's
     emission:str|None=None,
-    # NAME=VALUE, settings of the emission that differ from the preset's: states=64 own=true for
-    # trees, heads=8 rounds=2 for grown, halves=64 for normals; any field of them
+    # NAME=VALUE, settings of the emission: states=64 own=true for trees, halves=64 for normals
     set:list[str]=(),
     teacher:str|None=None,  # vqvae, vqconv, mae, switching, pixels, pca or noise
     teacher_size:str|None=None, # tiny, small or paper
@@ -97,8 +96,7 @@ def run_distill(
     seed:int=0,             # of every random step
     out:Path|None=None,     # folder of the run; runs/<data>-<preset>-<emission> if not given
     plan:bool=False,        # time a micro-batch of each stage here, print what the run takes, stop
-    # begin no further epoch or stage after so many minutes and exit with status 3;
-    # the same command goes on
+    # pause after so many minutes, with exit status 3; the same command goes on
     minutes:float|None=None,
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):

@@ -218,7 +218,7 @@ def codes(self:VQVAE2, x_bchw):
 @patch
 @torch.no_grad()
 def features(self:VQVAE2, x_bchw, ids_bm=None):
-    "[top codebook vector ; bottom codebook vector] of each patch; with codes, no images are needed."
+    "[top codebook vector ; bottom one] of each patch; with codes, no images are needed."
     ids_bm = self.codes(x_bchw) if ids_bm is None else ids_bm.long()
     idb_bn, idt_bm = ids_bm.tensor_split([self.gh*self.gw], 1)
     return self.join(self.book_top.e_kf[idt_bm], self.book_bottom.e_kf[idb_bn])

@@ -111,7 +111,8 @@ def panel(
     **parts,          # become attributes
 ) -> ui.VBox:
     "A widget of several parts, which says when its kernel has gone."
-    box = ui.VBox([Gone().add_class('pcd-gone'), *children]).add_class('pcd-panel').add_class(f'pcd-{name}')
+    box = ui.VBox([Gone().add_class('pcd-gone'), *children])
+    box.add_class('pcd-panel').add_class(f'pcd-{name}')
     vars(box).update(parts)
     return box
 

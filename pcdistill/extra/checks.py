@@ -77,6 +77,7 @@ def check_value(
     near = tol if e.soft_exact else tol_density # else they are the density's, whatever the mask
     assert off_dv.abs().max() < near, (said, 'marginals')
 
+# %% ../../nbs/extra/checks.ipynb #c66c842f
 @torch.no_grad()
 def check_draws(
     e:Emission,           # a small one

@@ -181,6 +181,7 @@ def poon_domingos(
     "All rectangles of cells, each split at every line; variables in (row, column, channel) order."
     return rectangles(h, w, c, step, lambda a, b: range(a+1, b))
 
+# %% ../../nbs/extra/graphs.ipynb #cc41be26
 def rat(
     d:int,               # variables
     depth:int,           # how often they are halved
@@ -324,16 +325,18 @@ class GraphCircuit(Circuit):
         size = f'{g.n_vars} variables, {len(g.below())} regions × {self.n_states} states'
         return f'{size} in {len(self.steps)} steps, {self.n_heads} heads, {n:,} parameters'
 
-    def spec(self) -> dict:
-        "What is needed to build one like it (JSON)."
-        return dict(self.graph._asdict(), inputs=self.inputs.spec(), n_heads=self.n_heads)
-
     @classmethod
     def from_spec(cls, spec:dict) -> 'GraphCircuit':
         "An untrained circuit of a given make."
         plain = lambda t: tuple(map(plain, t)) if isinstance(t, list|tuple) else t
         graph = RegionGraph(*(plain(spec[n]) for n in RegionGraph._fields))
         return cls(graph, input_from_spec(spec['inputs']), spec['n_heads'], rng(0))
+
+# %% ../../nbs/extra/graphs.ipynb #c1b4fc15
+@patch
+def spec(self:GraphCircuit) -> dict:
+    "What is needed to build one like it (JSON)."
+    return dict(self.graph._asdict(), inputs=self.inputs.spec(), n_heads=self.n_heads)
 
 # %% ../../nbs/extra/graphs.ipynb #gwalk
 @patch
