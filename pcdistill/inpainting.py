@@ -100,7 +100,7 @@ def as_png(
 ) -> bytes:
     "A figure as a picture."
     out = io.BytesIO()
-    fig.savefig(out, format='png', dpi=dpi or 'figure')
+    fig.savefig(out, format='png', dpi=dpi or 'figure', bbox_inches='tight')
     return out.getvalue()
 
 class Inpainted(NamedTuple):
