@@ -355,7 +355,7 @@ def test_a_lossy_colour_map_gives_a_sentence(make, capsys):
     assert scope['values'].every.value==0 and len(scope['samples'].drawn.x)==12
     if make is lossy:
         assert shown==[] and len(said)==2
-        assert all('bt709_lossy' in s and 'lossy colour map' in s and s.endswith('exactly.')
+        assert all('bt709_lossy' in s and 'lossy colour map' in s and s.endswith('no RGB pixel.')
                    for s in said)
     else:
         assert said==[] and len(shown)==2
@@ -379,7 +379,7 @@ def test_a_folder_that_is_no_run_gives_a_sentence(tmp_path, capsys):
     for name, text in (('foreign', '{"a": 1}'), ('broken', '{')):
         (tmp_path/name).mkdir()
         (tmp_path/name/'recipe.json').write_text(text)
-    wanted = dict(missing='there is none', foreign='wanted the folder of a run', broken='wanted')
+    wanted = dict(missing='there is none', foreign='wanted a run of version', broken='wanted')
     for name, words in wanted.items():
         scope['folder'] = str(tmp_path/name)
         exec(rest, scope)

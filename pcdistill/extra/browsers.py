@@ -330,7 +330,7 @@ def growth_stepper(history:list[dict]) -> ui.VBox:
     step = ui.BoundedIntText(1, min=1, max=len(history), description='step')
     picture, said = ui.Image(width=600), ui.HTML()
     def show():
-        picture.value = as_png(growth_figure(history, step.value-1), 144)
+        picture.value = as_png(growth_figure(history, step.value-1), 144.)
         said.value = growth_text(history[step.value-1])
     follow(show, step)
     return panel([step, picture, said], 'growth', step=step, picture=picture, said=said)
@@ -368,7 +368,7 @@ def ledger_view(
     which = put(chooser('image', 44), x_bchw[:16], totals, 16)
     def show():
         i = which.value
-        picture.value = as_png(ledger_figure(ledger, student_b, x_bchw, i), 144)
+        picture.value = as_png(ledger_figure(ledger, student_b, x_bchw, i), 144.)
         terms = [f'{n} {bits:+.3f}' for n, bits in of_image(ledger, i).saved(dims).items()]
         said.value = f'bits a dimension saved on image {i}: ' + ', '.join(terms)
     follow(show, which)
