@@ -63,7 +63,9 @@ class Run:
     @property
     def nats(self) -> dict[str, Tensor]:
         "Nats of every test image (see `measured`)."
-        return load(self.file('measured'))[0]
+        file = self.file('measured')
+        require(file.is_file(), f'wanted the folder of a finished run, got {self.folder}')
+        return load(file)[0]
 
     def __repr__(self):
         done = (self.folder/'results.json').is_file()
@@ -463,8 +465,13 @@ def distill(
 # %% ../nbs/61_chain.ipynb #c025
 def read_recipe(folder:Path) -> Recipe:
     "What recipe.json holds; refuses what is no recipe, or one of another version."
-    found, now = load_json(folder/'recipe.json'), pcdistill.__version__
-    version = str(found.pop('version', None) if isinstance(found, dict) else None)
+    file, now = folder/'recipe.json', pcdistill.__version__
+    require(file.is_file(), f'wanted the folder of a run, got {folder}, '
+            'which has no recipe.json or is not there')
+    found = load_json(file)
+    version = found.pop('version', None) if isinstance(found, dict) else None
+    require(isinstance(version, str),
+            f'wanted the folder of a run, got {folder}, whose recipe.json is something else')
     require(version.split('.')[:2]==now.split('.')[:2],
             f'wanted a run of version {now}, got one of version {version} in {folder}; '
             'distill it again, with another --out')

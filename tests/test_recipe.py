@@ -312,7 +312,7 @@ def test_export(done, tmp_path):
     assert small['results']==done[1] and len(small['images']['student'])==40 and (tmp_path/'x.json').stat().st_size < 300_000
     m = R.load_run(done[0], 'cpu').nats; mean = float(m['student_student_b'].mean()); D = 64
     assert abs(-mean/D/np.log(2) - done[1]['student']['bits']) < 1e-5
-    with pytest.raises(Refused, match='measured'): R.Run(recipe('digits'), tmp_path, 'cpu').nats
+    with pytest.raises(Refused, match='finished run'): R.Run(recipe('digits'), tmp_path, 'cpu').nats
 
 # What is wrong is said in one sentence.
 def test_unknown_data_set(capsys, tmp_path):

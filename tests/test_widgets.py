@@ -379,7 +379,7 @@ def test_a_folder_that_is_no_run_gives_a_sentence(tmp_path, capsys):
     for name, text in (('foreign', '{"a": 1}'), ('broken', '{')):
         (tmp_path/name).mkdir()
         (tmp_path/name/'recipe.json').write_text(text)
-    wanted = dict(missing='there is none', foreign='wanted a run of version', broken='wanted')
+    wanted = dict(missing='is not there', foreign='wanted the folder of a run', broken='wanted')
     for name, words in wanted.items():
         scope['folder'] = str(tmp_path/name)
         exec(rest, scope)
