@@ -271,6 +271,12 @@ def main(argv:list[str]|None=None) -> int:
         return said(f'{e}; {again}', 3)
     except KeyboardInterrupt:
         return said(f'stopped; {again}', 130)
+    except (MemoryError, RuntimeError) as e:
+        said_so = isinstance(e, MemoryError|torch.OutOfMemoryError) or 'allocate memory' in str(e)
+        if not said_so:
+            raise
+        return said('wanted more memory than there is here; '
+                    'fewer --clusters, a smaller --patch or smaller images need less', 2)
     except BrokenPipeError: # nobody reads on; what is left is flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -4,21 +4,20 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'SideBySide', 'prefix', 'put_seen_', 'Moments',
-           'moments', 'supported', 'one_reading', 'Atom', 'tempered', 'known', 'Labelled', 'some_rows', 'FamilyConfig',
-           'Family', 'family', 'register', 'from_spec']
+           'moments', 'supported', 'one_reading', 'Atom', 'tempered', 'Labelled', 'some_rows', 'FamilyConfig', 'Family',
+           'family', 'register', 'from_spec']
 
 # %% ../nbs/30_emission.ipynb #e002
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool, Shaped
 from einops import einsum, rearrange
 from fastcore.basics import patch
-from .core import require
+from .core import known, require
 from .em import tables
 
 # %% ../nbs/30_emission.ipynb #e004
@@ -59,7 +58,7 @@ class Emission(nn.Module):
         soft:Soft|None=None,                    # beliefs about hidden variables, if there are any
         density:bool=False,                     # densities where there are probabilities too
     ) -> Float[Tensor, "x k"]:
-        "log p(evidence | k), nats; backward collects the counts of EM."
+        "log p(evidence | k), nats; backward collects the counts of EM, from whole rows at least."
         raise NotImplementedError
 
     def exact(self, seen_xd:Bool[Tensor, "x d"]) -> Bool[Tensor, "x"]:
@@ -203,7 +202,7 @@ def one_reading(
     ask:Callable,  # (values, mask, beliefs, density) → a tensor with a row for each row
     x_xd, seen_xd, soft, density, # what `ask` is asked
 ) -> Tensor:
-    "Rows whose mask has no probability are densities in all their parts: no row mixes the two."
+    "Rows whose mask has no probability are densities in all their parts: no sum mixes the two."
     if seen_xd is None: # beliefs say nothing
         return ask(x_xd, None, None, density)
     if density or soft is not None:
@@ -268,13 +267,6 @@ KINDS:dict[str, type|str] = dict(
     predicted='extra.predicted')
 FAMILIES:dict[str, 'Family|str'] = dict(
     trees='trees', grown='grow', normals='either', residuals='extra.predicted')
-
-def known(registry:dict, name:str, what:str):
-    "What a registry holds under a name; a module is imported first, and puts it there."
-    require(name in registry, f"wanted {what} of {', '.join(registry)}, got '{name}'")
-    if isinstance(registry[name], str):
-        import_module(f'pcdistill.{registry[name]}')
-    return registry[name]
 
 class Labelled(NamedTuple):
     "Rows of patches and the latent value of each."

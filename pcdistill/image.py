@@ -129,7 +129,7 @@ def supported(self:Image, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w
         return seen_bhw
     seen_bd = self.mask_rows(seen_bhw)
     seen_xd = supported_rows(self.emission, self.tiles.pieces(seen_bd)[0])
-    return self.pixels(self.tiles.whole(seen_xd))[:, 0]
+    return self.pixels(self.tiles.join(seen_xd))[:, 0]
 
 @patch
 def exact(self:Image, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b"]:
@@ -167,7 +167,7 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
     y_xd, seen_xd, belief = self.tiles.pieces(self.rows(x_bchw), self.mask_rows(seen_bhw), soft)
     w_xk = rearrange(soft_posterior(self.prior, lp_bnk), 'b n k -> (b n) k')
     two = moments_of_rows(self.emission, y_xd, seen_xd, w_xk, belief)
-    mean, entropy = (self.pixels(self.tiles.whole(t)) for t in two)
+    mean, entropy = (self.pixels(self.tiles.join(t)) for t in two)
     mean = self.colour.inverse(mean)
     mean = torch.where(seen_bhw[:, None].to(self.device), x_bchw.to(self.device).float(), mean)
     return ImageMoments(mean, entropy.sum(1)/math.log(2))
@@ -186,6 +186,7 @@ def sample(self:Image,
     gen:torch.Generator, # randomness, on the device of the model
 ) -> UInt8[Tensor, "n c h w"]:
     "Images drawn from p(x)."
+    require(n >= 0, f'wanted a number of images, got {n}')
     nothing_bd = torch.zeros(n, self.tiles.n_vars, dtype=torch.int32, device=self.device)
     return self.colour.inverse(self.pixels(self.tiles.draw(nothing_bd, nothing_bd > 0, None, gen)))
 

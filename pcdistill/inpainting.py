@@ -144,7 +144,7 @@ class _Asked(NamedTuple): # images with all evidence there is
     def evidence(self, x, seen=None, soft=None, density=False): # [b n k]
         return self.image.evidence(x, seen, soft, density) + self.belief
 
-    def whole(self, x, density_b): # log of the joint value of whole images and beliefs
+    def log_joint(self, x, density_b): # log of the joint value of whole images and beliefs
         lp_b = self.image.prior(self.evidence(x))[:, 0]
         if bool(density_b.any()):
             dense_b = self.image.prior(self.evidence(x, density=True))[:, 0]
@@ -156,10 +156,10 @@ class _Asked(NamedTuple): # images with all evidence there is
         return lp_b - .5*(self.soft.precision_xd*off_bd**2*hidden_bd).sum(1)
 
 def _likely(asked, best, lp_bnk, density_b): # the best completion met, and its log p(x), nats
-    best_b = asked.whole(best, density_b)
+    best_b = asked.log_joint(best, density_b)
     for _ in range(2):
         new = asked.image.draw(asked.x, asked.seen, None, lp_bnk, asked.soft)
-        lp_bnk, new_b = asked.evidence(new), asked.whole(new, density_b)
+        lp_bnk, new_b = asked.evidence(new), asked.log_joint(new, density_b)
         won_b = new_b > best_b
         best = torch.where(rearrange(won_b, 'b -> b 1 1 1'), new, best)
         best_b = torch.where(won_b, new_b, best_b)
@@ -174,7 +174,7 @@ def _answers(asked:_Asked, n:int, gen:torch.Generator) -> Inpainted: # of one ba
     samples = torch.stack(samples) if n else x.new_empty(0, *x.shape)
     exact_b = image.exact(seen) & (soft is None or image.emission.soft_exact)
     best, best_b = _likely(asked, mean.round().to(torch.uint8), lp_bnk, ~exact_b)
-    log_seen_b, whole_b = image.prior(lp_bnk)[:, 0], asked.whole(x, ~exact_b)
+    log_seen_b, whole_b = image.prior(lp_bnk)[:, 0], asked.log_joint(x, ~exact_b)
     def hidden(lp_b):
         return torch.where(seen.all(2).all(1), 0., lp_b - log_seen_b)
     return Inpainted(x, seen, mean, entropy, samples, log_seen_b, hidden(whole_b), exact_b,
@@ -186,7 +186,7 @@ def _answers(asked:_Asked, n:int, gen:torch.Generator) -> Inpainted: # of one ba
 def inpaint(
     image:Image,                     # the circuit
     x_bchw:Shaped[Tensor, "b c h w"],# uint8; hidden pixels matter to log_hidden_b only
-    seen_bhw,                        # which pixels are seen: whatever `mask` takes
+    seen_bhw,                        # a mask of what is seen, or a name of what is hidden
     n:int=4,                         # samples of each image
     gen:torch.Generator|None=None,   # randomness, on the device of the model; None: seed 0
     batch:int=64,                    # images at a time

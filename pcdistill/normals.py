@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .core import cholesky, require
 from .masses import log_mass_normal
 from .clusters import assign, kmeans, shuffled
-from .layers import pick
+from .circuit import pick
 from .em import fit
 from .emission import Atom, Coder, FamilyConfig, Labelled
 from .emission import prefix, put_seen_, register, soft_log_weight, some_rows
@@ -235,7 +235,7 @@ def normal_part(self:Normals,
     noise_xd:Float[Tensor, "x d"], # variance of each observation
     density:bool,                  # the density of prefixes too
 ) -> Float[Tensor, "x k"]:
-    "log of the normal part of any observations; the constants of noise are left out."
+    "log of the normal part of any observations, without the factors √(2π/τ) of noise."
     seen_xd, out_xk = noise_xd==0, self.mu_gd.new_empty(len(x_xd), self.n_heads)
     fast_x = seen_xd.all(1) if density else prefix(seen_xd)
     out_xk[fast_x] = self.fast(x_xd[fast_x], density, seen_xd[fast_x])

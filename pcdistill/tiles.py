@@ -74,7 +74,7 @@ def pieces(self:Tiles, x_xd, seen_xd=None, soft=None) -> tuple:
     return of(x_xd), seen, None if soft is None else soft.each(of)
 
 @patch
-def whole(self:Tiles, t_xd:Shaped[Tensor, "xp e *v"]) -> Shaped[Tensor, "x d *v"]:
+def join(self:Tiles, t_xd:Shaped[Tensor, "xp e *v"]) -> Shaped[Tensor, "x d *v"]:
     "Rows of pieces put together again."
     t_xd = rearrange(t_xd, '(x p) d ... -> x (p d) ...', p=self.n_pieces)
     return put_back(t_xd, self.at_pd.flatten())
@@ -114,7 +114,7 @@ def marginals(self:Tiles, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
     w_xpz = soft_posterior(self.prior, self.evidence(x_xd, seen_xd, soft), w_xk)
     x, seen, belief = self.pieces(x_xd, seen_xd, soft)
     w_xz = rearrange(w_xpz, 'x p z -> (x p) z')
-    return self.whole(self.emission.marginals(x, seen, w_xz, belief))
+    return self.join(self.emission.marginals(x, seen, w_xz, belief))
 
 @patch
 @torch.no_grad()
@@ -129,7 +129,7 @@ def draw(self:Tiles, x_xd, seen_xd, k_x, gen, soft=None, lp_xpk=None) -> Shaped[
 def draw_given(self:Tiles, x_xd, seen_xd, z_xp, gen, soft=None) -> Shaped[Tensor, "x d"]:
     "The same from latents that are at hand."
     x, seen, belief = self.pieces(x_xd, seen_xd, soft)
-    return self.whole(self.emission.draw(x, seen, z_xp.flatten(), gen, belief))
+    return self.join(self.emission.draw(x, seen, z_xp.flatten(), gen, belief))
 
 # %% ../nbs/34_tiles.ipynb #i011
 class TilesCoder(Coder):

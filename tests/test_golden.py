@@ -100,6 +100,8 @@ def residual_parts(tensors, old):
 
 def image_of(name):
     tensors, meta = load(FOLDER/f'{name}.safetensors')
+    tensors = {n.replace('_dcs', '_ds'): t[:, 0] if n.endswith('_dcs') else t # mixtures of one logistic
+               for n, t in tensors.items() if not n.endswith('logw_dcs')}
     leaf = meta['leaf']
     image = Image(emission_of(leaf), circuit_from_spec(meta['top']), COLOURS[meta['colour']], meta['patch'], tuple(meta['shape']))
     if leaf.get('family')=='residual':

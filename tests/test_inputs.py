@@ -8,7 +8,8 @@ from pcdistill.core import rng
 from pcdistill.em import EM, fit
 from pcdistill.extra.inputs import Binomial
 from pcdistill.extra.optimizers import OnLogits
-from pcdistill.inputs import Categorical, DiscretisedLogistic, Evidence, from_spec, logistic_table, one_hot_evidence, table_moments
+from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table
+from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence, table_moments
 from pcdistill.structure import chain
 
 D, S = 3, 4
@@ -18,12 +19,11 @@ MAKE = {
     'binomial': lambda gen: Binomial(D, 9, S, gen),
     'logistic': lambda gen: DiscretisedLogistic(D, 12, S, gen),
     'logistic_2_values': lambda gen: DiscretisedLogistic(D, 2, S, gen),
-    'logistic_mixture': lambda gen: DiscretisedLogistic(D, 12, S, gen, 3),
 }
 SEEDS = range(4)
 each = lambda names: pytest.mark.parametrize('name,seed', [(n, s) for n in names for s in SEEDS])
 everything = each(MAKE)
-logistic = each(['logistic', 'logistic_2_values', 'logistic_mixture'])
+logistic = each(['logistic', 'logistic_2_values'])
 
 def input_of(name, seed):
     "An input in double precision, its parameters moved away from the start."
@@ -63,9 +63,9 @@ def test_forward_is_the_probability(name, seed):
         throws = torch.distributions.Binomial(inp.n_values-1, probs=inp.logp_d2s[:, 1:].exp())
         assert torch.allclose(inp.log_pmf(), throws.log_prob(v_v1), atol=1e-9)
     if name.startswith('logistic'):
-        cdf = lambda v: torch.sigmoid((v[:, None, None] - inp.mu_dcs)/inp.log_s_dcs.exp()).movedim(0, 1)        # [d v c s]
+        cdf = lambda v: torch.sigmoid((v[:, None] - inp.mu_ds)/inp.log_s_ds.exp()).movedim(0, 1)        # [d v s]
         e = torch.cat([torch.tensor([-torch.inf]), torch.arange(inp.n_values-1) + .5, torch.tensor([torch.inf])]).double()[:, None]
-        p_dvs = (inp.logw_dcs.exp()[:, None]*(cdf(e[1:]) - cdf(e[:-1]))).sum(2)
+        p_dvs = cdf(e[1:]) - cdf(e[:-1])
         assert torch.allclose(inp.log_pmf().exp(), p_dvs, atol=1e-12)
 
 def test_logistic_far_out():
@@ -237,7 +237,7 @@ def test_pseudocount_is_pooled_data(seed):
     alpha = .7; inp = input_of('logistic', seed); x_bd, _ = data_of(inp, 30, seed); w_dbs = torch.rand(D, 30, S, generator=rng(seed), dtype=torch.double)
     extra_db = w_dbs.sum(2)/w_dbs.sum((1, 2))[:, None]; all_dbs = w_dbs + alpha*extra_db[..., None]
     twin = copy.deepcopy(inp); weighted(inp, x_bd, w_dbs); inp.em_step_(1., alpha); weighted(twin, x_bd, all_dbs); twin.em_step_()
-    assert torch.allclose(inp.mu_dcs, twin.mu_dcs, atol=1e-9) and torch.allclose(inp.log_s_dcs, twin.log_s_dcs, atol=1e-9)
+    assert torch.allclose(inp.mu_ds, twin.mu_ds, atol=1e-9) and torch.allclose(inp.log_s_ds, twin.log_s_ds, atol=1e-9)
 
 @everything
 def test_unused_states_stay(name, seed):
@@ -246,7 +246,7 @@ def test_unused_states_stay(name, seed):
     (-(inp(x_bd, seen_bd)*w_dbs).sum()).backward(); em_step_(inp, lr=.8, pseudocount=.1)
     for p, q in zip(inp.parameters(), before.parameters()):
         assert torch.allclose(p[1], q[1], atol=1e-12) and torch.allclose(p[..., 2], q[..., 2], atol=1e-12) and p.isfinite().all()
-    after = copy.deepcopy(inp); assert all(not torch.allclose(p, q) for p, q in zip(inp.parameters(), before.parameters()) if p.shape[1] > 1 or inp.kind!='logistic' or p is not inp.logw_dcs)
+    after = copy.deepcopy(inp); assert all(not torch.allclose(p, q) for p, q in zip(inp.parameters(), before.parameters()))
     em_step_(inp); assert all(torch.equal(p, q) for p, q in zip(inp.parameters(), after.parameters()))         # nothing collected: nothing to do
 
 @everything
@@ -270,11 +270,11 @@ def test_constant_data_meet_the_floor(seed):
 def test_extreme_counts_leave_logistic_finite():
     "Both ends and nothing between, one value only, far from the start: finite, and never lower; in float32."
     inp = DiscretisedLogistic(4, 256, 1, rng(0)); x_bd = torch.tensor([[0, 0, 255, 128], [255, 0, 255, 128], [255, 0, 255, 128]]); lls = []
-    with torch.no_grad(): inp.log_s_dcs[2:] = -7; inp.mu_dcs[2:] = 3.
+    with torch.no_grad(): inp.log_s_ds[2:] = -7; inp.mu_ds[2:] = 3.
     for _ in range(40): lp = inp(x_bd); (-lp.sum()).backward(); inp.em_step_(); lls.append(lp.detach().sum((1, 2)))
     assert all(p.isfinite().all() for p in inp.parameters()) and all((b >= a - 1e-3).all() for a, b in itertools.pairwise(lls)) and (lls[-1][1:] > -.1).all()
 
-@pytest.mark.parametrize('name', ['logistic_mixture'])
+@pytest.mark.parametrize('name', ['logistic'])
 def test_frozen_inputs_stay(name):
     inp = input_of(name, 0); before = copy.deepcopy(inp); x_bd, _ = data_of(inp, 20, 0)
     keep = [n for n, _ in inp.named_parameters() if n.startswith('mu')]; getattr(inp, keep[0]).requires_grad_(False)

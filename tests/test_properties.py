@@ -8,14 +8,15 @@ from pcdistill.extra.completion import deterministic, most_likely
 from pcdistill.extra.divergences import cross_entropy, information, kl, overlap
 from pcdistill.extra.graphs import GraphCircuit, RegionGraph, quad_graph, quad_tree
 from pcdistill.extra.inputs import Binomial
+from pcdistill.extra.logistic import DiscretisedLogistic
 from pcdistill.extra.posterior import conditional, entropy, expectation, posterior, responsibilities
 from pcdistill.extra.sums import monarch, tucker
-from pcdistill.inputs import Categorical, DiscretisedLogistic
+from pcdistill.inputs import Categorical
 from pcdistill.structure import chain, chow_liu, mutual_information
 
 CASES = [(k, s, seed) for k in brute.GRAPHS for s in brute.SUMS for seed in range(12)] + [(k, 'dense', seed) for k in brute.FORESTS for seed in range(12)] + [(k, 'dense', seed) for k in brute.KINDS for seed in range(100, 116)]
 FAMILIES = dict(binomial=lambda n, S, gen: Binomial(n, 3, S, gen),
-                logistic=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen), logistics=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen, 2))
+                logistic=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen))
 CASES += [(k, f, seed) for k in ('rat', 'quad_graph', 'hand_graph', 'tied', 'forest') for f in FAMILIES for seed in range(200, 204)]
 anywhere = pytest.mark.parametrize('kind,sums,seed', CASES)
 

@@ -5,10 +5,10 @@ from unittest import mock
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill import chain as R, cli, emission, runs, trees
-from pcdistill.core import Refused, rng
+from pcdistill.core import Refused, known, rng
 from pcdistill.colour import COLOURS
 from pcdistill.data import images
-from pcdistill.emission import FAMILIES, FamilyConfig, known
+from pcdistill.emission import FAMILIES, FamilyConfig
 from pcdistill.image import save_image
 from pcdistill.inpainting import MASKS
 from pcdistill.latents import TEACHERS
@@ -387,6 +387,17 @@ def test_seeds_and_counts_out_of_range(copy, tmp_path, capsys):
 
 def test_one_training_image_can_be_planned(tmp_path):
     assert min(estimate(recipe('digits', 'tiny', shape=(1, 8, 8), n_train=1, n_test=2, clusters=2)).values()) >= 0
+
+def test_images_too_large_and_not_enough_memory(capsys, tmp_path, monkeypatch):
+    (tmp_path/'d').mkdir()
+    for i in range(3): Image.fromarray(np.zeros((75, 75, 3), np.uint8)).save(tmp_path/'d'/f'{i}.png')
+    assert '16,384' in refused(capsys, 'distill', '--data', tmp_path/'d', '--out', tmp_path/'x') and not (tmp_path/'x').exists()
+    def full(*_, **__): torch.empty(2**60, dtype=torch.uint8)
+    monkeypatch.setattr(cli, 'distill', full)
+    assert 'memory' in refused(capsys, 'distill', '--out', tmp_path/'x')
+    def broken(*_, **__): raise RuntimeError('something else')
+    monkeypatch.setattr(cli, 'distill', broken)
+    with pytest.raises(RuntimeError): cli.main(['distill', '--out', str(tmp_path/'x')])
 
 def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):
     before = (copy/'student.safetensors').read_bytes()

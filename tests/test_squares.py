@@ -62,7 +62,7 @@ def test_order_goes_quarter_by_quarter_at_every_level(nested):
     assert e.order_d.sort().values.tolist()==list(range(16)) and set(e.order_d[:4].tolist())=={0, 1, 4, 5}
     x, rank = torch.randint(4, (5, 16), generator=rng(0)), e.order_d.argsort()
     for part in e.parts[1:]:
-        assert torch.equal(part.whole(part.pieces(x)[0]), x)
+        assert torch.equal(part.join(part.pieces(x)[0]), x)
         for at in part.at_pd:                                  # each piece meets its variables in the order of the square
             assert (rank[at[part.emission.order_d]].diff() > 0).all()
 

@@ -132,7 +132,7 @@ def swap(
     told_1nk = rest_1nk.clone()
     told_1nk[0, n] = one_hot_evidence(torch.tensor([[k]]), e.n_heads)[0, 0]
     y_1d, seen_nd = image.rows(x_chw[None]), repeat(left_n, 'n -> n d', d=e.n_vars)
-    seen_1d = tiles.whole(seen_nd)
+    seen_1d = tiles.join(seen_nd)
     def as_image(y_1d): # with what is left of the old one
         new = image.colour.inverse(image.pixels(y_1d))[0].cpu()
         return torch.where(image.pixels(seen_1d)[0].cpu(), x_chw.to(new), new)
@@ -141,7 +141,7 @@ def swap(
     zs = [soft_choice(image.prior, told_1nk, gen) for _ in range(samples)]
     drawn = [tiles.draw_given(y_1d, seen_1d, z_1n, gen) for z_1n in zs]
     log_p = image.prior(told_1nk) - image.prior(rest_1nk)
-    return Swapped(as_image(tiles.whole(mean_nd)),
+    return Swapped(as_image(tiles.join(mean_nd)),
                    torch.stack([as_image(y_1d) for y_1d in drawn]),
                    float(log_p))
 

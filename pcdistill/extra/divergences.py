@@ -12,8 +12,7 @@ from torch.special import entr, xlogy
 from jaxtyping import Float, Int, Bool
 from einops import rearrange
 from ..core import require
-from ..circuit import Circuit, by_level, upward
-from ..layers import mix_up
+from ..circuit import Circuit, by_level, mix_up, upward
 from .posterior import posterior
 
 # %% ../../nbs/extra/divergences.ipynb #c342cdf8

@@ -19,8 +19,7 @@ from einops import rearrange
 from ..core import Refused, require, rng
 from ..structure import Tree
 from ..inputs import random_log_weights, from_spec as input_from_spec
-from ..layers import choose, max_up, mix_down, mix_up
-from ..circuit import Circuit, of_head, possible
+from ..circuit import Circuit, choose, max_up, mix_down, mix_up, of_head, possible
 
 # %% ../../nbs/extra/graphs.ipynb #c016q
 def quad_tree(

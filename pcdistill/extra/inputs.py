@@ -9,7 +9,7 @@ __all__ = ['Binomial']
 from torch import nn, Tensor
 import torch
 from jaxtyping import Float
-from ..inputs import KINDS, Discrete, random_log_weights, values
+from ..inputs import KINDS, Discrete, random_log_weights, table_moments, values
 
 # %% ../../nbs/extra/inputs.ipynb #c136b569
 class Binomial(Discrete):
@@ -30,5 +30,11 @@ class Binomial(Discrete):
         # no throws of an impossible side cost nothing
         times = lambda n_v1, lp_d1s: torch.where(n_v1 > 0, n_v1*lp_d1s, 0.)
         return ways_v1 + times(v_v1, heads_d1s) + times(w_v1, tails_d1s)
+
+    @torch.no_grad()
+    def match_(self, p_dvs:Float[Tensor, "d v s"]):
+        "Take the means of these distributions over, in place."
+        heads_ds = table_moments(p_dvs)[0].div(self.n_values - 1).clamp(1e-4, 1-1e-4)
+        self.logp_d2s.copy_(torch.stack([1-heads_ds, heads_ds], 1).log())
 
 KINDS[Binomial.kind] = Binomial

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from einops import rearrange, reduce, repeat
 from fastcore.basics import patch
 from ..core import require
-from ..layers import pick
+from ..circuit import pick
 from ..emission import Atom, Coder, Emission, Family, Labelled, FAMILIES
 from ..emission import from_spec, prefix, put_seen_, register, some_rows
 from ..trees import TreesConfig, fit_trees, unstack
