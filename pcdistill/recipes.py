@@ -251,8 +251,9 @@ def unfitted(
     z_xq = torch.randperm(len(y_xd)*n_labels, generator=gen).view(-1, n_labels) % r.clusters
     levels = max(colour.levels(x_bchw.shape[1]))
     rows = Labelled(y_xd, z_xq.to(dev), levels, r.clusters, r.side)
-    rows = rows._replace(f_xf=y_xd.float(), valid=rows)
-    emission, _ = family_of(r.family).fit(rows, replace(r.emission, epochs=0), gen, None, False)
+    how = family_of(r.family)
+    rows = rows._replace(f_xf=y_xd.float(), valid=rows) if how.features else rows
+    emission, _ = how.fit(rows, replace(r.emission, epochs=0), gen, None, False)
     z_bn = torch.randint(emission.n_heads, y_bnd.shape[:2], generator=gen).to(dev)
     prior = fit_latent_prior(z_bn, emission.n_heads, 1., chain(y_bnd.shape[1]))
     return Image(emission, prior, colour, r.side, tuple(x_bchw.shape[1:]))

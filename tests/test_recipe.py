@@ -243,6 +243,12 @@ def test_plan_prints_and_does_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert all(stage in said for stage in (*STAGES, 'all', 'one micro-batch')) and not (tmp_path/'x').exists()
 
+@pytest.mark.parametrize('family', ['trees', 'grown', 'normals', 'residuals'])
+def test_every_family_has_a_plan_on_images_of_many_patches(family):
+    "Normals on photos are over squares of four patches."
+    r = recipe('photos', 'paper' if family=='grown' else 'tiny', family, n_train=60, n_test=4, clusters=4)
+    assert min(estimate(r).values()) >= 0
+
 @pytest.mark.parametrize('family', [pytest.param(f, marks=needs(f)) for f in FAMILIES])
 def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     "With every micro-batch said to take a second, a stage takes as many as it has."
