@@ -48,6 +48,9 @@ def device(
             f"but this machine has {n} CUDA device{'s'*(n!=1)}; use --device cpu")
     return dev
 
+# %% ../nbs/00_core.ipynb #cc48c655
+torch.set_flush_denormal(True)
+
 # %% ../nbs/00_core.ipynb #c010
 def rng(
     seed:int, # a whole number
