@@ -86,6 +86,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'pcdistill.cli': { 'pcdistill.cli.add_words': ('cli.html#add_words', 'pcdistill/cli.py'),
                                'pcdistill.cli.files_of': ('cli.html#files_of', 'pcdistill/cli.py'),
                                'pcdistill.cli.main': ('cli.html#main', 'pcdistill/cli.py'),
+                               'pcdistill.cli.may_draw': ('cli.html#may_draw', 'pcdistill/cli.py'),
                                'pcdistill.cli.may_write': ('cli.html#may_write', 'pcdistill/cli.py'),
                                'pcdistill.cli.parser': ('cli.html#parser', 'pcdistill/cli.py'),
                                'pcdistill.cli.run_compress': ('cli.html#run_compress', 'pcdistill/cli.py'),

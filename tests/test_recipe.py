@@ -488,6 +488,7 @@ def test_files_that_are_read_are_not_written(copy, tmp_path, capsys):
         assert 'another kind' in refused(capsys, *words, other) and 'folder' in refused(capsys, *words, tmp_path)
         assert 'is read' in refused(capsys, *words, student, '--overwrite')
     assert 'another kind' in refused(capsys, 'sample', copy, '--out', picture)          # a picture, but not one of ours
+    assert '.svg' in refused(capsys, 'sample', copy, '--out', tmp_path/'new.pdf') and not (tmp_path/'new.pdf').exists()
     assert all(f.read_bytes()==b for f, b in held.items())
     for _ in range(2):                                                                 # one's own may be written again
         assert cli.main([*map(str, coding), str(tmp_path/'x.pcd')])==0
