@@ -97,8 +97,8 @@ class Plan(NamedTuple):
     units:Tensor         # input at each place, counted tree after tree
     place_of_node:Tensor # of each latent: where it is in `nodes`
     place_of_unit:Tensor # of each input: where it is in `units`
-    above:Tensor         # at each place: of its latent's parent, the place within the level above
-    host:Tensor          # at each place: of its input's latent, the place within its level
+    above:Tensor         # of each latent's parent: the place within the level above
+    host:Tensor          # of each input's latent: the place within its level
 
     @property
     def n_roots(self) -> int:
@@ -241,7 +241,7 @@ class Circuit(nn.Module):
     def __init__(self,
         trees:Tree|Sequence[Tree],  # one, or several over the same variables side by side
         inputs:nn.Module,           # says how many states there are; a row for each tree's variable
-        n_heads:int,                # K
+        n_heads:int,                # K, of each tree
         gen:torch.Generator,        # randomness of the start
     ):
         super().__init__()

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from .core import require
 from .clusters import shuffled
 from .em import fit
-from .emission import Coder, Emission, Family, Labelled, SideBySide, FAMILIES
+from .emission import Coder, Emission, Family, Labelled, Preset, SideBySide, FAMILIES
 from .emission import from_spec, one_reading, register
 from .normals import Normals, NormalsConfig, clustered, fit_mixture, fit_normals, start_
 from .tiles import Tiles, cut, fit_split
@@ -259,4 +259,13 @@ def fit_squares(
                   ckpt, progress, 'squares')
     return e, history
 
-FAMILIES['normals'] = Family(SquaresConfig, fit_squares)
+_tuning = dict(epochs=1, lr=(.05, .02), pseudocount=10., micro=256)
+FAMILIES['normals'] = Family(SquaresConfig, fit_squares, presets=dict(
+    tiny=Preset(16, dict(epochs=4, batch=10_000, scales=4, halves=64, joined=(64,)),
+                _tuning | dict(epochs=3, batch=8000, lr=(.1, .05), micro=64)),
+    small=Preset(32, dict(epochs=6, scales=16, halves=256, joined=(128,)),
+                 _tuning | dict(batch=5000, n_test=3000)),
+    best=Preset(64, dict(epochs=8, scales=16, halves=512, joined=(256,)),
+                _tuning | dict(n_tune=20_000, batch=10_000)),
+    best_cuda=Preset(128, dict(epochs=10, scales=16, halves=1024, joined=(512,)),
+                     _tuning | dict(n_tune=20_000, batch=10_000))))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'SideBySide', 'prefix', 'put_seen_', 'Moments',
-           'moments', 'supported', 'one_reading', 'Atom', 'tempered', 'Labelled', 'some_rows', 'FamilyConfig', 'Family',
-           'family', 'register', 'from_spec']
+           'moments_of_rows', 'supported_rows', 'one_reading', 'Atom', 'tempered', 'Labelled', 'some_rows',
+           'FamilyConfig', 'Preset', 'Family', 'family', 'register', 'from_spec']
 
 # %% ../nbs/30_emission.ipynb #e002
 import copy
@@ -168,7 +168,7 @@ class Moments(NamedTuple):
     entropy_xd:Tensor # nats; 0 where seen
 
 @torch.no_grad()
-def moments(
+def moments_of_rows(
     e:Emission,                   # any
     x_xd:Shaped[Tensor, "x d"],   # values; where hidden, whatever
     seen_xd:Bool[Tensor, "x d"],  # False where hidden
@@ -188,11 +188,11 @@ def moments(
     return Moments(mean_xd, entropy_xd)
 
 # %% ../nbs/30_emission.ipynb #e012
-def supported(
+def supported_rows(
     e:Emission,                  # any
     seen_xd:Bool[Tensor, "x d"], # a mask
 ) -> Bool[Tensor, "x d"]:
-    "The part of a mask that can be answered; rows of no prefix count as hidden if they must."
+    "The part of a mask that can be answered: other masks than prefixes may count as hidden."
     if e.masks=='any':
         return seen_xd
     return seen_xd & prefix(seen_xd[:, e.order_d])[:, None]
@@ -202,7 +202,7 @@ def one_reading(
     ask:Callable,  # (values, mask, beliefs, density) → a tensor with a row for each row
     x_xd, seen_xd, soft, density, # what `ask` is asked
 ) -> Tensor:
-    "Rows whose mask has no probability are densities in all their parts: no sum mixes the two."
+    "Rows whose mask has no probability are densities in all their parts."
     if seen_xd is None: # beliefs say nothing
         return ask(x_xd, None, None, density)
     if density or soft is not None:
@@ -307,11 +307,20 @@ class FamilyConfig:
         "The same without what images of so many patches of this side have no place for."
         return self
 
+class Preset(NamedTuple):
+    "What a family makes of a preset."
+    clusters:int     # labels of a patch before anything grows
+    emission:dict    # its own settings
+    recipe:dict      # settings of the recipe
+
 class Family(NamedTuple):
     "How emissions of one kind are made."
     config:type    # frozen dataclass of its settings, a FamilyConfig
     fit:Callable   # (rows, config, gen, ckpt, progress) → (emission, history)
-    features:bool=False # whether it wants the teacher's features, and rows to judge by
+    features:bool=False    # whether it wants the teacher's features, and rows to judge by
+    presets:dict[str, Preset]={}    # 'tiny' …; 'best_cuda' on a GPU; none at all: the defaults
+    colour:str='rgb'                # colour map of RGB images
+    sides:tuple[int, ...]=(8, 7, 4, 2) # of a patch of images from 28 pixels on, the first that fits
 
 def family(name:str) -> Family:
     "How emissions of a family are made."

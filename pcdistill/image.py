@@ -18,12 +18,13 @@ from fastcore.basics import patch
 from .core import Refused, require
 from .runs import save, load
 from .colour import Colour, COLOURS
+from .patches import to_patches
 from .inputs import Evidence
 from .structure import chain
 from .circuit import Circuit, soft_posterior, from_spec as circuit_from_spec
 from .em import fit
 from .emission import Emission, Soft, from_spec
-from .emission import moments as moments_of_rows, supported as supported_rows
+from .emission import moments_of_rows, supported_rows
 from .tiles import Tiles
 
 # %% ../nbs/36_image.ipynb #g005
@@ -33,11 +34,10 @@ def patch_places(
 ) -> Int[Tensor, "n d"]:
     "Places of each patch's variables in the row of an image; patches row by row."
     c, h, w = shape
+    row_d = torch.arange(h*w*c)
     if p is None:
-        return torch.arange(h*w*c)[None]
-    require(p > 0 and h%p==0 and w%p==0, f'wanted a patch size that divides {h}×{w}, got {p}')
-    at = torch.arange(h*w*c)
-    return rearrange(at, '(nh ph nw pw c) -> (nh nw) (ph pw c)', nh=h//p, ph=p, pw=p, c=c)
+        return row_d[None]
+    return to_patches(rearrange(row_d, '(h w c) -> 1 c h w', h=h, w=w), p)[0]
 
 class ImageMoments(NamedTuple):
     "What is known about hidden pixels."
@@ -124,7 +124,7 @@ def hidden_nats(self:Image, x_bchw) -> Float[Tensor, "b"]:
 # %% ../nbs/36_image.ipynb #w006b
 @patch
 def supported(self:Image, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-    "The part of a mask that can be answered; patches of no prefix count as hidden if they must."
+    "The part of a mask that can be answered: patches with other masks may count as hidden."
     if self.emission.masks=='any':
         return seen_bhw
     seen_bd = self.mask_rows(seen_bhw)

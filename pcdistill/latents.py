@@ -18,9 +18,8 @@ from .teacher import Teacher
 
 # %% ../nbs/44_latents.ipynb #c005
 def smallest(n:int) -> torch.dtype:
-    "The smallest integer type that holds 0 … n-1."
-    types = torch.uint8, torch.int16, torch.int32, torch.int64
-    return next(t for t in types if n-1 <= torch.iinfo(t).max)
+    "The smallest integer type that holds 0 … n-1, for n up to 32,768."
+    return torch.uint8 if n <= 256 else torch.int16
 
 @torch.no_grad()
 def extract(

@@ -9,7 +9,7 @@ from pcdistill import grow as G
 from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.em import EM, tables
-from pcdistill.emission import Labelled, family, from_spec, moments
+from pcdistill.emission import Labelled, family, from_spec, moments_of_rows
 from pcdistill.grow import (GrowConfig, Part, better, budget, clone_heads, fit_grown, gain, gain_of, more_states,
                             reassign, split_labels, train_trees, worst)
 from pcdistill.image import Image, finetune, load_image, save_image
@@ -98,7 +98,7 @@ def test_moments_and_draws(seed):
     fits = (x[:, 0]==1) & (x[:, 3]==1)
     p_xk = e(x[fits]).detach().exp()
     p_xk /= p_xk.sum(0)
-    mean, entropy = moments(e, y, seen, w_1k)
+    mean, entropy = moments_of_rows(e, y, seen, w_1k)
     assert torch.allclose(mean[0], (p_xk @ w_1k[0]) @ x[fits].float(), atol=1e-4)
     m = mean[0, 2]
     assert torch.allclose(entropy[0, 2], torch.special.entr(torch.stack([m, 1-m])).sum(), atol=1e-4) and entropy[0, 0]==0

@@ -7,7 +7,7 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import Refused, rng
 from pcdistill.either import PARTITIONS, Either, SquaresConfig, fit_squares, piece_order, places, square_order
 from pcdistill.em import EM
-from pcdistill.emission import Labelled, from_spec, moments
+from pcdistill.emission import Labelled, from_spec, moments_of_rows
 from pcdistill.inputs import Evidence
 from pcdistill.normals import Normals
 from pcdistill.structure import chain
@@ -82,7 +82,7 @@ def test_marginals_are_those_of_the_densities(seed):
         w = p_x[fits]/p_x[fits].sum()
         with torch.no_grad():
             post = (e(row, seen_d[None], density=True) + e.prior_k).softmax(1)
-        mean, entropy = moments(e, row, seen_d[None], post)
+        mean, entropy = moments_of_rows(e, row, seen_d[None], post)
         want = (w[:, None]*x[fits]).sum(0)
         assert (mean[0] - want)[~seen_d].abs().max() < .15
         assert torch.equal(mean[0][seen_d], row[0][seen_d].float()) and (entropy[0][seen_d]==0).all()

@@ -21,7 +21,7 @@ from ..core import bpd, require, rng
 from ..show import grid, heat, strip
 from ..inputs import one_hot_evidence
 from ..circuit import soft_choice, soft_posterior
-from ..emission import moments, tempered
+from ..emission import moments_of_rows, tempered
 from ..image import Image
 from ..evaluate import Ledger, waterfall
 from ..inpainting import as_png
@@ -42,7 +42,7 @@ def head_means(image:Image) -> Float[Tensor, "k c p q"]:
     e, (p, q) = image.emission, sides(image)
     one_kk = torch.eye(e.n_heads, device=image.device)
     nothing_kd = one_kk.new_zeros(e.n_heads, e.n_vars, dtype=torch.long)
-    mean_kd = moments(e, nothing_kd, nothing_kd > 0, one_kk).mean_xd
+    mean_kd = moments_of_rows(e, nothing_kd, nothing_kd > 0, one_kk).mean_xd
     return image.colour.inverse(rearrange(mean_kd, 'k (p q c) -> k c p q', p=p, q=q))
 
 def neighbours(
@@ -137,7 +137,7 @@ def swap(
         new = image.colour.inverse(image.pixels(y_1d))[0].cpu()
         return torch.where(image.pixels(seen_1d)[0].cpu(), x_chw.to(new), new)
     w_nk = soft_posterior(image.prior, told_1nk)[0]
-    mean_nd = moments(e, tiles.pieces(y_1d)[0], seen_nd, w_nk).mean_xd
+    mean_nd = moments_of_rows(e, tiles.pieces(y_1d)[0], seen_nd, w_nk).mean_xd
     zs = [soft_choice(image.prior, told_1nk, gen) for _ in range(samples)]
     drawn = [tiles.draw_given(y_1d, seen_1d, z_1n, gen) for z_1n in zs]
     log_p = image.prior(told_1nk) - image.prior(rest_1nk)

@@ -15,7 +15,8 @@ from torch.nn.functional import one_hot
 from jaxtyping import Bool
 from einops import einsum
 from ..core import require
-from ..emission import Emission, Soft, from_spec, moments, soft_log_weight, supported
+from ..emission import Emission, Soft, from_spec
+from ..emission import moments_of_rows, soft_log_weight, supported_rows
 
 # %% ../../nbs/extra/checks.ipynb #k005
 class Enumerated(NamedTuple):
@@ -43,7 +44,7 @@ def questions(e:Emission, gen:torch.Generator) -> Iterator[Question]:
     D = e.n_vars
     for seen_d in torch.cartesian_prod(*[torch.tensor([False, True])]*D).view(-1, D):
         seen_1d = seen_d[None]
-        if not torch.equal(supported(e, seen_1d), seen_1d):
+        if not torch.equal(supported_rows(e, seen_1d), seen_1d):
             continue
         x_1d = e.n_values//4 + torch.randint((e.n_values+1)//2, (1, D), generator=gen)
         yield Question(x_1d, seen_1d, None)
@@ -97,7 +98,7 @@ def check_draws(
         return x_nd.float()
     draws(1, None)
     x_nd = draws(n, gen)
-    mean_d = moments(e, q.x_1d, q.seen_1d, torch.eye(e.n_heads)[[k]], q.soft).mean_xd[0]
+    mean_d = moments_of_rows(e, q.x_1d, q.seen_1d, torch.eye(e.n_heads)[[k]], q.soft).mean_xd[0]
     off_d = (x_nd.mean(0) - mean_d).abs()
     assert (off_d <= errors*x_nd.std(0)/n**.5 + .03).all(), (seen_d.tolist(), q.soft, off_d)
 

@@ -14,9 +14,9 @@ from einops import rearrange, reduce, repeat
 from fastcore.basics import patch
 from ..core import require
 from ..circuit import pick
-from ..emission import Atom, Coder, Emission, Family, Labelled, FAMILIES
+from ..emission import Atom, Coder, Emission, Family, Labelled, Preset, FAMILIES
 from ..emission import from_spec, prefix, put_seen_, register, some_rows
-from ..trees import TreesConfig, fit_trees, unstack
+from ..trees import TREE_PRESETS, TreesConfig, fit_trees, unstack
 from ..normals import Normals, start_
 from ..either import Either
 
@@ -195,4 +195,10 @@ def fit_predicted(
     parts = [Predicted(*part) for part in zip(unstack(inner), linears)]
     return Either(parts).to(y_xd.device), history
 
-FAMILIES['residuals'] = Family(PredictedConfig, fit_predicted)
+FAMILIES['residuals'] = Family(PredictedConfig, fit_predicted, presets=dict(
+    tiny=Preset(32, dict(states=16, epochs=6, batch=2048), TREE_PRESETS['tiny'].recipe),
+    small=Preset(128, dict(states=64, epochs=6, batch=8192), TREE_PRESETS['small'].recipe),
+    best=Preset(64, dict(states=96, epochs=6, batch=8192),
+                dict(epochs=2, n_tune=20_000, batch=2000, lr=(.3, .05))),
+    best_cuda=Preset(512, dict(states=256, epochs=12, batch=16_384),
+                     dict(epochs=5, micro=256, batch=2000, lr=(.5, .02)))))
