@@ -249,7 +249,7 @@ def normal_part(self:Normals,
                 out_xk[some[:, None], k] = lp_xk.to(out_xk)
     return out_xk
 
-# %% ../nbs/33_normals.ipynb #c037ac15
+# %% ../nbs/33_normals.ipynb #c5b5cc19
 class Mixture(NamedTuple):
     "Rows of hidden variables as mixtures of normals, float64."
     logw_xk:Tensor  # log-weights, normalised
@@ -288,7 +288,7 @@ class Mixture(NamedTuple):
         R_xhh = self.R_khh[k_x].mT
         return mean_xh + torch.linalg.solve_triangular(R_xhh, eps_xh1, upper=True)[..., 0]
 
-# %% ../nbs/33_normals.ipynb #c76977dc
+# %% ../nbs/33_normals.ipynb #cd7003df
 @patch
 @torch.no_grad()
 def mixture(self:Normals,
