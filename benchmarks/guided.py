@@ -15,7 +15,8 @@ log p̂(hidden | seen). On the first --images test images, for every mask (rando
          inside patches, both ends hidden; `images`: of the images themselves
   spread standard deviation between two draws, grey levels
   seconds of all of it, for all images
-Results: nbs/experiments/results/guided-cifar10.json, after every mask; models in --runs.
+Results: nbs/experiments/results/guided-cifar10.json, after every mask, and two pictures of the first
+eight images; models in --runs.
 """
 import argparse, json, math, time
 from pathlib import Path
@@ -34,6 +35,7 @@ from pcdistill.inpainting import MASKS
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
+from pcdistill.show import strip
 
 SIDE, LABELS, SCALES = 8, 64, 8
 
@@ -95,6 +97,15 @@ def guided_by(guided:Guided, x, seen_hw, gen) -> tuple:
     mean = every(lambda part: guided.mean(part, seen_hw))
     return mean, draws, every(lambda part: guided.log_prob(part, seen_hw, gen))
 
+def picture(models, x, seen_hw, file:Path):
+    "The same images completed by every model."
+    rows = dict(image=x, seen=torch.where(seen_hw, x, 128))
+    for name, guided in models.items():
+        ask = guided_by if guided else normal_alone
+        mean, draws, _ = ask(guided or models['circuit'], x, seen_hw, rng(2))
+        rows |= {f'{name}, draw': draws[0], f'{name}, mean': mean.clamp(0, 255)/255}
+    strip(rows).savefig(file, dpi=90, bbox_inches='tight')
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--images', type=int, default=100)
@@ -128,6 +139,10 @@ def main():
             print(name, model, rows[model], flush=True)
         done['masks'][name] = rows
         save_json(a.out, done)
+    for name in ('left', 'centre'):
+        file = a.out.with_name(f'{a.out.stem}-{name}.png')
+        if not file.is_file():
+            picture(models, x[:8], masks[name], file)
 
 if __name__=='__main__':
     main()
