@@ -97,12 +97,23 @@ def guided_by(guided:Guided, x, seen_hw, gen) -> tuple:
     mean = every(lambda part: guided.mean(part, seen_hw))
     return mean, draws, every(lambda part: guided.log_prob(part, seen_hw, gen))
 
-def picture(models, x, seen_hw, file:Path):
+@torch.no_grad()
+def circuit_alone(guided:Guided, x, seen_hw, gen) -> tuple:
+    "The same under the circuit."
+    image, seen = guided.image, seen_hw.expand(len(x), -1, -1)
+    rows_bd, hidden_bd = image.rows(x), ~image.mask_rows(seen)
+    u_bd = (torch.rand(rows_bd.shape, generator=gen) - .5)*hidden_bd
+    full_b, seen_b = (image.tiles(rows_bd + u_bd, m, None, True)[:, 0] for m in (None, ~hidden_bd))
+    draws = [image.draw(x, seen, gen) for _ in range(2)]
+    return image.moments(x, seen).mean_bchw, draws, (full_b - seen_b).double()
+
+MODELS = dict(circuit=circuit_alone, normal=normal_alone, guided=guided_by)
+
+def picture(guided:Guided, x, seen_hw, file:Path):
     "The same images completed by every model."
     rows = dict(image=x, seen=torch.where(seen_hw, x, 128))
-    for name, guided in models.items():
-        ask = guided_by if guided else normal_alone
-        mean, draws, _ = ask(guided or models['circuit'], x, seen_hw, rng(2))
+    for name, ask in MODELS.items():
+        mean, draws, _ = ask(guided, x, seen_hw, rng(2))
         rows |= {f'{name}, draw': draws[0], f'{name}, mean': mean.clamp(0, 255)/255}
     strip(rows).savefig(file, dpi=90, bbox_inches='tight')
 
@@ -124,14 +135,14 @@ def main():
         done = dict(data='cifar10', n_images=a.images, weight=best.weight, commit=COMMIT, masks={})
         save_json(a.out, done)
     x = images('cifar10', 'test', a.images)
-    models = dict(circuit=Guided(image, whole, 0.), normal=None, guided=Guided(image, whole, done['weight']))
+    guided = Guided(image, whole, done['weight'])
     for name, seen_hw in masks.items():
         if name in done['masks']:
             continue
         rows, n = dict(images=dict(seam=seam(x, ~seen_hw))), int((~seen_hw).sum())*3
-        for model, guided in models.items():
-            start, ask = time.monotonic(), guided_by if guided else normal_alone
-            mean, draws, nats_b = ask(guided or models['circuit'], x, seen_hw, rng(1))
+        for model, ask in MODELS.items():
+            start = time.monotonic()
+            mean, draws, nats_b = ask(guided, x, seen_hw, rng(1))
             spread = torch.stack(draws).float().std(0)[:, :, ~seen_hw].mean()
             rows[model] = dict(psnr=psnr(mean, x, ~seen_hw), bits=-float(nats_b.mean())/n/math.log(2),
                                seam=seam(draws[0], ~seen_hw), spread=float(spread),
@@ -142,7 +153,7 @@ def main():
     for name in ('left', 'centre'):
         file = a.out.with_name(f'{a.out.stem}-{name}.png')
         if not file.is_file():
-            picture(models, x[:8], masks[name], file)
+            picture(guided, x[:8], masks[name], file)
 
 if __name__=='__main__':
     main()

@@ -58,6 +58,9 @@ class Guided:
                 f'and {image.shape} in {image.colour.name}')
         require(0 <= weight <= 1, f'wanted a weight from 0 to 1, got {weight}')
         self.image, self.whole, self.weight = image, whole_of(whole), weight
+        row_1d = torch.zeros(1, image.emission.n_vars, device=image.device)
+        one_1k = row_1d.new_ones(1, image.emission.n_heads)
+        self.hidden = image.emission.mixture(row_1d, row_1d[0] > 0, one_1k) # a patch, all hidden
 
 @patch
 def told(self:Guided,
@@ -69,11 +72,12 @@ def told(self:Guided,
     C_hh:Float[Tensor, "h h"],    # all that is known: mean and covariance
 ) -> Mixture:
     "The hidden part of a patch: the circuit's mixture, told what the surroundings say."
-    at_d = self.image.tiles.at_pd[p]
+    at_d, own = self.image.tiles.at_pd[p], self.hidden._replace(logw_xk=w_bk.double().log())
     seen = seen_d[at_d]
+    if seen.any():
+        own = self.image.emission.mixture(x_bd[:, at_d].float(), seen, w_bk)
     m0_bh, C0_hh = self.whole.given(at_d[~seen], at_d[seen], x_bd)
     P_hh, P0_hh = (torch.cholesky_inverse(cholesky(S_hh)) for S_hh in (C_hh, C0_hh))
-    own = self.image.emission.mixture(x_bd[:, at_d].float(), seen, w_bk)
     a = self.weight
     return own.times(a*(P_hh - P0_hh), a*(m_bh @ P_hh - m0_bh @ P0_hh))
 
