@@ -21,6 +21,7 @@ eight images; models in --runs.
 import argparse, json, math, time
 from pathlib import Path
 import torch
+from PIL import Image as Picture
 from chain import COMMIT, RESULTS
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import RGB
@@ -116,6 +117,7 @@ def picture(guided:Guided, x, seen_hw, file:Path):
         mean, draws, _ = ask(guided, x, seen_hw, rng(2))
         rows |= {f'{name}, draw': draws[0], f'{name}, mean': mean.clamp(0, 255)/255}
     strip(rows).savefig(file, dpi=90, bbox_inches='tight')
+    Picture.open(file).convert('RGB').quantize(128).save(file, optimize=True)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
