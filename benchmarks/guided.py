@@ -25,7 +25,7 @@ from PIL import Image as Picture
 from chain import COMMIT, RESULTS
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import RGB
-from pcdistill.core import rng
+from pcdistill.core import cholesky, rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig
 from pcdistill.emission import Labelled, family
@@ -34,6 +34,7 @@ from pcdistill.guided import Guided, choose_weight
 from pcdistill.image import Image, load_image, save_image
 from pcdistill.inpainting import MASKS
 from pcdistill.latent_prior import fit_latent_prior
+from pcdistill.normals import Mixture
 from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
 from pcdistill.show import strip
@@ -78,15 +79,14 @@ def normal_alone(guided:Guided, x, seen_hw, gen) -> tuple:
     x_bd, seen_d = image.rows(x).double(), image.mask_rows(seen_hw[None])[0]
     h, v = (~seen_d).nonzero().flatten(), seen_d.nonzero().flatten()
     m_bh, C_hh = guided.whole.given(h, v, x_bd)
-    L_hh = torch.linalg.cholesky(C_hh + 1e-6*torch.eye(len(h)))
-    off_bh = x_bd[:, h] + torch.rand(m_bh.shape, generator=gen) - .5 - m_bh
-    w_hb = torch.linalg.solve_triangular(L_hh, off_bh.T, upper=False)
-    nats_b = -.5*w_hb.square().sum(0) - L_hh.diagonal().log().sum() - .5*len(h)*math.log(2*math.pi)
+    R_hh = cholesky(torch.cholesky_inverse(cholesky(C_hh)))
+    told = Mixture(m_bh.new_zeros(len(x), 1), m_bh[None], R_hh[None])
+    nats_b = told.log_prob(x_bd[:, h] + torch.rand(m_bh.shape, generator=gen) - .5)
     def whole(value_bh):
         row_bd = x_bd.clone()
         row_bd[:, h] = value_bh
         return image.pixels(row_bd)
-    draws = [whole(m_bh + torch.randn(m_bh.shape, generator=gen).double() @ L_hh.T) for _ in range(2)]
+    draws = [whole(told.draw(gen)) for _ in range(2)]
     return whole(m_bh), [d.round().clamp(0, 255).byte() for d in draws], nats_b
 
 def guided_by(guided:Guided, x, seen_hw, gen) -> tuple:

@@ -685,6 +685,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'pcdistill.guided.Guided.mean': ('guided.html#guided.mean', 'pcdistill/guided.py'),
                                   'pcdistill.guided.Guided.rounds': ('guided.html#guided.rounds', 'pcdistill/guided.py'),
                                   'pcdistill.guided.Guided.told': ('guided.html#guided.told', 'pcdistill/guided.py'),
+                                  'pcdistill.guided.Guided.weigh': ('guided.html#guided.weigh', 'pcdistill/guided.py'),
                                   'pcdistill.guided.Whole': ('guided.html#whole', 'pcdistill/guided.py'),
                                   'pcdistill.guided.Whole.given': ('guided.html#whole.given', 'pcdistill/guided.py'),
                                   'pcdistill.guided.choose_weight': ('guided.html#choose_weight', 'pcdistill/guided.py'),

@@ -38,12 +38,13 @@ def whole_of(
     image:Image, # of one normal over whole images, as `fit_one_normal` gives it
 ) -> Whole:
     "Its mean and covariance."
-    e, D = image.emission, image.tiles.n_vars
+    e = image.emission
     require(image.patch is None and e.n_heads==1, 'wanted one normal over whole images, '
             f'got {e.n_heads} heads over patches of {image.patch}')
-    order_d, every_d = e.order_d, torch.arange(D, device=image.device)
-    A_dd = e.factor(every_d[:1], every_d)[0][order_d.argsort()]
-    return Whole(e.mu_gd[0].double()[order_d.argsort()], A_dd @ A_dd.T)
+    every_d = torch.arange(image.tiles.n_vars, device=image.device)
+    rank_d = e.order_d.argsort()
+    A_dd = e.factor(every_d[:1], every_d)[0][rank_d]
+    return Whole(e.mu_gd[0].double()[rank_d], A_dd @ A_dd.T)
 
 # %% ../nbs/54_guided.ipynb #c1b82258
 class Guided:
@@ -56,11 +57,16 @@ class Guided:
         require(whole.shape==image.shape and whole.colour.name==image.colour.name,
                 f'wanted two models of the same images, got {whole.shape} in {whole.colour.name} '
                 f'and {image.shape} in {image.colour.name}')
-        require(0 <= weight <= 1, f'wanted a weight from 0 to 1, got {weight}')
-        self.image, self.whole, self.weight = image, whole_of(whole), weight
+        self.weigh(weight)
+        self.image, self.whole = image, whole_of(whole)
         row_1d = torch.zeros(1, image.emission.n_vars, device=image.device)
         one_1k = row_1d.new_ones(1, image.emission.n_heads)
         self.hidden = image.emission.mixture(row_1d, row_1d[0] > 0, one_1k) # a patch, all hidden
+
+    def weigh(self, weight:float):
+        "Let so much of the normal's evidence count from now on."
+        require(0 <= weight <= 1, f'wanted a weight from 0 to 1, got {weight}')
+        self.weight = weight
 
 @patch
 def told(self:Guided,
@@ -97,21 +103,21 @@ def rounds(self:Guided,
     m_bh, C_hh = self.whole.given(h, seen_d.nonzero().flatten(), x_bd)
     L_hh, w_hb, first = cholesky(C_hh), torch.zeros_like(m_bh.T), 0
     lp_bpk = image.evidence(x_bchw, seen_hw.expand(len(x_bd), -1, -1), density=True)
-    w_bpk = soft_posterior(image.prior, lp_bpk)
     for p, at_d in enumerate(at_pd):
         now = slice(first, first + int((~seen_d[at_d]).sum()))
         if now.stop==first:
             continue
-        near_bh, near_hh = m_bh[:, now], C_hh[now, now]
+        near_bh, near_hh, own_hh = m_bh[:, now], C_hh[now, now], L_hh[now, now]
         if joint:
             near_bh = near_bh + (L_hh[now, :first] @ w_hb[:first]).T
-            near_hh = L_hh[now, now] @ L_hh[now, now].T
+            near_hh = own_hh @ own_hh.T
+        if joint or first==0: # else nothing new is known
             w_bpk = soft_posterior(image.prior, lp_bpk)
         told = self.told(p, x_bd, seen_d, w_bpk[:, p], near_bh, near_hh)
         x_bd[:, h[now]] = choose(told, x_bd[:, h[now]])
         if joint:
             off_hb = (x_bd[:, h[now]] - near_bh).T
-            w_hb[now] = torch.linalg.solve_triangular(L_hh[now, now], off_hb, upper=False)
+            w_hb[now] = torch.linalg.solve_triangular(own_hh, off_hb, upper=False)
             lp_bpk[:, p] = image.emission(x_bd[:, at_d].float(), density=True)
         first = now.stop
     return x_bd
@@ -121,9 +127,8 @@ def rounds(self:Guided,
 def draw(self:Guided, x_bchw, seen_hw, gen:torch.Generator) -> UInt8[Tensor, "b c h w"]:
     "Completions: draws from p̂(hidden | seen), rounded."
     image = self.image
-    row_bd = self.rounds(x_bchw, seen_hw, lambda told, _: told.draw(gen))
-    whole = row_bd.round().clamp(0, image.emission.n_values-1).int()
-    return image.colour.inverse(image.pixels(whole))
+    row_bd = self.rounds(x_bchw, seen_hw, lambda told, _: told.draw(gen)).round().int()
+    return image.colour.inverse(image.pixels(row_bd.clamp(0, image.emission.n_values-1)))
 
 @patch
 def mean(self:Guided, x_bchw, seen_hw) -> Float[Tensor, "b c h w"]:
@@ -151,6 +156,9 @@ def choose_weight(
     weights:tuple[float, ...]=(0., .2, .4, .6, .8, 1.), # to choose from
 ) -> Guided:
     "The circuit guided with the weight under which hidden pixels are likeliest."
-    def value(guided):
+    guided = Guided(image, whole)
+    def value(weight):
+        guided.weigh(weight)
         return sum(float(guided.log_prob(valid_bchw, m, rng(0)).mean()) for m in masks)
-    return max((Guided(image, whole, a) for a in weights), key=value)
+    guided.weigh(max(weights, key=value))
+    return guided
