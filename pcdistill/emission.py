@@ -17,7 +17,7 @@ from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool, Shaped
 from einops import einsum, rearrange
 from fastcore.basics import patch
-from .core import Refused, known, require
+from .core import known, require
 from .em import tables
 
 # %% ../nbs/30_emission.ipynb #e004
@@ -70,10 +70,6 @@ class Emission(nn.Module):
     ) -> 'Coder':
         "p(x_d | x_<d), one variable at a time, in the order of `order_d`."
         raise NotImplementedError
-
-    def mixture(self, x_xd, seen_d, w_xk):
-        "Hidden variables as a mixture of normals, where they are one (`normals.Mixture`)."
-        raise Refused(f'wanted an emission of normals, got {self.kind}')
 
     def label(self, x_xd:Shaped[Tensor, "x d"], z_x:Int[Tensor, "x"]) -> Int[Tensor, "x"]:
         "The head of each row: the label it was given, unless heads are components of a mixture."

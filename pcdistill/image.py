@@ -48,6 +48,8 @@ class ImageMoments(NamedTuple):
 # %% ../nbs/36_image.ipynb #w005b
 class Image(nn.Module):
     "p(x) of whole images."
+    joint = True # the answers to all masks are conditionals of one distribution
+
     def __init__(self,
         emission:Emission,         # p(patch | z)
         prior:Circuit,             # p(z_1 … z_n): the latent prior

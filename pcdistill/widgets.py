@@ -134,7 +134,9 @@ def log_true(
     row:int, col:int,             # a hidden pixel
 ) -> tuple[float, bool]|None:
     """log p(true value of the pixel | seen), nats, and whether it is a probability, else a density;
-    None of a mask that is not supported."""
+    None of a mask that is not supported, or where masks do not share one distribution."""
+    if not image.joint:
+        return None
     both_bhw = repeat(seen_hw, 'h w -> 2 h w').clone()
     both_bhw[1, row, col] = True
     if not torch.equal(image.supported(both_bhw), both_bhw):
@@ -185,15 +187,26 @@ def completions(
 def _raw(t:Tensor) -> bytes:
     return t.to(torch.uint8).contiguous().cpu().numpy().tobytes()
 
-def _pad_parts(x_bchw, seen_1hw) -> ui.VBox: # the controls, laid out
+def _pad_parts(x_bchw, seen_1hw, names) -> ui.VBox: # the controls, laid out
     _, h, w = seen_1hw.shape
     cell = max(2, round(224/w))
     pad = Pad(rows=h, cols=w, cell=cell, brush=max(1, h//8), mask=_raw(~seen_1hw))
     choose = put(chooser('image to paint on', 44), x_bchw, cols=len(x_bchw))
+    model = ui.ToggleButtons(options=names, tooltips=[f'ask {n}' for n in names])
+    model.layout.display = None if len(names) > 1 else 'none'
     big = Gallery(label='completion and entropy', width=cell*w)
     few = chooser('completion shown large', 72)
     side = ui.HBox([pad, ui.VBox([big, few])])
-    return panel([choose, side], 'inpaint', pad=pad, choose=choose, big=big, few=few)
+    parts = dict(pad=pad, choose=choose, model=model, big=big, few=few)
+    return panel([choose, model, side], 'inpaint', **parts)
+
+def _heed(pad, act, widget, names='value'): # what is refused is said under the canvas
+    def done(change):
+        try:
+            act(change.new)
+        except Refused as e:
+            pad.note = str(e)
+    widget.observe(done, names)
 
 def _show(box, image): # the last answer, and what is at the cursor
     result, pad = box.result, box.pad
@@ -207,21 +220,24 @@ def _show(box, image): # the last answer, and what is at the cursor
 
 # %% ../nbs/53_widgets.ipynb #c82e8e99
 def inpaint_pad(
-    image:Image,                     # the circuit
+    image:Image|dict[str, Image],    # the circuit; or several models of the same images, by name
     x_bchw:UInt8[Tensor, "b c h w"], # images to choose from
     seen_hw:Bool[Tensor, "_ _"]|str, # True where seen at first; or a name of `MASKS`
     n:int=4,                         # samples; the same mask gives the same ones
 ) -> ui.VBox:
     "Hide pixels with the mouse and see what the circuit makes of it. `.result`: the last answer."
     require(len(x_bchw) > 0, 'wanted at least one image to paint on, got none')
-    _, h, w = image.shape
-    box = _pad_parts(x_bchw, mask(seen_hw, 1, h, w, rng(0)))
+    models = image if isinstance(image, dict) else dict(circuit=image)
+    shape = next(iter(models.values())).shape
+    _, h, w = shape
+    box = _pad_parts(x_bchw, mask(seen_hw, 1, h, w, rng(0)), list(models))
     pad = box.pad
     def show(_=None):
-        _show(box, image)
+        _show(box, models[box.model.value])
     def paint(hidden):
         require(len(hidden)==h*w, f'wanted a mask of {h*w} bytes, got {len(hidden)}')
         seen_1hw = torch.tensor(list(hidden)).view(1, h, w)==0
+        image = models[box.model.value]
         box.result = inpaint(image, box.x_1chw, seen_1hw, n, rng(0, image.device))
         show()
     def load(x_1chw): # another image; the mask stays
@@ -231,18 +247,12 @@ def inpaint_pad(
     def drop(data):
         if data:
             pad.dropped = b''
-            load(fit_image(data, image.shape))
-    def heed(act): # what is refused is said under the canvas
-        def done(change):
-            try:
-                act(change.new)
-            except Refused as e:
-                pad.note = str(e)
-        return done
-    pad.observe(heed(paint), 'mask')
-    pad.observe(heed(drop), 'dropped')
-    pad.observe(heed(show), ['at', 'blend'])
-    box.few.observe(heed(show), 'value')
-    box.choose.observe(heed(lambda i: load(x_bchw[i][None])), 'value')
+            load(fit_image(data, shape))
+    _heed(pad, paint, pad, 'mask')
+    _heed(pad, drop, pad, 'dropped')
+    _heed(pad, show, pad, ['at', 'blend'])
+    _heed(pad, show, box.few)
+    _heed(pad, lambda _: paint(pad.mask), box.model)
+    _heed(pad, lambda i: load(x_bchw[i][None]), box.choose)
     load(x_bchw[:1])
     return box

@@ -1,0 +1,216 @@
+"""Completions on all masks of the package, by everything that can be asked, on the same test images.
+
+    PCDISTILL_DATA=… python benchmarks/completions.py --data cifar10        # one core, about an hour
+    … --data fashion_mnist
+    … --data tiny_imagenet_64 --halve     # at 32×32
+
+Asked are
+  nearest      the mean of the k training images nearest on the seen pixels, k chosen on validation
+               images for each mask; no distribution
+  plain HCLT   one hidden Chow-Liu tree over all values, random start, 2 M parameters
+  circuit      normals on patches, a quarter of the image's side (64 labels by k-means × 8 scales), a
+               Chow-Liu latent prior counted from the components of 20,000 images; no teacher
+  normal       one normal over whole images, its ridge chosen on validation images
+  innovations  a circuit over the innovations of such a normal (mirrored images too where they are as
+               likely: not in Fashion-MNIST)
+For every mask (random90: one mask for all images):
+  psnr     of the mean on hidden values, pooled over images, dB
+  saved    mean squared error that `innovations` saves against this one, image by image, with its
+           standard error
+  bits     −log2 p(hidden | seen) per hidden value: plain HCLT a probability of integers; the others
+           a density, dequantised, which is an upper bound
+  seam     of draws: mean absolute step between neighbours across borders of squares over that inside
+           squares, both ends hidden; squares of the circuit's patches, and of the cells; `images`:
+           of the images themselves
+  spread   standard deviation between two draws, grey levels
+  seconds  of all of it
+The first --images test images; the plain HCLT and the circuit the first --few of them, and the
+others on those too where they are compared (`few`).
+Results: nbs/experiments/results/completions-DATA.json, after every row, and pictures of the first
+eight images; models in --runs, by the command that is in the file.
+"""
+import argparse, json, math, time
+from pathlib import Path
+import torch
+from PIL import Image as Picture
+from chain import COMMIT, RESULTS
+from pcdistill.clusters import assign, kmeans
+from pcdistill.colour import COLOURS, RGB
+from pcdistill.core import rng
+from pcdistill.data import images
+from pcdistill.either import SquaresConfig
+from pcdistill.emission import Labelled, family
+from pcdistill.evaluate import fit_one_normal, fit_plain_hclt
+from pcdistill.image import Image, load_image, save_image
+from pcdistill.innovations import (Asked, Innovations, InnovationsConfig, dequantised,
+                                   fit_innovations, load_innovations, normal_of, save_innovations)
+from pcdistill.inpainting import MASKS
+from pcdistill.latent_prior import fit_latent_prior
+from pcdistill.patches import to_patches
+from pcdistill.runs import save_json
+from pcdistill.show import strip
+
+LABELS, SCALES, CELL = 64, 8, 4
+
+def split(data, name, n, halve):
+    x = images(data, name, n)
+    if halve:
+        x = torch.nn.functional.avg_pool2d(x.float(), 2).round().byte()
+    return x
+
+def circuit_of(x) -> Image:
+    "Normals under k-means labels, and a counted prior."
+    side, gen = x.shape[-1]//4, rng(0)
+    y_bnd = to_patches(x, side)
+    mean_kf = kmeans(y_bnd.float().flatten(0, 1), LABELS, gen, n_fit=60_000, steps=12)
+    y_xd, z_x = y_bnd.long().flatten(0, 1), assign(y_bnd.float(), mean_kf).flatten().long()
+    rows = Labelled(y_xd, z_x[:, None], 256, LABELS, side)
+    e, _ = family('normals').fit(rows, SquaresConfig(epochs=4, scales=SCALES), gen, progress=False)
+    heads_bn = e.label(y_xd, z_x).view(len(x), -1)
+    return Image(e, fit_latent_prior(heads_bn, e.n_heads), RGB, side, tuple(x.shape[1:]))
+
+def made(file:Path, make, load, save):
+    "A model from its file, made if it is not there."
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        save(make(), file)
+        print(f'{file.name}: {time.monotonic() - start:.0f} s', flush=True)
+    return load(file)
+
+def models(train, valid, a) -> dict:
+    "Name → what is asked."
+    def one(name, make, load=load_image, save=save_image):
+        return made(a.runs/f'{a.data}-{name}.safetensors', make, load, save)
+    normal = one('normal', lambda: fit_one_normal(train, valid))
+    config = InnovationsConfig(cell=CELL, K=a.K, n_fit=45_000, mirror=a.data!='fashion_mnist')
+    def innovations():
+        ckpt = a.runs/f'{a.data}-innovations.ckpt'
+        return fit_innovations(train, valid, config, rng(0), ckpt)
+    told = one('innovations', innovations, load_innovations, save_innovations)
+    plain = one('plain', lambda: fit_plain_hclt(train[:20_000], COLOURS['rgb'], 2_000_000, rng(0)))
+    return {'plain HCLT': plain, 'circuit': one('circuit', lambda: circuit_of(train[:20_000])),
+            'normal': Innovations(*normal_of(normal), tuple(train.shape[1:]), CELL, 1),
+            'innovations': told}
+
+@torch.no_grad()
+def ask(model, x, seen_hw, gen) -> tuple:
+    "Mean, two draws and log p(hidden | seen) of images."
+    if isinstance(model, Innovations):
+        asked = Asked(model, x, seen_hw)
+        nats_b = asked.log_prob(dequantised(asked.x_bd, gen))
+        draws = [asked.draw(gen) for _ in range(2)]
+        return asked.images(asked.mean_bh).float(), draws, nats_b
+    seen = seen_hw.expand(len(x), -1, -1)
+    exact, rows_bd, seen_bd = bool(model.exact(seen).all()), model.rows(x), model.mask_rows(seen)
+    if not exact:
+        rows_bd = rows_bd + (torch.rand(rows_bd.shape, generator=gen) - .5)*~seen_bd
+    full_b, seen_b = (model.tiles(rows_bd, m, None, not exact)[:, 0] for m in (None, seen_bd))
+    draws = [model.draw(x, seen, gen) for _ in range(2)]
+    return model.moments(x, seen).mean_bchw, draws, (full_b - seen_b).double()
+
+def answers(model, x, seen_hw, gen) -> tuple:
+    mean, draws, nats_b = zip(*(ask(model, part, seen_hw, gen) for part in x.split(50)))
+    return torch.cat(mean), [torch.cat(d) for d in zip(*draws)], torch.cat(nats_b)
+
+def nearest(train, x, seen_hw, k) -> torch.Tensor:
+    "Mean of the k training images nearest on the seen pixels."
+    m, t = seen_hw.expand(x.shape[1:]).flatten(), train.flatten(1)
+    t_seen = t[:, m].float() - 128
+    size, out = t_seen.square().sum(1), []
+    for part in x.split(100):
+        near = (size - 2*(part.flatten(1)[:, m].float() - 128) @ t_seen.T).topk(k, largest=False)
+        out.append(torch.stack([t[i].float().mean(0) for i in near.indices]).view(part.shape))
+    return torch.cat(out)
+
+def errors(mean, x, seen_hw) -> torch.Tensor:
+    "Mean squared error of each image where hidden."
+    off = (mean.clamp(0, 255) - x.float())[:, :, ~seen_hw]
+    return off.square().flatten(1).mean(1).double()
+
+def seam(x, hidden_hw, side) -> float:
+    "Steps across borders of squares over steps inside, both ends hidden."
+    across, inside = [], []
+    for x, hidden in ((x.float(), hidden_hw), (x.float().mT, hidden_hw.T)):
+        step, both = (x[..., 1:] - x[..., :-1]).abs(), hidden[:, 1:] & hidden[:, :-1]
+        border = torch.arange(1, x.shape[-1]) % side==0
+        across.append(step[..., both & border].flatten())
+        inside.append(step[..., both & ~border].flatten())
+    return float(torch.cat(across).mean()/torch.cat(inside).mean())
+
+def seams(x, hidden_hw) -> dict:
+    return dict(seam_patch=seam(x, hidden_hw, x.shape[-1]//4), seam_cell=seam(x, hidden_hw, CELL))
+
+def row(se_b, few) -> dict:
+    return dict(n_images=len(se_b), psnr=10*math.log10(255**2/float(se_b.mean())),
+                few=10*math.log10(255**2/float(se_b[:few].mean())))
+
+def asked_of(model, x, seen_hw, few) -> tuple[dict, torch.Tensor]:
+    start, n = time.monotonic(), int((~seen_hw).sum())*x.shape[1]
+    mean, draws, nats_b = answers(model, x, seen_hw, rng(1))
+    se_b = errors(mean, x, seen_hw)
+    bits_b, spread = -nats_b/n/math.log(2), torch.stack(draws).float().std(0)[:, :, ~seen_hw].mean()
+    more = dict(bits=float(bits_b.mean()), bits_few=float(bits_b[:few].mean()),
+                spread=float(spread), seconds=round(time.monotonic() - start, 1))
+    return row(se_b, few) | more | seams(draws[0], ~seen_hw), se_b
+
+def picture(asked, x, seen_hw, file:Path):
+    "The same images completed by every model."
+    rows = dict(image=x, seen=torch.where(seen_hw, x, 128))
+    for name, model in asked.items():
+        mean, draws, _ = ask(model, x, seen_hw, rng(2))
+        if name!='plain HCLT':
+            rows |= {f'{name}, draw': draws[0]}
+        rows |= {f'{name}, mean': mean.clamp(0, 255)/255}
+    rows |= {'innovations, another': draws[1]}
+    strip(rows).savefig(file, dpi=90, bbox_inches='tight')
+    Picture.open(file).convert('RGB').quantize(64).save(file, optimize=True)
+
+def mask_rows(asked, splits, seen_hw, few) -> dict:
+    "Everything about one mask."
+    train, valid, x = splits
+    told, se = dict(images=seams(x, ~seen_hw)), {}
+    k = min((1, 3, 10, 30, 100), key=lambda k: float(
+        errors(nearest(train, valid[:200], seen_hw, k), valid[:200], seen_hw).mean()))
+    se['nearest'] = errors(nearest(train, x, seen_hw, k), x, seen_hw)
+    told['nearest'] = dict(k=k, **row(se['nearest'], few))
+    for name, model in asked.items():
+        some = x if isinstance(model, Innovations) else x[:few]
+        told[name], se[name] = asked_of(model, some, seen_hw, few)
+        print(name, {k: round(v, 3) for k, v in told[name].items()}, flush=True)
+    for name, se_b in se.items():
+        saved_b = se_b - se['innovations'][:len(se_b)]
+        told[name] |= dict(saved=float(saved_b.mean()), stderr=float(saved_b.std()/len(se_b)**.5))
+    return told
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--data', default='cifar10')
+    p.add_argument('--halve', action='store_true', help='images at half their size')
+    p.add_argument('--images', type=int, default=500)
+    p.add_argument('--few', type=int, default=100)
+    p.add_argument('--K', type=int, default=128, help='normals of a cell')
+    p.add_argument('--runs', type=Path, default=Path('runs/completions'))
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    train, valid, x = (split(a.data, s, n, a.halve)
+                       for s, n in (('train', None), ('valid', 1000), ('test', a.images)))
+    asked, out = models(train, valid, a), RESULTS/f'completions-{a.data}.json'
+    done = json.loads(out.read_text()) if out.is_file() else dict(
+        data=a.data, shape=list(x.shape[1:]), few=a.few, K=a.K, commit=COMMIT, masks={})
+    if 'whole' not in done:
+        nothing = torch.zeros(x.shape[2:], dtype=torch.bool)
+        told = {n: asked_of(asked[n], x, nothing, a.few)[0] for n in ('normal', 'innovations')}
+        done['whole'] = {n: told[n]['bits'] for n in told}
+    for name, f in MASKS.items():
+        if name in done['masks']:
+            continue
+        seen_hw = f(*x.shape[2:], rng(0))
+        print(name, flush=True)
+        done['masks'][name] = mask_rows(asked, (train, valid, x), seen_hw, a.few)
+        save_json(out, done)
+        if name in ('left', 'centre'):
+            picture(asked, x[:8], seen_hw, out.with_name(f'{out.stem}-{name}.png'))
+
+if __name__=='__main__':
+    main()
