@@ -17,8 +17,9 @@ For every mask (random90: one mask for all images):
   psnr     of the mean on hidden values, pooled over images, dB
   saved    mean squared error that `innovations` saves against this one, image by image, with its
            standard error
-  bits     −log2 p(hidden | seen) per hidden value: plain HCLT a probability of integers; the others
-           a density, dequantised, which is an upper bound
+  bits     −log2 p(hidden | seen) per hidden value, exact probabilities of integers (the circuit has
+           them of whole patches only)
+  density  the same of the density, dequantised: an upper bound on what its integers cost
   seam     of draws: mean absolute step between neighbours across borders of squares over that inside
            squares, both ends hidden; squares of the circuit's patches, and of the cells; `images`:
            of the images themselves
@@ -95,23 +96,27 @@ def models(train, valid, a) -> dict:
 
 @torch.no_grad()
 def ask(model, x, seen_hw, gen) -> tuple:
-    "Mean, two draws and log p(hidden | seen) of images."
+    "Mean, two draws, log-density and log-probability of the hidden values, if there is one."
     if isinstance(model, Innovations):
         asked = Asked(model, x, seen_hw)
         nats_b = asked.log_prob(dequantised(asked.x_bd, gen))
         draws = [asked.draw(gen) for _ in range(2)]
-        return asked.images(asked.mean_bh).float(), draws, nats_b
+        return asked.images(asked.mean_bh).float(), draws, nats_b, asked.log_mass()
     seen = seen_hw.expand(len(x), -1, -1)
     exact, rows_bd, seen_bd = bool(model.exact(seen).all()), model.rows(x), model.mask_rows(seen)
-    if not exact:
-        rows_bd = rows_bd + (torch.rand(rows_bd.shape, generator=gen) - .5)*~seen_bd
-    full_b, seen_b = (model.tiles(rows_bd, m, None, not exact)[:, 0] for m in (None, seen_bd))
+    def nats(rows_bd, density):
+        full_b, seen_b = (model.tiles(rows_bd, m, None, density)[:, 0] for m in (None, seen_bd))
+        return (full_b - seen_b).double()
+    mass_b = nats(rows_bd, False) if exact else torch.full((len(x),), math.nan)
+    smooth = model.patch is not None # else the plain HCLT, whose two meanings are one
+    u_bd = (torch.rand(rows_bd.shape, generator=gen) - .5)*~seen_bd
+    nats_b = nats(rows_bd + u_bd, True) if smooth else mass_b
     draws = [model.draw(x, seen, gen) for _ in range(2)]
-    return model.moments(x, seen).mean_bchw, draws, (full_b - seen_b).double()
+    return model.moments(x, seen).mean_bchw, draws, nats_b, mass_b
 
 def answers(model, x, seen_hw, gen) -> tuple:
-    mean, draws, nats_b = zip(*(ask(model, part, seen_hw, gen) for part in x.split(50)))
-    return torch.cat(mean), [torch.cat(d) for d in zip(*draws)], torch.cat(nats_b)
+    mean, draws, *nats = zip(*(ask(model, part, seen_hw, gen) for part in x.split(50)))
+    return torch.cat(mean), [torch.cat(d) for d in zip(*draws)], *map(torch.cat, nats)
 
 def nearest(train, x, seen_hw, k) -> torch.Tensor:
     "Mean of the k training images nearest on the seen pixels."
@@ -147,18 +152,20 @@ def row(se_b, few) -> dict:
 
 def asked_of(model, x, seen_hw, few) -> tuple[dict, torch.Tensor]:
     start, n = time.monotonic(), int((~seen_hw).sum())*x.shape[1]
-    mean, draws, nats_b = answers(model, x, seen_hw, rng(1))
-    se_b = errors(mean, x, seen_hw)
-    bits_b, spread = -nats_b/n/math.log(2), torch.stack(draws).float().std(0)[:, :, ~seen_hw].mean()
-    more = dict(bits=float(bits_b.mean()), bits_few=float(bits_b[:few].mean()),
-                spread=float(spread), seconds=round(time.monotonic() - start, 1))
+    mean, draws, *nats = answers(model, x, seen_hw, rng(1))
+    se_b, spread = errors(mean, x, seen_hw), torch.stack(draws).float().std(0)[:, :, ~seen_hw].mean()
+    more = dict(spread=float(spread), seconds=round(time.monotonic() - start, 1))
+    for name, nats_b in zip(('density', 'bits'), nats):
+        bits_b = -nats_b.double()/n/math.log(2)
+        if not bits_b.isnan().any():
+            more |= {name: float(bits_b.mean()), f'{name}_few': float(bits_b[:few].mean())}
     return row(se_b, few) | more | seams(draws[0], ~seen_hw), se_b
 
 def picture(asked, x, seen_hw, file:Path):
     "The same images completed by every model."
     rows = dict(image=x, seen=torch.where(seen_hw, x, 128))
     for name, model in asked.items():
-        mean, draws, _ = ask(model, x, seen_hw, rng(2))
+        mean, draws, *_ = ask(model, x, seen_hw, rng(2))
         if name!='plain HCLT':
             rows |= {f'{name}, draw': draws[0]}
         rows |= {f'{name}, mean': mean.clamp(0, 255)/255}
@@ -201,7 +208,7 @@ def main():
     if 'whole' not in done:
         nothing = torch.zeros(x.shape[2:], dtype=torch.bool)
         told = {n: asked_of(asked[n], x, nothing, a.few)[0] for n in ('normal', 'innovations')}
-        done['whole'] = {n: told[n]['bits'] for n in told}
+        done['whole'] = {n: {k: told[n][k] for k in ('bits', 'density')} for n in told}
     for name, f in MASKS.items():
         if name in done['masks']:
             continue

@@ -6,8 +6,9 @@
 __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_innovations', 'InnovationsConfig', 'normal_of',
            'sizes', 'from_sizes_', 'fit_innovations', 'save_innovations', 'load_innovations']
 
-# %% ../nbs/54_innovations.ipynb #c8e41629
+# %% ../nbs/54_innovations.ipynb #cbbc511e
 import math
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -16,6 +17,7 @@ from einops import einsum, rearrange, reduce
 from jaxtyping import Bool, Float, Int, UInt8
 from fastcore.basics import patch
 from .core import cholesky, require, rng
+from .masses import log_mass_normal
 from .runs import load, save
 from .clusters import assign, kmeans
 from .inputs import Evidence
@@ -27,7 +29,7 @@ from .image import Image, patch_places
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
 
-# %% ../nbs/54_innovations.ipynb #c9db4583
+# %% ../nbs/54_innovations.ipynb #cfa559eb
 class Order:
     "The variables of images, those that are seen first, cell after cell; float64."
     def __init__(self,
@@ -54,7 +56,7 @@ class Order:
         "Mean of what is hidden, from the innovations of what is seen."
         return self.mu_h + y_bs @ self.L_hs.T
 
-    def hidden(self, x_bd, m_bh:Float[Tensor, "b h"]) -> Float[Tensor, "b h"]:
+    def hidden(self, x_bd, m_bh:Float[Tensor, "#b h"]) -> Float[Tensor, "b h"]:
         "Innovations of what is hidden."
         return _solve(self.L_hh, x_bd[:, self.h].double() - m_bh)
 
@@ -68,7 +70,7 @@ class Order:
 def _solve(L_nn, y_bn): # L⁻¹ y, row by row
     return torch.linalg.solve_triangular(L_nn, y_bn.T, upper=False).T
 
-# %% ../nbs/54_innovations.ipynb #cc65f8a8
+# %% ../nbs/54_innovations.ipynb #c64d50aa
 class Cells(nn.Module):
     "K normals of mean zero over a cell's innovations."
     def __init__(self, K:int, d:int, shrink:float=100.):
@@ -109,7 +111,7 @@ class Cells(nn.Module):
         self.none_k.zero_()
         self.none_k.grad = self.Lam_kde.grad = None
 
-# %% ../nbs/54_innovations.ipynb #c79bf285
+# %% ../nbs/54_innovations.ipynb #cdf5799f
 class Innovations(nn.Module):
     "A circuit over what one normal over whole images does not predict."
     joint = False # each mask has a distribution of its own
@@ -140,7 +142,7 @@ class Innovations(nn.Module):
         "The part of a mask that can be answered: all of it."
         return seen_bhw
 
-# %% ../nbs/54_innovations.ipynb #c2e19316
+# %% ../nbs/54_innovations.ipynb #ce1f8f3f
 @patch
 def order(self:Innovations, seen_hw:Bool[Tensor, "h w"]) -> Order:
     "What a mask makes of the normal; that of the last mask is kept."
@@ -177,13 +179,13 @@ def told(self:Innovations,
         out_bpk[:, at] = -.5*q_bqk - log_det_k - .5*int(which_e.sum())*math.log(2*math.pi)
     return out_bpk
 
-# %% ../nbs/54_innovations.ipynb #c9c6340f
+# %% ../nbs/54_innovations.ipynb #ce26c02f
 class Asked:
     "Images of which the same part is seen."
     def __init__(self,
         model:Innovations,
         x_bchw:UInt8[Tensor, "b c h w"],
-        seen_hw:Bool[Tensor, "h w"], # False where hidden, in all of them
+        seen_hw:Bool[Tensor, "_ _"], # False where hidden, in all of them
     ):
         came = tuple(x_bchw.shape[1:])
         require(came==model.shape, f'wanted images of {model.shape}, got {came}')
@@ -193,21 +195,52 @@ class Asked:
         self.mean_bh, y_bpe = self.order.mean(y_bs), self.order.in_cells(y_bs)
         self.lp_bpk = model.told(y_bpe, self.order.seen_pe)
 
-    def images(self, value_bh:Float[Tensor, "b h"]) -> Float[Tensor, "b c h w"]:
+    def of(self, x_bchw:UInt8[Tensor, "b c h w"]) -> 'Asked':
+        "The same of images in which the same is seen."
+        other = copy(self)
+        other.x_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').double()
+        return other
+
+    def images(self, value_bh:Float[Tensor, "b h"]) -> Float[Tensor, "b _ _ _"]:
         "Values where hidden, as images."
         c, h, w = self.model.shape
         full_bd = self.x_bd.index_copy(1, self.order.h, value_bh)
         return rearrange(full_bd, 'b (h w c) -> b c h w', h=h, w=w)
 
     @torch.no_grad()
-    def log_prob(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-        "log p̂(hidden values of these rows | seen), nats."
-        model, order, lp_bpk = self.model, self.order, self.lp_bpk
-        y_bpe = order.in_cells(y_bh=order.hidden(x_bd, self.mean_bh))
-        both_bpk = lp_bpk + model.told(y_bpe, ~order.seen_pe)
-        return (model.prior(both_bpk) - model.prior(lp_bpk))[:, 0].double() - order.log_det
+    def gained(self, more_bpk:Float[Tensor, "b p k"]) -> Float[Tensor, "b"]:
+        "log p(hidden | seen), from log p(hidden part of each cell | k)."
+        prior = self.model.prior
+        return (prior(self.lp_bpk + more_bpk) - prior(self.lp_bpk))[:, 0].double()
 
-# %% ../nbs/54_innovations.ipynb #c569804e
+    def innovations(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b p e"]:
+        "Of the hidden values of these rows, in their cells."
+        return self.order.in_cells(y_bh=self.order.hidden(x_bd, self.mean_bh))
+
+    def log_prob(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
+        "log p̂(hidden values of these rows | seen), nats: a density."
+        more_bpk = self.model.told(self.innovations(x_bd), ~self.order.seen_pe)
+        return self.gained(more_bpk) - self.order.log_det
+
+# %% ../nbs/54_innovations.ipynb #c3ed4f4e
+@patch
+@torch.no_grad()
+def log_mass(self:Asked) -> Float[Tensor, "b"]:
+    "log of the probability of the hidden integers given the seen, nats."
+    model, order = self.model, self.order
+    x_bpe, y_bpe = self.x_bd[:, model.at_pe].float(), self.innovations(self.x_bd).float()
+    unit_pe = order.in_cells(y_bh=order.L_hh.diagonal()[None])[0].float() # grey levels
+    more_bpk = torch.zeros_like(self.lp_bpk)
+    for hid_e in (~order.seen_pe).unique(dim=0):
+        at = (order.seen_pe!=hid_e).all(1).nonzero().flatten()
+        low, high = ((x_bpe[:, at]==v)[..., hid_e] for v in (0, 255))
+        for k, L_ee in enumerate(model.factors(hid_e)):
+            e_bqe = torch.linalg.solve_triangular(L_ee, y_bpe[:, at, :, None], upper=False)[..., 0]
+            s_qe = unit_pe[at]*L_ee.diagonal()
+            lp_bqe = log_mass_normal((e_bqe*s_qe)[..., hid_e], s_qe[:, hid_e], low, high)
+            more_bpk[:, at, k] = lp_bqe.sum(2)
+    return self.gained(more_bpk)
+
 @patch
 @torch.no_grad()
 def sd(self:Asked) -> Float[Tensor, "b h"]:
@@ -242,7 +275,7 @@ def dequantised(
     "Values anywhere in the integers' cells; `Asked.log_prob` of them bounds the bits from above."
     return x_bd + torch.rand(x_bd.shape, generator=gen, device=gen.device).to(x_bd) - .5
 
-# %% ../nbs/54_innovations.ipynb #c99c4589
+# %% ../nbs/54_innovations.ipynb #cdb708f5
 def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     asked = Asked(model, x, seen_hw)
     mean = asked.images(asked.mean_bh).float()
@@ -251,11 +284,10 @@ def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     bits_bhw = bits_bd.view(len(x), *seen_hw.shape, -1).sum(3).float()
     draws = torch.stack([asked.draw(gen) for _ in range(n)]) if n else x[None][:0]
     log_seen_b = model.prior(asked.lp_bpk)[:, 0] - asked.order.L_ss.diagonal().log().sum()
-    likely_bd = asked.x_bd.index_copy(1, asked.order.h, asked.mean_bh)
-    exact_b = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    likely = mean.round().clamp(0, 255).byte()
+    exact_b = torch.ones(len(x), dtype=torch.bool, device=x.device)
     return Inpainted(x, seen_hw.expand(len(x), -1, -1), mean, bits_bhw, draws, log_seen_b,
-                     asked.log_prob(asked.x_bd), exact_b, mean.round().clamp(0, 255).byte(),
-                     asked.log_prob(likely_bd))
+                     asked.log_mass(), exact_b, likely, asked.of(likely).log_mass())
 
 @answers.register
 def answers_of_innovations(
@@ -271,7 +303,7 @@ def answers_of_innovations(
     both = {name: torch.cat(t, int(name=='samples')) for name, t in named}
     return Inpainted(**{k: t[:, back] if k=='samples' else t[back] for k, t in both.items()})
 
-# %% ../nbs/54_innovations.ipynb #c1413704
+# %% ../nbs/54_innovations.ipynb #c82213be
 @dataclass(frozen=True)
 class InnovationsConfig:
     "Everything that decides the model, but the images and the seed."
@@ -299,7 +331,7 @@ def normal_of(
     A_dd = e.factor(every_d[:1], every_d)[0][rank_d]
     return e.mu_gd[0].double()[rank_d], A_dd @ A_dd.T
 
-# %% ../nbs/54_innovations.ipynb #cb181d68
+# %% ../nbs/54_innovations.ipynb #cc3ad0dc
 def sizes(
     y_bpe:Float[Tensor, "b p e"], # innovations
     cell:int, # side
@@ -323,7 +355,7 @@ def from_sizes_(model:Innovations, y_bpe:Float[Tensor, "b p e"], gen:torch.Gener
     model.cells.set_(n_k.to(S_kde), S_kde)
     model.prior = fit_latent_prior(z_bp, K)
 
-# %% ../nbs/54_innovations.ipynb #c0537de0
+# %% ../nbs/54_innovations.ipynb #cd5bcc1e
 def fit_innovations(
     train_x:UInt8[Tensor, "_ c h w"], # images to fit
     valid_x:UInt8[Tensor, "_ c h w"], # images that choose (the first 500)
@@ -340,7 +372,7 @@ def fit_innovations(
     order = model.order(torch.zeros(shape[1:], dtype=torch.bool))
     def of(x):
         x_bd = dequantised(rearrange(x, 'b c h w -> b (h w c)').double(), gen)
-        return order.in_cells(y_bh=order.hidden(x_bd, order.mu_h)).float()
+        return order.in_cells(y_bh=order.hidden(x_bd, order.mu_h[None])).float()
     def innovations(x_bchw):
         return torch.cat([of(x) for x in x_bchw.split(1000)])
     some = torch.randperm(len(train_x), generator=gen)[:config.n_fit]
@@ -357,6 +389,7 @@ def fit_innovations(
         c.lr, c.pseudocount, ckpt, progress, 'innovations', validate)
     return model.requires_grad_(False)
 
+# %% ../nbs/54_innovations.ipynb #cbd0514c
 def save_innovations(model:Innovations, path:Path):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))

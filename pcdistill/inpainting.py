@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import torch
 from PIL import ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 from jaxtyping import Bool, Float, Shaped, UInt8
 from einops import rearrange
 from matplotlib.figure import Figure
@@ -168,7 +168,7 @@ def _likely(asked, best, lp_bnk, density_b): # the best completion met, and its 
 
 # %% ../nbs/51_inpainting.ipynb #c017
 @singledispatch
-def answers(image:Image, x, seen, n, gen, soft=None, belief_bnk=None) -> Inpainted:
+def answers(image:nn.Module, x, seen, n, gen, soft=None, belief_bnk=None) -> Inpainted:
     "What `inpaint` gives of one batch; a model of another kind registers its own way."
     soft = _soft_rows(image, soft)
     asked = _Asked(image, x, seen, soft, 0. if belief_bnk is None else belief_bnk)
@@ -188,7 +188,7 @@ def answers(image:Image, x, seen, n, gen, soft=None, belief_bnk=None) -> Inpaint
 @torch.inference_mode(False) # posteriors are gradients
 @torch.no_grad()
 def inpaint(
-    image:Image,                     # the circuit, or another model that answers
+    image:nn.Module,                 # the circuit, or another model that answers
     x_bchw:Shaped[Tensor, "b c h w"],# uint8; hidden pixels matter to log_hidden_b only
     seen_bhw,                        # a mask of what is seen, or a name of what is hidden
     n:int=4,                         # samples of each image

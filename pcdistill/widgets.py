@@ -14,13 +14,12 @@ import anywidget, torch, traitlets
 import ipywidgets as ui
 import matplotlib as mpl
 from PIL import Image as Picture
-from torch import Tensor
+from torch import Tensor, nn
 from jaxtyping import Bool, Float, Shaped, UInt8
 from einops import rearrange, repeat
 import pcdistill
 from .core import Refused, bpd, require, rng
 from .show import as_picture
-from .image import Image
 from .inpainting import Inpainted, fit_image, inpaint, mask
 
 # %% ../nbs/53_widgets.ipynb #c007
@@ -128,7 +127,7 @@ def follow(
 # %% ../nbs/53_widgets.ipynb #c014
 @torch.no_grad()
 def log_true(
-    image:Image,                  # the circuit
+    image:nn.Module,              # the circuit
     x_chw:UInt8[Tensor, "c h w"], # an image
     seen_hw:Bool[Tensor, "h w"],  # True where seen
     row:int, col:int,             # a hidden pixel
@@ -147,7 +146,7 @@ def log_true(
 
 # %% ../nbs/53_widgets.ipynb #cb1f941a
 def pixel_text(
-    image:Image,      # the circuit
+    image:nn.Module,  # the circuit
     result:Inpainted, # of one image
     row:int, col:int, # pixel
 ) -> str:
@@ -220,7 +219,7 @@ def _show(box, image): # the last answer, and what is at the cursor
 
 # %% ../nbs/53_widgets.ipynb #c82e8e99
 def inpaint_pad(
-    image:Image|dict[str, Image],    # the circuit; or several models of the same images, by name
+    image:nn.Module|dict,            # the circuit; or several models of the same images, by name
     x_bchw:UInt8[Tensor, "b c h w"], # images to choose from
     seen_hw:Bool[Tensor, "_ _"]|str, # True where seen at first; or a name of `MASKS`
     n:int=4,                         # samples; the same mask gives the same ones

@@ -343,7 +343,7 @@ def cells(*words):
 @pytest.mark.parametrize('make', [lossy, coloured, lone])
 def test_a_lossy_colour_map_gives_a_sentence(make, capsys):
     "On such a run: no pad, with the reason; what needs no hidden pixels works."
-    sources, imports = cells('title=\'the centre hidden\'', 'inpaint_pad(', 'latent_figure(',
+    sources, imports = cells('title=\'the centre hidden\'', 'pad = inpaint_pad(image', 'latent_figure(',
                              'latent_browser(', 'sample_figure(', 'sample_browser(')
     shown, scope = [], {}
     exec(imports, scope)

@@ -217,7 +217,7 @@ def ask(opened):
 def widget(opened):
     "widget(name): the widget, scrolled to, when it has found its place."
     def find(name):
-        box = opened.locator(f'.pcd-{name}').first
+        box = opened.locator(f'.pcd-{name}').last
         reach(opened, name)
         box.wait_for()
         box.scroll_into_view_if_needed()
@@ -225,7 +225,7 @@ def widget(opened):
         return box
     return find
 
-WORDS = dict(inpaint='inpaint_pad(', latents='latent_browser(', samples='sample_browser(',
+WORDS = dict(inpaint='pad = inpaint_pad(image', latents='latent_browser(', samples='sample_browser(',
              growth='growth_stepper(', ledger='ledger_view(')
 
 def reach(page, name):
@@ -546,7 +546,7 @@ STATE = "e => [e.innerHTML, ...[...e.querySelectorAll('canvas')].map(c => c.toDa
 
 def has_gone(page, widget, name):
     "The widget says so once, in every panel, and neither mouse nor keyboard do anything."
-    page.locator('.pcd-inpaint').get_by_text(GONE).wait_for()
+    page.locator('.pcd-inpaint').last.get_by_text(GONE).wait_for()
     box = widget('inpaint')
     until('one alert', lambda: box.get_by_role('alert').count()==1)
     until('controls that cannot be reached', lambda: page.evaluate(INERT))

@@ -1,0 +1,119 @@
+"A circuit over innovations: normalised for every mask, its moments and draws, the normal itself where K is 1, EM, files, the pad, refusals."
+import itertools, math
+import pytest, torch
+from pcdistill.circuit import Circuit
+from pcdistill.core import Refused, rng
+from pcdistill.data import images
+from pcdistill.inpainting import inpaint
+from pcdistill.innovations import Asked, Innovations, InnovationsConfig, dequantised, fit_innovations, load_innovations, save_innovations
+from pcdistill.inputs import Evidence
+from pcdistill.structure import chain
+from pcdistill.widgets import inpaint_pad
+
+def small(K=3, seed=0, h=4, w=4, c=1, cell=2):
+    "Images of 4×4, cells of 2×2, normals of very different size."
+    g = rng(seed); d = c*h*w; A = torch.randn(d, d, generator=g)
+    m = Innovations(128 + 10*torch.randn(d, generator=g), 30*(A @ A.T + d*torch.eye(d)), (c, h, w), cell, K)
+    with torch.no_grad():
+        B = torch.randn(K, *m.cells.Lam_kde.shape[1:], generator=g); size = torch.logspace(-.6, .6, K)[:, None, None] if K > 1 else torch.ones(1, 1, 1)
+        if K > 1: m.cells.Lam_kde.copy_(torch.linalg.inv(size*(B @ B.mT/len(B[0]) + .3*torch.eye(len(B[0])))))
+        m.prior = Circuit(chain(m.prior.n_vars if hasattr(m.prior, 'n_vars') else len(m.at_pe)), Evidence(len(m.at_pe), K), 1, g)
+    return m.requires_grad_(False)
+
+def picture(b=2, seed=1, c=1): return torch.randint(60, 200, (b, c, 4, 4), generator=rng(seed), dtype=torch.uint8)
+
+def mask(*hidden):
+    seen = torch.ones(4, 4, dtype=torch.bool)
+    for i, j in hidden: seen[i, j] = False
+    return seen
+
+PAIRS = [((0, 0), (3, 3)), ((1, 1), (1, 2)), ((2, 0), (2, 1)), ((0, 3), (1, 3))]      # in two cells, across a border, in one cell
+
+@pytest.mark.parametrize('hidden', PAIRS)
+def test_two_hidden_values_by_a_grid(hidden):
+    "Mass, mean and covariance of the density of two values are what they are said to be."
+    m, x, seen = small(), picture(1), mask(*hidden); asked = Asked(m, x, seen); sd = asked.sd()[0]
+    at = [torch.linspace(float(mu - 9*s), float(mu + 9*s), 141).double() for mu, s in zip(asked.mean_bh[0], sd)]
+    grid = torch.cartesian_prod(*at); many = Asked(m, x.expand(len(grid), -1, -1, -1), seen)
+    rows = many.x_bd.index_copy(1, many.order.h, grid); p = many.log_prob(rows).exp().view(141, 141)
+    cell = (at[0][1]-at[0][0])*(at[1][1]-at[1][0]); mass = p.sum()*cell
+    first = [(p.sum(1-i)*at[i]).sum()*cell for i in (0, 1)]; second = [((p.sum(1-i)*(at[i]-first[i])**2).sum()*cell).sqrt() for i in (0, 1)]
+    assert abs(mass - 1) < 1e-2 and torch.allclose(torch.stack(first), asked.mean_bh[0], atol=.2) and torch.allclose(torch.stack(second), sd, rtol=.03)
+
+@pytest.mark.parametrize('hidden', PAIRS + [tuple(itertools.product(range(4), (0, 1))), tuple(itertools.product(range(4), range(4)))])
+def test_with_one_normal_it_is_the_normal(hidden):
+    "K = 1, T = I: the conditional of the normal, whatever the mask."
+    m, x, seen = small(K=1), picture(), mask(*hidden); asked = Asked(m, x, seen); S, mu = m.S_dd.double(), m.mu_d.double()
+    h, v = (~seen).flatten().nonzero().flatten(), seen.flatten().nonzero().flatten(); W = torch.linalg.solve(S[v][:, v], S[v][:, h]) if len(v) else torch.zeros(0, len(h)).double()
+    mean, left = mu[h] + (asked.x_bd[:, v] - mu[v]) @ W, S[h][:, h] - S[h][:, v] @ W
+    by_hand = torch.stack([torch.distributions.MultivariateNormal(mn, left).log_prob(r) for mn, r in zip(mean, asked.x_bd[:, h])])
+    place = {int(d): i for i, d in enumerate(asked.order.h)}; back = [place[int(d)] for d in h]
+    assert torch.allclose(asked.mean_bh[:, back], mean, atol=1e-6) and torch.allclose(asked.log_prob(asked.x_bd), by_hand, atol=1e-3)
+    assert torch.allclose(asked.sd()[:, back], left.diagonal().sqrt().expand(2, -1), rtol=1e-4)
+
+@pytest.mark.parametrize('hidden', PAIRS[1:3])
+def test_log_prob_sums_over_all_latents(hidden):
+    "Against the sum over every assignment of the four cells' latents."
+    m, x, seen = small(), picture(1), mask(*hidden); asked = Asked(m, x, seen); o = asked.order; lp = asked.lp_bpk[0]
+    y = o.in_cells(y_bh=o.hidden(asked.x_bd, asked.mean_bh)); more = m.told(y, ~o.seen_pe)[0]
+    def all_of(lp_pk): return torch.stack([sum(lp_pk[p, k] for p, k in enumerate(z)) + log_prior(z) for z in itertools.product(range(3), repeat=4)]).logsumexp(0)
+    def log_prior(z):
+        one = torch.full((1, 4, 3), -math.inf); one[0, range(4), z] = 0.
+        return m.prior(one)[0, 0]
+    assert abs(all_of(lp + more) - all_of(lp) - o.log_det - asked.log_prob(asked.x_bd)[0]) < 1e-3
+
+def test_draws_follow_mean_sd_and_keep_what_is_seen():
+    m, n, seen = small(), 6000, mask((1, 1), (1, 2), (2, 2)); x = picture(1).expand(n, -1, -1, -1)
+    asked = Asked(m, x, seen); made = asked.draw(rng(2)); inside = asked.sd()[0] < 60
+    drawn = made.flatten(1)[:, asked.order.h].double(); mean, sd = asked.mean_bh[0], asked.sd()[0]
+    keep = inside & (mean > 4*sd.clamp(max=30)) & (mean < 255 - 4*sd.clamp(max=30))
+    assert torch.equal(made[:, :, seen], x[:, :, seen]) and (abs(drawn.mean(0) - mean)[keep] < 5*sd[keep]/n**.5 + .5).all()
+    assert torch.equal(made, Asked(m, x, seen).draw(rng(2))) and not torch.equal(made, asked.draw(rng(3)))
+
+def test_draws_have_the_covariance_of_the_density():
+    "Without rounding and clamping: small normals in the middle of the range."
+    m, n, seen = small(), 40_000, mask((1, 1), (1, 2)); m.S_dd /= 40; m.mu_d.fill_(128); m.last = (None, None); x = torch.full((n, 1, 4, 4), 128, dtype=torch.uint8)
+    asked = Asked(m, x, seen); drawn = asked.draw(rng(4)).flatten(1)[:, asked.order.h].double(); sd = asked.sd()[0]
+    assert torch.allclose(drawn.var(0) - 1/12, sd**2, rtol=.06)
+
+def test_em_never_loses_and_a_killed_fit_goes_on(tmp_path):
+    x, v = images('digits', 'train', 600), images('digits', 'valid', 100); c = InnovationsConfig(cell=4, K=6, n_fit=600, epochs=3, batch=600, lr=(1., 1.), pseudocount=1e-3, shrink=1e-2)
+    none = torch.zeros(8, 8, dtype=torch.bool); lp = []
+    for epochs in (0, 1, 2, 3):
+        m = fit_innovations(x, v, InnovationsConfig(**{**vars(c), 'epochs': epochs}), rng(0), progress=False)
+        asked = Asked(m, v, none); lp.append(float(asked.log_prob(dequantised(asked.x_bd, rng(1))).mean()))
+    assert lp[1] > lp[0] and max(lp) >= lp[1]
+    whole = fit_innovations(x, v, c, rng(0), tmp_path/'a', progress=False); again = fit_innovations(x, v, c, rng(0), tmp_path/'a', progress=False)
+    assert torch.equal(whole.cells.Lam_kde, again.cells.Lam_kde)
+
+def test_files(tmp_path):
+    m, x, seen = small(c=3), picture(c=3), mask((1, 1), (2, 2)); save_innovations(m, tmp_path/'m.safetensors'); back = load_innovations(tmp_path/'m.safetensors')
+    a, b = (Asked(n, x, seen) for n in (m, back))
+    assert torch.equal(a.log_prob(a.x_bd), b.log_prob(b.x_bd)) and torch.equal(a.draw(rng(0)), b.draw(rng(0)))
+    from pcdistill.runs import save
+    save(tmp_path/'other.safetensors', dict(t=torch.zeros(1)), dict(kind='image'))
+    with pytest.raises(Refused, match='wanted a circuit over innovations, got image'): load_innovations(tmp_path/'other.safetensors')
+
+def test_inpaint_takes_masks_of_their_own():
+    m, x = small(), picture(4); seen = torch.stack([mask((1, 1)), mask((2, 2), (0, 0)), mask((1, 1)), mask()])
+    r = inpaint(m, x, seen, 2, rng(0)); assert r.samples.shape==(2, 4, 1, 4, 4) and not r.exact.any() and torch.equal(r.seen, seen)
+    for i in range(4):
+        one = inpaint(m, x[i:i+1], seen[i], 0, rng(0))
+        for f in ('mean', 'entropy', 'log_hidden_b', 'log_seen_b', 'likely'): assert torch.allclose(getattr(one, f).float(), getattr(r, f)[i:i+1].float(), atol=1e-3), f
+    assert float(r.log_hidden_b[3])==0. and (r.entropy[0][seen[0]]==0).all() and r.entropy[0, 1, 1] > 0
+    assert torch.equal(r.mean[:, 0][seen], x[:, 0][seen].float()) and (r.log_likely_b >= r.log_hidden_b - 1e-3).all()
+
+def test_the_pad_asks_the_model_that_is_chosen():
+    a, b = small(), small(seed=5); box = inpaint_pad(dict(one=a, other=b), picture(2), mask((1, 1), (1, 2)), n=2); first = box.result
+    assert box.model.layout.display is None and box.model.value=='one'
+    box.model.value = 'other'; second = box.result
+    assert torch.equal(first.seen, second.seen) and not torch.equal(first.mean, second.mean)
+    assert torch.allclose(second.mean, inpaint(b, picture(2)[:1], mask((1, 1), (1, 2)), 0).mean)
+    box.pad.at = [1, 1]; assert 'hidden' in box.pad.readout and 'density' not in box.pad.readout
+    assert inpaint_pad(a, picture(1), mask((1, 1)), n=1).model.layout.display=='none'
+
+def test_what_is_refused():
+    m, x = small(), picture()
+    for bad in (lambda: Asked(m, picture(c=3), mask()), lambda: Asked(m, x, mask()[:2]), lambda: Innovations(torch.zeros(9), torch.eye(9), (1, 3, 3), 2),
+                lambda: inpaint(m, x, mask((1, 1)), soft=(x.float(), x.float())), lambda: fit_innovations(x, x, InnovationsConfig(cell=3), rng(0))):
+        with pytest.raises(Refused, match='wanted'): bad()
