@@ -6,7 +6,7 @@
 __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_innovations', 'InnovationsConfig', 'normal_of',
            'sizes', 'from_sizes_', 'fit_innovations', 'save_innovations', 'load_innovations']
 
-# %% ../nbs/54_innovations.ipynb #cbbc511e
+# %% ../nbs/54_innovations.ipynb #cdce97ea
 import math
 from copy import copy
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from .image import Image, patch_places
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
 
-# %% ../nbs/54_innovations.ipynb #cfa559eb
+# %% ../nbs/54_innovations.ipynb #c5a8f67c
 class Order:
     "The variables of images, those that are seen first, cell after cell; float64."
     def __init__(self,
@@ -70,7 +70,7 @@ class Order:
 def _solve(L_nn, y_bn): # L⁻¹ y, row by row
     return torch.linalg.solve_triangular(L_nn, y_bn.T, upper=False).T
 
-# %% ../nbs/54_innovations.ipynb #c64d50aa
+# %% ../nbs/54_innovations.ipynb #c91fd22f
 class Cells(nn.Module):
     "K normals of mean zero over a cell's innovations."
     def __init__(self, K:int, d:int, shrink:float=100.):
@@ -111,7 +111,7 @@ class Cells(nn.Module):
         self.none_k.zero_()
         self.none_k.grad = self.Lam_kde.grad = None
 
-# %% ../nbs/54_innovations.ipynb #cdf5799f
+# %% ../nbs/54_innovations.ipynb #c2a3517b
 class Innovations(nn.Module):
     "A circuit over what one normal over whole images does not predict."
     joint = False # each mask has a distribution of its own
@@ -142,7 +142,7 @@ class Innovations(nn.Module):
         "The part of a mask that can be answered: all of it."
         return seen_bhw
 
-# %% ../nbs/54_innovations.ipynb #ce1f8f3f
+# %% ../nbs/54_innovations.ipynb #cfc30111
 @patch
 def order(self:Innovations, seen_hw:Bool[Tensor, "h w"]) -> Order:
     "What a mask makes of the normal; that of the last mask is kept."
@@ -179,7 +179,7 @@ def told(self:Innovations,
         out_bpk[:, at] = -.5*q_bqk - log_det_k - .5*int(which_e.sum())*math.log(2*math.pi)
     return out_bpk
 
-# %% ../nbs/54_innovations.ipynb #ce26c02f
+# %% ../nbs/54_innovations.ipynb #c620f559
 class Asked:
     "Images of which the same part is seen."
     def __init__(self,
@@ -222,7 +222,7 @@ class Asked:
         more_bpk = self.model.told(self.innovations(x_bd), ~self.order.seen_pe)
         return self.gained(more_bpk) - self.order.log_det
 
-# %% ../nbs/54_innovations.ipynb #c3ed4f4e
+# %% ../nbs/54_innovations.ipynb #c87b895f
 @patch
 @torch.no_grad()
 def log_mass(self:Asked) -> Float[Tensor, "b"]:
@@ -241,6 +241,7 @@ def log_mass(self:Asked) -> Float[Tensor, "b"]:
             more_bpk[:, at, k] = lp_bqe.sum(2)
     return self.gained(more_bpk)
 
+# %% ../nbs/54_innovations.ipynb #ccfce564
 @patch
 @torch.no_grad()
 def sd(self:Asked) -> Float[Tensor, "b h"]:
@@ -275,7 +276,7 @@ def dequantised(
     "Values anywhere in the integers' cells; `Asked.log_prob` of them bounds the bits from above."
     return x_bd + torch.rand(x_bd.shape, generator=gen, device=gen.device).to(x_bd) - .5
 
-# %% ../nbs/54_innovations.ipynb #cdb708f5
+# %% ../nbs/54_innovations.ipynb #c45accad
 def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     asked = Asked(model, x, seen_hw)
     mean = asked.images(asked.mean_bh).float()
@@ -303,7 +304,7 @@ def answers_of_innovations(
     both = {name: torch.cat(t, int(name=='samples')) for name, t in named}
     return Inpainted(**{k: t[:, back] if k=='samples' else t[back] for k, t in both.items()})
 
-# %% ../nbs/54_innovations.ipynb #c82213be
+# %% ../nbs/54_innovations.ipynb #ca044ba7
 @dataclass(frozen=True)
 class InnovationsConfig:
     "Everything that decides the model, but the images and the seed."
@@ -331,7 +332,7 @@ def normal_of(
     A_dd = e.factor(every_d[:1], every_d)[0][rank_d]
     return e.mu_gd[0].double()[rank_d], A_dd @ A_dd.T
 
-# %% ../nbs/54_innovations.ipynb #cc3ad0dc
+# %% ../nbs/54_innovations.ipynb #ce6ba552
 def sizes(
     y_bpe:Float[Tensor, "b p e"], # innovations
     cell:int, # side
@@ -355,7 +356,7 @@ def from_sizes_(model:Innovations, y_bpe:Float[Tensor, "b p e"], gen:torch.Gener
     model.cells.set_(n_k.to(S_kde), S_kde)
     model.prior = fit_latent_prior(z_bp, K)
 
-# %% ../nbs/54_innovations.ipynb #cd5bcc1e
+# %% ../nbs/54_innovations.ipynb #c4292029
 def fit_innovations(
     train_x:UInt8[Tensor, "_ c h w"], # images to fit
     valid_x:UInt8[Tensor, "_ c h w"], # images that choose (the first 500)
@@ -389,7 +390,7 @@ def fit_innovations(
         c.lr, c.pseudocount, ckpt, progress, 'innovations', validate)
     return model.requires_grad_(False)
 
-# %% ../nbs/54_innovations.ipynb #cbd0514c
+# %% ../nbs/54_innovations.ipynb #c7afed67
 def save_innovations(model:Innovations, path:Path):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))

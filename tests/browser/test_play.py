@@ -225,7 +225,7 @@ def widget(opened):
         return box
     return find
 
-WORDS = dict(inpaint='pad = inpaint_pad(image', latents='latent_browser(', samples='sample_browser(',
+WORDS = dict(photos='photo_pad = inpaint_pad(', inpaint='pad = inpaint_pad(image', latents='latent_browser(', samples='sample_browser(',
              growth='growth_stepper(', ledger='ledger_view(')
 
 def reach(page, name):
@@ -330,6 +330,25 @@ def test_paint(opened, ask, widget):
     press(box, 'undo')
     hides(ask, [])
     picture(few, untouched)
+
+def test_the_same_mask_in_all_models(opened, ask):
+    "The photographs come first; buttons choose who is asked, the mask stays."
+    reach(opened, 'photos')
+    box = opened.locator('.pcd-inpaint').first
+    box.wait_for()
+    hidden, means = ask('int((~photo_pad.result.seen).sum())'), {}
+    for name in ('circuit', 'one normal', 'innovations'):
+        press(box, name)
+        until(name, lambda: ask('photo_pad.model.value')==name)
+        asked = 'float((photo_pad.result.entropy - expected.entropy).abs().max())'
+        model = dict(zip(('circuit', 'one normal', 'innovations'), ('circuit', 'one', 'told')))[name]
+        ask(f"globals().__setitem__('expected', inpaint({model}, photo_pad.x_1chw, "
+            "photo_pad.result.seen, 4, rng(0)))")
+        until(f'the answer of {name}', lambda: ask(asked) < 1e-3)
+        means[name] = ask('photo_pad.result.mean.mean().item()')
+    assert ask('int((~photo_pad.result.seen).sum())')==hidden==128
+    assert abs(means['circuit'] - means['innovations']) > .1
+    shoot(box, 'pad_photos')
 
 def test_fast_painting_does_not_queue(opened, ask, widget):
     "Hundreds of moves make a few results, and the last one is of the whole stroke."
