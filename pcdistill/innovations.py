@@ -6,7 +6,7 @@
 __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_innovations', 'InnovationsConfig', 'normal_of',
            'sizes', 'from_sizes_', 'fit_innovations', 'save_innovations', 'load_innovations']
 
-# %% ../nbs/54_innovations.ipynb #cdce97ea
+# %% ../nbs/54_innovations.ipynb #cff3db98
 import math
 from copy import copy
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from .image import Image, patch_places
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
 
-# %% ../nbs/54_innovations.ipynb #c5a8f67c
+# %% ../nbs/54_innovations.ipynb #c2684b07
 class Order:
     "The variables of images, those that are seen first, cell after cell; float64."
     def __init__(self,
@@ -70,7 +70,7 @@ class Order:
 def _solve(L_nn, y_bn): # L⁻¹ y, row by row
     return torch.linalg.solve_triangular(L_nn, y_bn.T, upper=False).T
 
-# %% ../nbs/54_innovations.ipynb #c91fd22f
+# %% ../nbs/54_innovations.ipynb #c8bc76be
 class Cells(nn.Module):
     "K normals of mean zero over a cell's innovations."
     def __init__(self, K:int, d:int, shrink:float=100.):
@@ -87,9 +87,9 @@ class Cells(nn.Module):
     def forward(self, y_xd:Float[Tensor, "x d"]) -> Float[Tensor, "x k"]:
         "log p(innovations of whole cells | k)."
         K, d, _ = self.Lam_kde.shape
-        log_det_k = torch.linalg.cholesky(self.Lam_kde).diagonal(dim1=1, dim2=2).log().sum(1)
-        half_xkd = (y_xd @ rearrange(self.Lam_kde, 'k d e -> d (k e)')).view(-1, K, d)
-        q_xk = einsum(half_xkd, y_xd, 'x k d, x d -> x k')
+        log_det_k = cholesky(self.Lam_kde).diagonal(dim1=1, dim2=2).log().sum(1) # half of it
+        prod_xkd = (y_xd @ rearrange(self.Lam_kde, 'k d e -> d (k e)')).view(-1, K, d)
+        q_xk = einsum(prod_xkd, y_xd, 'x k d, x d -> x k')
         return self.none_k + log_det_k - .5*q_xk - .5*d*math.log(2*math.pi)
 
     def set_(self, n_k:Float[Tensor, "k"], S_kde:Float[Tensor, "k d e"], lr:float=1.):
@@ -97,7 +97,8 @@ class Cells(nn.Module):
         d, T_kde = S_kde.shape[1], self.T_kde
         own_k = S_kde.diagonal(dim1=1, dim2=2).mean(1)/n_k.clamp(min=1e-6)
         own_k = torch.where(n_k > 1, own_k, T_kde.diagonal(dim1=1, dim2=2).mean(1))[:, None, None]
-        pooled_de = (S_kde/own_k).sum(0)/n_k.sum()
+        eye_de = torch.eye(d, dtype=T_kde.dtype, device=T_kde.device)
+        pooled_de = ((S_kde/own_k).sum(0) + self.shrink*eye_de)/(n_k.sum() + self.shrink)
         new_kde = S_kde + self.shrink*own_k*pooled_de
         T_kde = (1-lr)*T_kde + lr*new_kde/(n_k + self.shrink)[:, None, None]
         self.Lam_kde.copy_(torch.cholesky_inverse(cholesky(T_kde)))
@@ -108,10 +109,9 @@ class Cells(nn.Module):
         n_k, g_kde = -self.none_k.grad, self.Lam_kde.grad
         S_kde = n_k[:, None, None]*self.T_kde + g_kde + g_kde.mT
         self.set_(n_k, S_kde, lr)
-        self.none_k.zero_()
         self.none_k.grad = self.Lam_kde.grad = None
 
-# %% ../nbs/54_innovations.ipynb #c2a3517b
+# %% ../nbs/54_innovations.ipynb #c1c4839b
 class Innovations(nn.Module):
     "A circuit over what one normal over whole images does not predict."
     joint = False # each mask has a distribution of its own
@@ -142,46 +142,51 @@ class Innovations(nn.Module):
         "The part of a mask that can be answered: all of it."
         return seen_bhw
 
-# %% ../nbs/54_innovations.ipynb #cfc30111
+# %% ../nbs/54_innovations.ipynb #c74c5803
 @patch
 def order(self:Innovations, seen_hw:Bool[Tensor, "h w"]) -> Order:
     "What a mask makes of the normal; that of the last mask is kept."
     came, (c, h, w) = tuple(seen_hw.shape), self.shape
     require(seen_hw.dtype==torch.bool and came==(h, w), 'wanted one mask of booleans for all '
             f'images, {h}×{w}, got {seen_hw.dtype} of shape {came}')
-    if self.last[0] is None or not torch.equal(self.last[0], seen_hw):
+    made_from = seen_hw.tolist(), self.device, self.mu_d._version, self.S_dd._version
+    if self.last[0]!=made_from:
+        self.last = (None, None) # one order at a time in memory
         seen_d = seen_hw.to(self.device).flatten().repeat_interleave(c)
         normal = self.mu_d.double(), self.S_dd.double()
-        self.last = seen_hw.clone(), Order(*normal, self.at_pe, seen_d)
+        self.last = made_from, Order(*normal, self.at_pe, seen_d)
     return self.last[1]
 
 @patch
-def factors(self:Innovations, which_e:Bool[Tensor, "e"]) -> Float[Tensor, "k e e"]:
-    "Factors of T for some variables of a cell; the others are of variance one, by themselves."
-    T_kee, alone_ee = self.cells.T_kde, torch.eye(len(which_e), device=self.device)
-    return cholesky(torch.where(which_e[:, None] & which_e, T_kee, alone_ee))
+def parts(self:Innovations,
+    counts_pe:Bool[Tensor, "p e"], # which variables of each cell count
+):
+    "For cells of which the same counts: which variables, at which cells, and factors of T [k e e]."
+    T_kee = self.cells.T_kde
+    for which_e in counts_pe.unique(dim=0):
+        at, e = (counts_pe==which_e).all(1).nonzero().flatten(), which_e.nonzero().flatten()
+        if len(e):
+            yield e, at, cholesky(T_kee[:, e[:, None], e])
 
 @patch
 @torch.no_grad()
 def told(self:Innovations,
-    y_bpe:Float[Tensor, "b p e"], # innovations, zero where they do not count
-    counts_pe:Bool[Tensor, "p e"],# which count
+    y_bpe:Float[Tensor, "b p e"], # innovations
+    parts,                        # those that count, as `parts` gives them
 ) -> Float[Tensor, "b p k"]:
     "What the innovations that count say about the latent of each cell: log-evidence."
     y_bpe = y_bpe.to(self.cells.Lam_kde)
     out_bpk = y_bpe.new_zeros(*y_bpe.shape[:2], len(self.cells.none_k))
-    for which_e in counts_pe.unique(dim=0):
-        at = (counts_pe==which_e).all(1).nonzero().flatten()
-        L_kee, y_bqe = self.factors(which_e), y_bpe[:, at]
-        log_det_k = L_kee.diagonal(dim1=1, dim2=2).log().sum(1)
+    for e, at, L_kee in parts:
+        log_det_k, y_bqe = L_kee.diagonal(dim1=1, dim2=2).log().sum(1), y_bpe[:, at][..., e]
         Lam_kee = torch.cholesky_inverse(L_kee)
         q_bqk = torch.stack([((y_bqe @ Lam_ee)*y_bqe).sum(-1) for Lam_ee in Lam_kee], -1)
-        out_bpk[:, at] = -.5*q_bqk - log_det_k - .5*int(which_e.sum())*math.log(2*math.pi)
+        out_bpk[:, at] = -.5*q_bqk - log_det_k - .5*len(e)*math.log(2*math.pi)
     return out_bpk
 
-# %% ../nbs/54_innovations.ipynb #c620f559
+# %% ../nbs/54_innovations.ipynb #cee185d9
 class Asked:
-    "Images of which the same part is seen."
+    "Images of which the same part is seen, uint8, on the device of the model."
     def __init__(self,
         model:Innovations,
         x_bchw:UInt8[Tensor, "b c h w"],
@@ -193,10 +198,11 @@ class Asked:
         self.x_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').double()
         y_bs = self.order.seen(self.x_bd)
         self.mean_bh, y_bpe = self.order.mean(y_bs), self.order.in_cells(y_bs)
-        self.lp_bpk = model.told(y_bpe, self.order.seen_pe)
+        self.lp_bpk = model.told(y_bpe, model.parts(self.order.seen_pe))
+        self.parts = list(model.parts(~self.order.seen_pe))
 
     def of(self, x_bchw:UInt8[Tensor, "b c h w"]) -> 'Asked':
-        "The same of images in which the same is seen."
+        "The same of other values where hidden; what is seen has to be as it was."
         other = copy(self)
         other.x_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').double()
         return other
@@ -218,41 +224,42 @@ class Asked:
         return self.order.in_cells(y_bh=self.order.hidden(x_bd, self.mean_bh))
 
     def log_prob(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-        "log p̂(hidden values of these rows | seen), nats: a density."
-        more_bpk = self.model.told(self.innovations(x_bd), ~self.order.seen_pe)
+        "log p̂(hidden values of these rows | seen), nats: a density; what they have where seen is not read."
+        more_bpk = self.model.told(self.innovations(x_bd), self.parts)
         return self.gained(more_bpk) - self.order.log_det
 
-# %% ../nbs/54_innovations.ipynb #c87b895f
+# %% ../nbs/54_innovations.ipynb #ca57f4af
 @patch
 @torch.no_grad()
 def log_mass(self:Asked) -> Float[Tensor, "b"]:
     "log of the probability of the hidden integers given the seen, nats."
     model, order = self.model, self.order
     x_bpe, y_bpe = self.x_bd[:, model.at_pe].float(), self.innovations(self.x_bd).float()
-    unit_pe = order.in_cells(y_bh=order.L_hh.diagonal()[None])[0].float() # grey levels
+    sd_pe = order.in_cells(y_bh=order.L_hh.diagonal()[None])[0].float() # sd, grey levels
     more_bpk = torch.zeros_like(self.lp_bpk)
-    for hid_e in (~order.seen_pe).unique(dim=0):
-        at = (order.seen_pe!=hid_e).all(1).nonzero().flatten()
-        low, high = ((x_bpe[:, at]==v)[..., hid_e] for v in (0, 255))
-        for k, L_ee in enumerate(model.factors(hid_e)):
-            e_bqe = torch.linalg.solve_triangular(L_ee, y_bpe[:, at, :, None], upper=False)[..., 0]
-            s_qe = unit_pe[at]*L_ee.diagonal()
-            lp_bqe = log_mass_normal((e_bqe*s_qe)[..., hid_e], s_qe[:, hid_e], low, high)
-            more_bpk[:, at, k] = lp_bqe.sum(2)
+    for e, at, L_kee in self.parts:
+        x_qbe, y_qbe = (t_bpe[:, at][..., e].transpose(0, 1) for t_bpe in (x_bpe, y_bpe))
+        y_ex, s_q1e = rearrange(y_qbe, 'q b e -> e (q b)'), sd_pe[at][:, None, e]
+        for k, L_ee in enumerate(L_kee):
+            r_ex = torch.linalg.solve_triangular(L_ee, y_ex, upper=False)
+            r_qbe, sd_q1e = rearrange(r_ex, 'e (q b) -> q b e', q=len(at)), s_q1e*L_ee.diagonal()
+            lp_qbe = log_mass_normal(r_qbe*sd_q1e, sd_q1e, x_qbe==0, x_qbe==255)
+            more_bpk[:, at, k] = lp_qbe.sum(2).T
     return self.gained(more_bpk)
 
-# %% ../nbs/54_innovations.ipynb #ccfce564
+# %% ../nbs/54_innovations.ipynb #cc41e645
 @patch
 @torch.no_grad()
 def sd(self:Asked) -> Float[Tensor, "b h"]:
     "Standard deviation of each hidden value."
     model, order = self.model, self.order
     post_bpk = soft_posterior(model.prior, self.lp_bpk)
-    T_bpde = einsum(post_bpk, model.cells.T_kde, 'b p k, k d e -> b p d e').double()
+    T_kde = model.cells.T_kde.double()
     L_hx = torch.cat([torch.zeros_like(order.L_hs), order.L_hh], 1)
     L_hpe = torch.zeros_like(L_hx).index_copy(1, order.place, L_hx).view(-1, *model.at_pe.shape)
     var_bh = torch.zeros_like(self.mean_bh)
-    for L_he, T_bde in zip(L_hpe.unbind(1), T_bpde.unbind(1)):
+    for L_he, w_bk in zip(L_hpe.unbind(1), post_bpk.double().unbind(1)):
+        T_bde = einsum(w_bk, T_kde, 'b k, k d e -> b d e')
         var_bh += einsum(L_he @ T_bde, L_he, 'b h e, h e -> b h')
     return var_bh.sqrt()
 
@@ -261,11 +268,12 @@ def sd(self:Asked) -> Float[Tensor, "b h"]:
 def draw(self:Asked, gen:torch.Generator) -> UInt8[Tensor, "b c h w"]:
     "Completions: draws from p̂(hidden | seen), rounded."
     model, order = self.model, self.order
-    k_bp, hid_pe = soft_choice(model.prior, self.lp_bpk, gen), ~order.seen_pe
-    y_bpe = torch.randn(*k_bp.shape, hid_pe.shape[1], generator=gen, device=model.device)
-    for hid_e in hid_pe.unique(dim=0):
-        L_kee, at = model.factors(hid_e), (hid_pe==hid_e).all(1).nonzero().flatten()
-        y_bpe[:, at] = einsum(L_kee[k_bp[:, at]], y_bpe[:, at], 'b p d e, b p e -> b p d')
+    k_bp = soft_choice(model.prior, self.lp_bpk, gen)
+    size, dtype = (*k_bp.shape, model.at_pe.shape[1]), model.cells.Lam_kde.dtype
+    y_bpe = torch.randn(size, generator=gen, device=model.device, dtype=dtype)
+    for e, at, L_kee in self.parts:
+        drawn_bqe = einsum(L_kee[k_bp[:, at]], y_bpe[:, at][..., e], 'b q d e, b q e -> b q d')
+        y_bpe[:, at[:, None], e] = drawn_bqe
     y_bh = y_bpe.flatten(1)[:, order.place[len(order.s):]].double()
     return self.images(self.mean_bh + y_bh @ order.L_hh.T).round().clamp(0, 255).byte()
 
@@ -276,11 +284,11 @@ def dequantised(
     "Values anywhere in the integers' cells; `Asked.log_prob` of them bounds the bits from above."
     return x_bd + torch.rand(x_bd.shape, generator=gen, device=gen.device).to(x_bd) - .5
 
-# %% ../nbs/54_innovations.ipynb #c45accad
+# %% ../nbs/54_innovations.ipynb #c4b84961
 def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     asked = Asked(model, x, seen_hw)
     mean = asked.images(asked.mean_bh).float()
-    bits_bh = (asked.sd()*(2*math.pi*math.e)**.5).clamp(min=1).log2()
+    bits_bh = (2*math.pi*math.e*(asked.sd().square() + 1/12)).log2().div(2).clamp(0, 8)
     bits_bd = torch.zeros_like(asked.x_bd).index_copy(1, asked.order.h, bits_bh)
     bits_bhw = bits_bd.view(len(x), *seen_hw.shape, -1).sum(3).float()
     draws = torch.stack([asked.draw(gen) for _ in range(n)]) if n else x[None][:0]
@@ -304,14 +312,14 @@ def answers_of_innovations(
     both = {name: torch.cat(t, int(name=='samples')) for name, t in named}
     return Inpainted(**{k: t[:, back] if k=='samples' else t[back] for k, t in both.items()})
 
-# %% ../nbs/54_innovations.ipynb #ca044ba7
+# %% ../nbs/54_innovations.ipynb #cd48fef4
 @dataclass(frozen=True)
 class InnovationsConfig:
     "Everything that decides the model, but the images and the seed."
     cell:int = 4           # side of a cell, even
     K:int = 64             # normals of a cell
     shrink:float = 100.    # cells of the pooled shape counted in
-    mirror:bool = False    # mirrored images are images too
+    mirror:bool = False    # the normal is fitted to mirrored images too
     n_fit:int = 20_000     # images for EM, at most
     epochs:int = 4         # of EM
     batch:int = 5_000      # images an EM step
@@ -332,7 +340,7 @@ def normal_of(
     A_dd = e.factor(every_d[:1], every_d)[0][rank_d]
     return e.mu_gd[0].double()[rank_d], A_dd @ A_dd.T
 
-# %% ../nbs/54_innovations.ipynb #ce6ba552
+# %% ../nbs/54_innovations.ipynb #c689b3fc
 def sizes(
     y_bpe:Float[Tensor, "b p e"], # innovations
     cell:int, # side
@@ -356,17 +364,18 @@ def from_sizes_(model:Innovations, y_bpe:Float[Tensor, "b p e"], gen:torch.Gener
     model.cells.set_(n_k.to(S_kde), S_kde)
     model.prior = fit_latent_prior(z_bp, K)
 
-# %% ../nbs/54_innovations.ipynb #c4292029
+# %% ../nbs/54_innovations.ipynb #cc955067
 def fit_innovations(
     train_x:UInt8[Tensor, "_ c h w"], # images to fit
     valid_x:UInt8[Tensor, "_ c h w"], # images that choose (the first 500)
     config:InnovationsConfig,
-    gen:torch.Generator,
-    ckpt:Path|None=None, # file to resume EM from and to save to
+    gen:torch.Generator, # on the CPU
+    ckpt:Path|None=None, # file to resume EM from and to save to; of these images and settings only
     progress:bool=True,
 ) -> Innovations:
     "One normal over whole images, then a circuit over its innovations."
-    require(config.cell%2==0, f'wanted cells of an even side, got {config.cell}')
+    require(config.cell > 0 and config.cell%2==0, f'wanted cells of an even side, got {config.cell}')
+    require(len(train_x) > 1, f'wanted at least two images to fit, got {len(train_x)}')
     both = torch.cat([train_x, train_x.flip(3)]) if config.mirror else train_x
     normal, shape = normal_of(fit_one_normal(both, valid_x)), tuple(train_x.shape[1:])
     model = Innovations(*normal, shape, config.cell, config.K, config.shrink).to(train_x.device)
@@ -390,7 +399,7 @@ def fit_innovations(
         c.lr, c.pseudocount, ckpt, progress, 'innovations', validate)
     return model.requires_grad_(False)
 
-# %% ../nbs/54_innovations.ipynb #c7afed67
+# %% ../nbs/54_innovations.ipynb #c05e0163
 def save_innovations(model:Innovations, path:Path):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))

@@ -227,7 +227,9 @@ def inpaint_pad(
     "Hide pixels with the mouse and see what the circuit makes of it. `.result`: the last answer."
     require(len(x_bchw) > 0, 'wanted at least one image to paint on, got none')
     models = image if isinstance(image, dict) else dict(circuit=image)
-    shape = next(iter(models.values())).shape
+    shapes = {m.shape for m in models.values()}
+    require(len(shapes)==1, f'wanted models of images of one shape, got {len(shapes)} shapes')
+    shape, = shapes
     _, h, w = shape
     box = _pad_parts(x_bchw, mask(seen_hw, 1, h, w, rng(0)), list(models))
     pad = box.pad
