@@ -6,7 +6,7 @@
 __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_innovations', 'InnovationsConfig', 'normal_of',
            'sizes', 'from_sizes_', 'fit_innovations', 'save_innovations', 'load_innovations']
 
-# %% ../nbs/54_innovations.ipynb #cff3db98
+# %% ../nbs/54_innovations.ipynb #c6e09450
 import math
 from copy import copy
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from .image import Image, patch_places
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
 
-# %% ../nbs/54_innovations.ipynb #c2684b07
+# %% ../nbs/54_innovations.ipynb #c779aade
 class Order:
     "The variables of images, those that are seen first, cell after cell; float64."
     def __init__(self,
@@ -70,7 +70,7 @@ class Order:
 def _solve(L_nn, y_bn): # L⁻¹ y, row by row
     return torch.linalg.solve_triangular(L_nn, y_bn.T, upper=False).T
 
-# %% ../nbs/54_innovations.ipynb #c8bc76be
+# %% ../nbs/54_innovations.ipynb #ce78c316
 class Cells(nn.Module):
     "K normals of mean zero over a cell's innovations."
     def __init__(self, K:int, d:int, shrink:float=100.):
@@ -111,7 +111,7 @@ class Cells(nn.Module):
         self.set_(n_k, S_kde, lr)
         self.none_k.grad = self.Lam_kde.grad = None
 
-# %% ../nbs/54_innovations.ipynb #c1c4839b
+# %% ../nbs/54_innovations.ipynb #ca99b0e8
 class Innovations(nn.Module):
     "A circuit over what one normal over whole images does not predict."
     joint = False # each mask has a distribution of its own
@@ -142,7 +142,7 @@ class Innovations(nn.Module):
         "The part of a mask that can be answered: all of it."
         return seen_bhw
 
-# %% ../nbs/54_innovations.ipynb #c74c5803
+# %% ../nbs/54_innovations.ipynb #c7c27bb1
 @patch
 def order(self:Innovations, seen_hw:Bool[Tensor, "h w"]) -> Order:
     "What a mask makes of the normal; that of the last mask is kept."
@@ -184,7 +184,7 @@ def told(self:Innovations,
         out_bpk[:, at] = -.5*q_bqk - log_det_k - .5*len(e)*math.log(2*math.pi)
     return out_bpk
 
-# %% ../nbs/54_innovations.ipynb #cee185d9
+# %% ../nbs/54_innovations.ipynb #c0c17fde
 class Asked:
     "Images of which the same part is seen, uint8, on the device of the model."
     def __init__(self,
@@ -224,11 +224,11 @@ class Asked:
         return self.order.in_cells(y_bh=self.order.hidden(x_bd, self.mean_bh))
 
     def log_prob(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
-        "log p̂(hidden values of these rows | seen), nats: a density; what they have where seen is not read."
+        "log-density of the hidden values of these rows given the seen, nats."
         more_bpk = self.model.told(self.innovations(x_bd), self.parts)
         return self.gained(more_bpk) - self.order.log_det
 
-# %% ../nbs/54_innovations.ipynb #ca57f4af
+# %% ../nbs/54_innovations.ipynb #c5976758
 @patch
 @torch.no_grad()
 def log_mass(self:Asked) -> Float[Tensor, "b"]:
@@ -247,7 +247,7 @@ def log_mass(self:Asked) -> Float[Tensor, "b"]:
             more_bpk[:, at, k] = lp_qbe.sum(2).T
     return self.gained(more_bpk)
 
-# %% ../nbs/54_innovations.ipynb #cc41e645
+# %% ../nbs/54_innovations.ipynb #c369bb84
 @patch
 @torch.no_grad()
 def sd(self:Asked) -> Float[Tensor, "b h"]:
@@ -284,7 +284,7 @@ def dequantised(
     "Values anywhere in the integers' cells; `Asked.log_prob` of them bounds the bits from above."
     return x_bd + torch.rand(x_bd.shape, generator=gen, device=gen.device).to(x_bd) - .5
 
-# %% ../nbs/54_innovations.ipynb #c4b84961
+# %% ../nbs/54_innovations.ipynb #c6c19a44
 def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     asked = Asked(model, x, seen_hw)
     mean = asked.images(asked.mean_bh).float()
@@ -312,7 +312,7 @@ def answers_of_innovations(
     both = {name: torch.cat(t, int(name=='samples')) for name, t in named}
     return Inpainted(**{k: t[:, back] if k=='samples' else t[back] for k, t in both.items()})
 
-# %% ../nbs/54_innovations.ipynb #cd48fef4
+# %% ../nbs/54_innovations.ipynb #c0cc5e7a
 @dataclass(frozen=True)
 class InnovationsConfig:
     "Everything that decides the model, but the images and the seed."
@@ -340,7 +340,7 @@ def normal_of(
     A_dd = e.factor(every_d[:1], every_d)[0][rank_d]
     return e.mu_gd[0].double()[rank_d], A_dd @ A_dd.T
 
-# %% ../nbs/54_innovations.ipynb #c689b3fc
+# %% ../nbs/54_innovations.ipynb #c1547091
 def sizes(
     y_bpe:Float[Tensor, "b p e"], # innovations
     cell:int, # side
@@ -364,7 +364,7 @@ def from_sizes_(model:Innovations, y_bpe:Float[Tensor, "b p e"], gen:torch.Gener
     model.cells.set_(n_k.to(S_kde), S_kde)
     model.prior = fit_latent_prior(z_bp, K)
 
-# %% ../nbs/54_innovations.ipynb #cc955067
+# %% ../nbs/54_innovations.ipynb #c06ae69c
 def fit_innovations(
     train_x:UInt8[Tensor, "_ c h w"], # images to fit
     valid_x:UInt8[Tensor, "_ c h w"], # images that choose (the first 500)
@@ -374,7 +374,8 @@ def fit_innovations(
     progress:bool=True,
 ) -> Innovations:
     "One normal over whole images, then a circuit over its innovations."
-    require(config.cell > 0 and config.cell%2==0, f'wanted cells of an even side, got {config.cell}')
+    even = config.cell > 0 and config.cell%2==0
+    require(even, f'wanted cells of an even side, got {config.cell}')
     require(len(train_x) > 1, f'wanted at least two images to fit, got {len(train_x)}')
     both = torch.cat([train_x, train_x.flip(3)]) if config.mirror else train_x
     normal, shape = normal_of(fit_one_normal(both, valid_x)), tuple(train_x.shape[1:])
@@ -399,7 +400,7 @@ def fit_innovations(
         c.lr, c.pseudocount, ckpt, progress, 'innovations', validate)
     return model.requires_grad_(False)
 
-# %% ../nbs/54_innovations.ipynb #c05e0163
+# %% ../nbs/54_innovations.ipynb #c0651e9f
 def save_innovations(model:Innovations, path:Path):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))
