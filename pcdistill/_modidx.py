@@ -752,6 +752,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'pcdistill.innovations.Order.mean': ('innovations.html#order.mean', 'pcdistill/innovations.py'),
                                        'pcdistill.innovations.Order.seen': ('innovations.html#order.seen', 'pcdistill/innovations.py'),
                                        'pcdistill.innovations._answers': ('innovations.html#_answers', 'pcdistill/innovations.py'),
+                                       'pcdistill.innovations._rows': ('innovations.html#_rows', 'pcdistill/innovations.py'),
                                        'pcdistill.innovations._solve': ('innovations.html#_solve', 'pcdistill/innovations.py'),
                                        'pcdistill.innovations.answers_of_innovations': ( 'innovations.html#answers_of_innovations',
                                                                                          'pcdistill/innovations.py'),

@@ -6,7 +6,7 @@
 __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_innovations', 'InnovationsConfig', 'normal_of',
            'sizes', 'from_sizes_', 'fit_innovations', 'save_innovations', 'load_innovations']
 
-# %% ../nbs/54_innovations.ipynb #c6e09450
+# %% ../nbs/54_innovations.ipynb #cb8a7b5b
 import math
 from copy import copy
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from .image import Image, patch_places
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
 
-# %% ../nbs/54_innovations.ipynb #c779aade
+# %% ../nbs/54_innovations.ipynb #cbb671e1
 class Order:
     "The variables of images, those that are seen first, cell after cell; float64."
     def __init__(self,
@@ -40,10 +40,10 @@ class Order:
     ):
         self.seen_pe = seen_d[at_pe]
         by_cell = self.seen_pe.flatten()
-        self.place = torch.cat([by_cell.nonzero().flatten(), (~by_cell).nonzero().flatten()])
-        at = at_pe.flatten()[self.place]
-        self.s, self.h = at.split([int(seen_d.sum()), int((~seen_d).sum())])
-        L, n = cholesky(S_dd[at][:, at]), len(self.s)
+        self.place_s, self.place_h = (m.nonzero().flatten() for m in (by_cell, ~by_cell))
+        self.s, self.h = (at_pe.flatten()[place] for place in (self.place_s, self.place_h))
+        at, n = torch.cat([self.s, self.h]), len(self.s)
+        L = cholesky(S_dd[at][:, at])
         self.L_ss, self.L_hs, self.L_hh = L[:n, :n], L[n:, :n], L[n:, n:]
         self.mu_s, self.mu_h = mu_d[self.s], mu_d[self.h]
         self.log_det = self.L_hh.diagonal().log().sum()
@@ -60,17 +60,21 @@ class Order:
         "Innovations of what is hidden."
         return _solve(self.L_hh, x_bd[:, self.h].double() - m_bh)
 
-    def in_cells(self, y_bs=None, y_bh=None) -> Float[Tensor, "b p e"]:
-        "Innovations back in their cells; zero for those that are not given."
-        b = len(y_bh if y_bs is None else y_bs)
-        y_bx = torch.cat([self.mu_s.new_zeros(b, len(mu)) if y is None else y
-                          for y, mu in ((y_bs, self.mu_s), (y_bh, self.mu_h))], 1)
-        return torch.zeros_like(y_bx).index_copy(1, self.place, y_bx).view(b, *self.seen_pe.shape)
+    def in_cells(self,
+        y_bq:Float[Tensor, "b q"],  # of what is seen, or of what is hidden
+        place_q:Int[Tensor, "q"],   # place_s or place_h
+    ) -> Float[Tensor, "b p e"]:
+        "Innovations back in their cells; zero elsewhere."
+        zero_bx = y_bq.new_zeros(len(y_bq), self.seen_pe.numel())
+        return zero_bx.index_copy(1, place_q, y_bq).view(-1, *self.seen_pe.shape)
+
+def _rows(x_bchw): # images as rows, float64
+    return rearrange(x_bchw, 'b c h w -> b (h w c)').double()
 
 def _solve(L_nn, y_bn): # L⁻¹ y, row by row
     return torch.linalg.solve_triangular(L_nn, y_bn.T, upper=False).T
 
-# %% ../nbs/54_innovations.ipynb #ce78c316
+# %% ../nbs/54_innovations.ipynb #cd05ad58
 class Cells(nn.Module):
     "K normals of mean zero over a cell's innovations."
     def __init__(self, K:int, d:int, shrink:float=100.):
@@ -111,7 +115,7 @@ class Cells(nn.Module):
         self.set_(n_k, S_kde, lr)
         self.none_k.grad = self.Lam_kde.grad = None
 
-# %% ../nbs/54_innovations.ipynb #ca99b0e8
+# %% ../nbs/54_innovations.ipynb #cf89f612
 class Innovations(nn.Module):
     "A circuit over what one normal over whole images does not predict."
     joint = False # each mask has a distribution of its own
@@ -142,7 +146,7 @@ class Innovations(nn.Module):
         "The part of a mask that can be answered: all of it."
         return seen_bhw
 
-# %% ../nbs/54_innovations.ipynb #c7c27bb1
+# %% ../nbs/54_innovations.ipynb #c0a68c97
 @patch
 def order(self:Innovations, seen_hw:Bool[Tensor, "h w"]) -> Order:
     "What a mask makes of the normal; that of the last mask is kept."
@@ -184,7 +188,7 @@ def told(self:Innovations,
         out_bpk[:, at] = -.5*q_bqk - log_det_k - .5*len(e)*math.log(2*math.pi)
     return out_bpk
 
-# %% ../nbs/54_innovations.ipynb #c0c17fde
+# %% ../nbs/54_innovations.ipynb #c7a7739e
 class Asked:
     "Images of which the same part is seen, uint8, on the device of the model."
     def __init__(self,
@@ -195,16 +199,17 @@ class Asked:
         came = tuple(x_bchw.shape[1:])
         require(came==model.shape, f'wanted images of {model.shape}, got {came}')
         self.model, self.order = model, model.order(seen_hw)
-        self.x_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').double()
-        y_bs = self.order.seen(self.x_bd)
-        self.mean_bh, y_bpe = self.order.mean(y_bs), self.order.in_cells(y_bs)
-        self.lp_bpk = model.told(y_bpe, model.parts(self.order.seen_pe))
-        self.parts = list(model.parts(~self.order.seen_pe))
+        self.x_bd, order = _rows(x_bchw), self.order
+        y_bs = order.seen(self.x_bd)
+        self.mean_bh, y_bpe = order.mean(y_bs), order.in_cells(y_bs, order.place_s)
+        self.lp_bpk = model.told(y_bpe, model.parts(order.seen_pe))
+        self.lp_b = model.prior(self.lp_bpk).detach()[:, 0] # of the innovations that are seen
+        self.parts = list(model.parts(~order.seen_pe))
 
     def of(self, x_bchw:UInt8[Tensor, "b c h w"]) -> 'Asked':
         "The same of other values where hidden; what is seen has to be as it was."
         other = copy(self)
-        other.x_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').double()
+        other.x_bd = _rows(x_bchw)
         return other
 
     def images(self, value_bh:Float[Tensor, "b h"]) -> Float[Tensor, "b _ _ _"]:
@@ -216,26 +221,25 @@ class Asked:
     @torch.no_grad()
     def gained(self, more_bpk:Float[Tensor, "b p k"]) -> Float[Tensor, "b"]:
         "log p(hidden | seen), from log p(hidden part of each cell | k)."
-        prior = self.model.prior
-        return (prior(self.lp_bpk + more_bpk) - prior(self.lp_bpk))[:, 0].double()
+        return (self.model.prior(self.lp_bpk + more_bpk)[:, 0] - self.lp_b).double()
 
     def innovations(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b p e"]:
         "Of the hidden values of these rows, in their cells."
-        return self.order.in_cells(y_bh=self.order.hidden(x_bd, self.mean_bh))
+        return self.order.in_cells(self.order.hidden(x_bd, self.mean_bh), self.order.place_h)
 
     def log_prob(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b"]:
         "log-density of the hidden values of these rows given the seen, nats."
         more_bpk = self.model.told(self.innovations(x_bd), self.parts)
         return self.gained(more_bpk) - self.order.log_det
 
-# %% ../nbs/54_innovations.ipynb #c5976758
+# %% ../nbs/54_innovations.ipynb #ce1ee34b
 @patch
 @torch.no_grad()
 def log_mass(self:Asked) -> Float[Tensor, "b"]:
     "log of the probability of the hidden integers given the seen, nats."
     model, order = self.model, self.order
     x_bpe, y_bpe = self.x_bd[:, model.at_pe].float(), self.innovations(self.x_bd).float()
-    sd_pe = order.in_cells(y_bh=order.L_hh.diagonal()[None])[0].float() # sd, grey levels
+    sd_pe = order.in_cells(order.L_hh.diagonal()[None], order.place_h)[0].float() # grey levels
     more_bpk = torch.zeros_like(self.lp_bpk)
     for e, at, L_kee in self.parts:
         x_qbe, y_qbe = (t_bpe[:, at][..., e].transpose(0, 1) for t_bpe in (x_bpe, y_bpe))
@@ -247,7 +251,7 @@ def log_mass(self:Asked) -> Float[Tensor, "b"]:
             more_bpk[:, at, k] = lp_qbe.sum(2).T
     return self.gained(more_bpk)
 
-# %% ../nbs/54_innovations.ipynb #c369bb84
+# %% ../nbs/54_innovations.ipynb #c53d19a5
 @patch
 @torch.no_grad()
 def sd(self:Asked) -> Float[Tensor, "b h"]:
@@ -255,8 +259,7 @@ def sd(self:Asked) -> Float[Tensor, "b h"]:
     model, order = self.model, self.order
     post_bpk = soft_posterior(model.prior, self.lp_bpk)
     T_kde = model.cells.T_kde.double()
-    L_hx = torch.cat([torch.zeros_like(order.L_hs), order.L_hh], 1)
-    L_hpe = torch.zeros_like(L_hx).index_copy(1, order.place, L_hx).view(-1, *model.at_pe.shape)
+    L_hpe = order.in_cells(order.L_hh, order.place_h)
     var_bh = torch.zeros_like(self.mean_bh)
     for L_he, w_bk in zip(L_hpe.unbind(1), post_bpk.double().unbind(1)):
         T_bde = einsum(w_bk, T_kde, 'b k, k d e -> b d e')
@@ -274,7 +277,7 @@ def draw(self:Asked, gen:torch.Generator) -> UInt8[Tensor, "b c h w"]:
     for e, at, L_kee in self.parts:
         drawn_bqe = einsum(L_kee[k_bp[:, at]], y_bpe[:, at][..., e], 'b q d e, b q e -> b q d')
         y_bpe[:, at[:, None], e] = drawn_bqe
-    y_bh = y_bpe.flatten(1)[:, order.place[len(order.s):]].double()
+    y_bh = y_bpe.flatten(1)[:, order.place_h].double()
     return self.images(self.mean_bh + y_bh @ order.L_hh.T).round().clamp(0, 255).byte()
 
 def dequantised(
@@ -284,7 +287,7 @@ def dequantised(
     "Values anywhere in the integers' cells; `Asked.log_prob` of them bounds the bits from above."
     return x_bd + torch.rand(x_bd.shape, generator=gen, device=gen.device).to(x_bd) - .5
 
-# %% ../nbs/54_innovations.ipynb #c6c19a44
+# %% ../nbs/54_innovations.ipynb #cf8434fb
 def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     asked = Asked(model, x, seen_hw)
     mean = asked.images(asked.mean_bh).float()
@@ -292,7 +295,7 @@ def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     bits_bd = torch.zeros_like(asked.x_bd).index_copy(1, asked.order.h, bits_bh)
     bits_bhw = bits_bd.view(len(x), *seen_hw.shape, -1).sum(3).float()
     draws = torch.stack([asked.draw(gen) for _ in range(n)]) if n else x[None][:0]
-    log_seen_b = model.prior(asked.lp_bpk)[:, 0] - asked.order.L_ss.diagonal().log().sum()
+    log_seen_b = asked.lp_b - asked.order.L_ss.diagonal().log().sum()
     likely = mean.round().clamp(0, 255).byte()
     exact_b = torch.ones(len(x), dtype=torch.bool, device=x.device)
     return Inpainted(x, seen_hw.expand(len(x), -1, -1), mean, bits_bhw, draws, log_seen_b,
@@ -312,7 +315,7 @@ def answers_of_innovations(
     both = {name: torch.cat(t, int(name=='samples')) for name, t in named}
     return Inpainted(**{k: t[:, back] if k=='samples' else t[back] for k, t in both.items()})
 
-# %% ../nbs/54_innovations.ipynb #c0cc5e7a
+# %% ../nbs/54_innovations.ipynb #c0b64153
 @dataclass(frozen=True)
 class InnovationsConfig:
     "Everything that decides the model, but the images and the seed."
@@ -340,7 +343,7 @@ def normal_of(
     A_dd = e.factor(every_d[:1], every_d)[0][rank_d]
     return e.mu_gd[0].double()[rank_d], A_dd @ A_dd.T
 
-# %% ../nbs/54_innovations.ipynb #c1547091
+# %% ../nbs/54_innovations.ipynb #c3ff87bd
 def sizes(
     y_bpe:Float[Tensor, "b p e"], # innovations
     cell:int, # side
@@ -364,7 +367,7 @@ def from_sizes_(model:Innovations, y_bpe:Float[Tensor, "b p e"], gen:torch.Gener
     model.cells.set_(n_k.to(S_kde), S_kde)
     model.prior = fit_latent_prior(z_bp, K)
 
-# %% ../nbs/54_innovations.ipynb #c06ae69c
+# %% ../nbs/54_innovations.ipynb #c85d08b8
 def fit_innovations(
     train_x:UInt8[Tensor, "_ c h w"], # images to fit
     valid_x:UInt8[Tensor, "_ c h w"], # images that choose (the first 500)
@@ -382,8 +385,8 @@ def fit_innovations(
     model = Innovations(*normal, shape, config.cell, config.K, config.shrink).to(train_x.device)
     order = model.order(torch.zeros(shape[1:], dtype=torch.bool))
     def of(x):
-        x_bd = dequantised(rearrange(x, 'b c h w -> b (h w c)').double(), gen)
-        return order.in_cells(y_bh=order.hidden(x_bd, order.mu_h[None])).float()
+        y_bh = order.hidden(dequantised(_rows(x), gen), order.mu_h[None])
+        return order.in_cells(y_bh, order.place_h).float()
     def innovations(x_bchw):
         return torch.cat([of(x) for x in x_bchw.split(1000)])
     some = torch.randperm(len(train_x), generator=gen)[:config.n_fit]
@@ -400,7 +403,7 @@ def fit_innovations(
         c.lr, c.pseudocount, ckpt, progress, 'innovations', validate)
     return model.requires_grad_(False)
 
-# %% ../nbs/54_innovations.ipynb #c0651e9f
+# %% ../nbs/54_innovations.ipynb #c43163dd
 def save_innovations(model:Innovations, path:Path):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))

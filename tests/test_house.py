@@ -22,7 +22,7 @@ def tokens(path):
 
 # --- size
 
-MOST = dict(all=97_301, core=74_880) # 92,470 and 70,060 before `innovations`; the aim is 80,000 and 58,000; these numbers only get smaller
+MOST = dict(all=97_217, core=74_791) # 92,470 and 70,060 before `innovations`; the aim is 80,000 and 58,000; these numbers only get smaller
 
 def test_it_gets_smaller():
     size = {p: tokens(p) for p in PACKAGE}

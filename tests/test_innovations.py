@@ -55,7 +55,7 @@ def test_with_one_normal_it_is_the_normal(hidden):
 def test_log_prob_sums_over_all_latents(hidden):
     "Against the sum over every assignment of the four cells' latents."
     m, x, seen = small(), picture(1), mask(*hidden); asked = Asked(m, x, seen); o = asked.order; lp = asked.lp_bpk[0]
-    y = o.in_cells(y_bh=o.hidden(asked.x_bd, asked.mean_bh)); more = m.told(y, asked.parts)[0]
+    y = asked.innovations(asked.x_bd); more = m.told(y, asked.parts)[0]
     def all_of(lp_pk): return torch.stack([sum(lp_pk[p, k] for p, k in enumerate(z)) + log_prior(z) for z in itertools.product(range(3), repeat=4)]).logsumexp(0)
     def log_prior(z):
         one = torch.full((1, 4, 3), -math.inf); one[0, range(4), z] = 0.
