@@ -24,7 +24,7 @@ from .show import grid
 from .runs import Paused
 from .data import images
 from .evaluate import Estimate, score, bits, mean_bits, paper_crop_bits
-from .inpainting import mask as mask_of, inpaint, figure
+from .inpainting import mask as mask_of, inpaint, figure, fit_image
 from .compress import MAGIC, compress_files, decompress_file, run_hash
 from .recipes import estimate, plan_table, recipe
 from .chain import distill, load_run
@@ -147,7 +147,7 @@ def run_evaluate(
 
 # %% ../nbs/62_cli.ipynb #c008
 def run_sample(
-    run:Path,               # folder of a finished run
+    run:Path,               # folder of a finished run, or the name of one that ships
     *,
     n:int=64,               # how many
     out:Path=Path('samples.png'), # picture to write
@@ -157,16 +157,20 @@ def run_sample(
 ):
     "Draw images."
     require(n > 0, f'wanted a positive number of samples, got {n}')
-    may_draw(out, files_of(run), overwrite)
-    image = load_run(run, device).image
+    found = load_run(run, device)
+    may_draw(out, files_of(found.folder), overwrite)
+    image = found.image
     write_figure(grid(image.sample(n, rng(seed, image.device))), out)
 
 def run_inpaint(
-    run:Path,               # folder of a finished run
+    run:Path,               # folder of a finished run, or the name of one that ships
     *,
     split:str='test',       # train, valid or test
     n:int=8,                # how many images
-    mask:str='centre',      # what is hidden: top, left, centre, expand, strips, random90, eyes
+    image:list[Path]=(),    # pictures of any size to complete instead, fitted to the run's size
+    # what is hidden: top, left, centre, expand, strips, random90, eyes; or the file of a mask, in
+    # which white hides (or what is opaque, if it has transparency)
+    mask:str='centre',
     samples:int=3,          # completions of each
     out:Path=Path('inpaint.png'), # picture to write
     seed:int=0,             # of the random draws
@@ -175,14 +179,14 @@ def run_inpaint(
 ):
     "Hide pixels of images and complete them: samples, posterior mean, entropy."
     found = load_run(run, device)
-    image, data = found.image, found.recipe.data
-    may_draw(out, [*files_of(run), Path(data)], overwrite)
-    x = images(data, split, n)
+    circuit, data = found.image, found.recipe.data
+    may_draw(out, [*files_of(found.folder), Path(data), *image, Path(mask)], overwrite)
+    x = fit_image(list(image), circuit.shape) if image else images(data, split, n)
     seen = mask_of(mask, len(x), *x.shape[2:], rng(seed))
-    if not torch.equal(image.supported(seen), seen):
-        print(f'this family is asked about whole patches: those of {image.patch}×{image.patch} '
+    if not torch.equal(circuit.supported(seen), seen):
+        print(f'this family is asked about whole patches: those of {circuit.patch}×{circuit.patch} '
               f'pixels that the mask {mask} cuts are hidden whole')
-    write_figure(figure(inpaint(image, x, seen, samples, rng(seed, image.device))), out)
+    write_figure(figure(inpaint(circuit, x, seen, samples, rng(seed, circuit.device))), out)
 
 # %% ../nbs/62_cli.ipynb #c008b
 def run_compress(

@@ -8,7 +8,7 @@ from pcdistill.data import images
 from pcdistill.emission import Labelled
 from pcdistill.evaluate import fit_plain_hclt
 from pcdistill.image import Image as Student
-from pcdistill.inpainting import MASKS, Inpainted, figure, fit_image, inpaint, mask
+from pcdistill.inpainting import MASKS, Inpainted, figure, fit_image, fit_mask, inpaint, mask
 from pcdistill.patches import to_patches
 from pcdistill.structure import chain
 from pcdistill.teacher import fit_pixels
@@ -186,7 +186,39 @@ def test_fit_image(tmp_path, refuses):
     (tmp_path/'b.png').write_bytes(b'nothing'); Image.fromarray(torch.randint(0, 256, (40, 40), generator=rng(0)).byte().numpy()).save(tmp_path/'cut.png'); (tmp_path/'cut.png').write_bytes((tmp_path/'cut.png').read_bytes()[:800])
     for bad in ('b.png', 'none.png', 'cut.png', ''): refuses(lambda: fit_image(tmp_path/bad, (3, 6, 8)), 'picture')
     refuses(lambda: fit_image(file(Image.new('I;16', (4, 4))), (1, 4, 4)), '8-bit')
-    refuses(lambda: inpaint(toy(0), fit_image(tmp_path/'a.png', (1, 3, 4)), torch.ones(3, 4).bool(), 1, rng(0)), '(1, 2, 4)', 'fit_image')
+    for bad in (a.astype(np.int64), a.astype(np.float32), torch.from_numpy(a).permute(2, 0, 1) > 3): refuses(lambda: fit_image(bad, (3, 6, 8)), 'uint8')
+    for bad in (np.zeros((2, 3, 5), np.uint8), np.zeros((2, 3, 4, 3, 1), np.uint8), None): refuses(lambda: fit_image(bad, (3, 6, 8)), 'picture')
+
+def test_a_picture_in_any_form_is_one_picture(tmp_path):
+    a = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8); im = Image.fromarray(a); im.save(tmp_path/'a.png'); t = torch.from_numpy(a).permute(2, 0, 1)
+    for shape in ((3, 6, 8), (1, 5, 5)):
+        one = fit_image(tmp_path/'a.png', shape)
+        for same in (str(tmp_path/'a.png'), (tmp_path/'a.png').read_bytes(), im, a, t): assert torch.equal(fit_image(same, shape), one)
+        for batch in (t.expand(2, -1, -1, -1), [a, im], [t, t]): assert torch.equal(fit_image(batch, shape), one.expand(2, -1, -1, -1))
+    grey = torch.from_numpy(a[..., 0])
+    for same in (grey, grey[None], a[..., 0], a[..., :1]): assert torch.equal(fit_image(same, (1, 30, 50)), grey[None, None])
+    held = fit_image(x := t[None], (3, 30, 50)); assert held is x                       # nothing is copied that fits
+
+def test_inpaint_takes_pictures_and_gives_pictures(refuses):
+    joint, big = toy(0), np.random.default_rng(0).integers(0, 2, (40, 80), np.uint8)
+    hidden = np.zeros((20, 40), np.uint8); hidden[:, :20] = 255                          # white: the left half is hidden
+    r = inpaint(joint, Image.fromarray(big), Image.fromarray(hidden), 3)
+    assert torch.equal(r.image, fit_image(big, (1, 2, 4))) and r.seen[0].tolist()==[[False]*2 + [True]*2]*2
+    by_hand = inpaint(joint, fit_image(big, (1, 2, 4)), r.seen, 3); assert all(torch.equal(a, b) for a, b in zip(r, by_hand))
+    made = r.pictures(); assert len(made)==3 and all(np.array_equal(np.array(m), s[0, 0]) for m, s in zip(made, r.samples))
+    assert [p.size for p in r.pictures('mean')]==[(4, 2)] and np.array_equal(np.array(r.pictures('mean')[0]), r.mean[0, 0].round())
+    two = torch.stack([torch.arange(24).byte().view(3, 2, 4)]*2); colour = r._replace(samples=two[None]).pictures(); assert len(colour)==2 and torch.equal(torch.from_numpy(np.array(colour[0])), two[0].permute(1, 2, 0))
+    refuses(lambda: inpaint(joint, r.image[:0], 'top'), 'images'); refuses(lambda: inpaint(joint, r.image.float(), 'top'), 'uint8')
+
+def test_pictures_of_masks(tmp_path, refuses):
+    hidden = np.zeros((40, 60), np.uint8); hidden[3, 17] = hidden[30:, 50:] = 255; im = Image.fromarray(hidden); im.save(tmp_path/'m.png')
+    seen = fit_mask(tmp_path/'m.png', 4, 6); want = torch.ones(4, 6).bool(); want[0, 1] = want[3, 5] = False
+    assert torch.equal(seen, want)                                                       # a single white pixel hides all of the one it falls into
+    flat = Image.new('L', im.size, 255); drawn = Image.merge('RGBA', [flat, flat, flat, im])         # white everywhere, opaque where hidden
+    for same in (im, im.convert('RGB'), im.convert('1'), im.convert('RGBA'), drawn, hidden, str(tmp_path/'m.png')): assert torch.equal(fit_mask(same, 4, 6), want)
+    for same in (tmp_path/'m.png', str(tmp_path/'m.png'), im): assert torch.equal(mask(same, 2, 4, 6, rng(0)), want.expand(2, 4, 6))
+    assert fit_mask(Image.new('L', (9, 9), 127), 3, 3).all() and not fit_mask(Image.new('L', (9, 9), 128), 3, 3).any()
+    refuses(lambda: mask('nose.png', 1, 4, 6, rng(0)), 'nose.png', 'centre'); refuses(lambda: mask(tmp_path/'none.png', 1, 4, 6, rng(0)), 'none.png')
 
 # ---- 256 values: too many to enumerate, so one pixel at a time
 

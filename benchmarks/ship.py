@@ -1,0 +1,52 @@
+"Save finished runs as those that ship with the package, each with its model card."
+import math
+import sys
+from pathlib import Path
+from pcdistill import inpaint, load_run
+from pcdistill.chain import SHIPPED
+from pcdistill.inpainting import MASKS
+from pcdistill.show import table
+
+COMMIT = '7f9993c'
+# name → options of `pcdistill distill --device cpu`, and the terms of its data
+RUNS = dict(
+    digits=('--data digits', 'The optical digits of scikit-learn (E. Alpaydin and C. Kaynak, UCI), CC BY 4.0.'),
+    photos=('--data photos --emission normals', 'Crops of photographs in the public domain or under CC0; '
+            'their authors are in assets/photos/ORIGIN.md of the package.'),
+    fashion_mnist=('--data fashion_mnist --preset small --emission trees --n-train 6000', 'Fashion-MNIST (Zalando SE), MIT licence.'))
+
+def completed(run) -> str:
+    "How well the first test images are completed under each mask."
+    x, rows = run.images('test')[:100], []
+    for name in MASKS:
+        r = inpaint(run, x, name, 0)
+        off = (r.mean - r.image)[(~r.seen)[:, None].expand_as(x)]
+        psnr = 10*math.log10(255**2/float(off.square().mean()))
+        rows.append((name, psnr, -float(r.log_hidden_b.sum())/len(off)/math.log(2), 'yes' if r.exact.all() else 'of the density'))
+    return table(rows, ('hidden', 'PSNR of the mean, dB', 'bits a hidden value', 'exact'))
+
+def note(run, name) -> str:
+    "What the card says of this run alone."
+    options, terms = RUNS[name]
+    return f"""The command, at commit {COMMIT}, one thread:
+
+```
+pcdistill distill {options} --device cpu
+```
+
+{terms}
+
+The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
+
+```
+{completed(run)}
+```"""
+
+def main(folders:Path, names:list[str]):
+    "Runs in `folders`/shipped-<name>; all, or those named."
+    for name in names or RUNS:
+        run = load_run(folders/f'shipped-{name}', 'cpu')
+        print(run.save_pretrained(SHIPPED/name, 'apache-2.0', note(run, name)))
+
+if __name__=='__main__':
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,154 @@
+"Runs that ship: there without network and data, as good as their cards say; runs that are saved, pushed and loaded; pictures in, pictures out."
+import re, shutil, subprocess, sys
+from pathlib import Path
+import huggingface_hub, numpy as np, pytest, torch
+from PIL import Image
+from pcdistill import chain as R, cli, inpaint, load_run
+from pcdistill.core import Refused
+from pcdistill.data import images, n_images
+from pcdistill.image import load_image
+from pcdistill.inpainting import Inpainted, fit_image
+from pcdistill.recipes import recipe
+from pcdistill.runs import load, load_json
+
+NAMES = sorted(f.name for f in R.SHIPPED.iterdir())
+
+def size(folder): return sum(f.stat().st_size for f in folder.iterdir())
+
+def test_three_runs_ship_and_are_small():
+    assert NAMES==['digits', 'fashion_mnist', 'photos']
+    assert max(size(R.SHIPPED/n) for n in NAMES) < 5e6 and sum(size(R.SHIPPED/n) for n in NAMES) < 6e6
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_card_says_what_it_must(name):
+    said = (R.SHIPPED/name/'README.md').read_text(encoding='utf-8'); head, body = re.fullmatch(r'---\n(.*?)\n---\n(.*)', said, re.S).groups()
+    assert {'library_name: pcdistill', 'license: apache-2.0'} <= set(head.split('\n')) and '/' not in head
+    for word in (f"load_run('{name}')", '\npcdistill distill --data ', 'commit ', 'dequantised', 'random90', 'Half precision', 'Research', 'Licence'): assert word in body, word
+    for picture in re.findall(r'!\[\w+\]\((.*?)\)', body): assert (R.SHIPPED/name/picture).is_file()
+    assert not re.search(r'/(home|root|work|tmp|Users)/', said + (R.SHIPPED/name/'results.json').read_text() + (R.SHIPPED/name/'recipe.json').read_text())
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_command_of_a_card_is_the_recipe_of_its_run(name, monkeypatch):
+    command = re.search(r'\npcdistill (distill .*)\n', (R.SHIPPED/name/'README.md').read_text(encoding='utf-8'))[1].split(); asked = []
+    monkeypatch.setattr(cli, 'distill', lambda recipe, *_, **__: asked.append(recipe) or sys.exit())
+    if name=='fashion_mnist': monkeypatch.setattr('pcdistill.recipes.images', lambda *_: torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    with pytest.raises(SystemExit): cli.main(command)
+    assert asked==[load_run(name, 'cpu').recipe]
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_shipped_run_needs_neither_network_nor_data(name, tmp_path):
+    "In a process of its own, in an empty folder, where every socket is refused."
+    (tmp_path/name).mkdir(); Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path/'me.png')      # a folder of data may have its name
+    code = ('import socket\ndef none(*a, **k): raise AssertionError("a socket was opened")\nsocket.socket.connect = none\n'
+            f'from pcdistill import inpaint, load_run\nrun = load_run({name!r})\nr = inpaint(run, "me.png", "centre")\n'
+            'from pcdistill.cli import main\nassert main(["sample", %r, "-n", "2"])==0 and len(r.pictures())==4 and "bits/dim" in str(run) and run._repr_html_().count("<img")==3' % name)
+    made = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, env={'PATH': '', 'PYTHONPATH': str(Path(R.__file__).parents[1]), 'HOME': str(tmp_path)})
+    assert made.returncode==0 and (tmp_path/'samples.png').is_file(), made.stderr[-2000:]
+
+@pytest.mark.parametrize('name', NAMES)
+def test_it_is_a_distribution(name):
+    "Tables that were rounded to half precision sum to one again: with nothing seen, the probability of anything is one."
+    image = load_run(name, 'cpu').image; c, h, w = image.shape; nothing = torch.zeros(1, h, w).bool()
+    with torch.no_grad(): mass = image(torch.zeros(1, c, h, w, dtype=torch.uint8), nothing); raw = load_image(R.SHIPPED/name/'student.safetensors')(torch.zeros(1, c, h, w, dtype=torch.uint8), nothing)
+    assert abs(float(mass)) < min(1e-4, abs(float(raw))/3)
+
+def there(name):
+    try: return n_images(name, 'test') > 0
+    except Refused: return False
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NAMES)
+def test_evaluate_gives_the_bits_of_the_card(name, capsys):
+    if name=='fashion_mnist' and not there(name): pytest.skip('Fashion-MNIST is not here')
+    said = float(re.search(r'\*\*([\d.]+) bits/dim\*\*', (R.SHIPPED/name/'README.md').read_text(encoding='utf-8'))[1])
+    assert cli.main(['evaluate', name, '--device', 'cpu'])==0
+    assert abs(float(re.search(r'images: ([\d.]+) ±', capsys.readouterr().out)[1]) - said) < 1e-3
+
+# --- saved, pushed, loaded
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    "A run as `distill` leaves it."
+    r = recipe('digits', teacher='pixels', clusters=6, n_train=200, n_test=30, epochs=1, autoregressive=False, emission=dict(states=4, epochs=1))
+    return R.distill(r, tmp_path_factory.mktemp('runs')/'run', 'cpu', progress=False)
+
+KEPT = {'README.md', 'recipe.json', 'results.json', 'student.safetensors', 'samples.png', 'inpaint.png', 'ledger.png'}
+
+def test_saved_in_half_precision_where_bits_permit(done, tmp_path, monkeypatch):
+    x = images('digits', 'test', 30)
+    saved = load_run(done.save_pretrained(tmp_path/'half', 'mit', 'By hand.'), 'cpu'); tensors, _ = load(tmp_path/'half'/'student.safetensors')
+    assert {f.name for f in (tmp_path/'half').iterdir()}==KEPT and {t.dtype for t in tensors.values()}=={torch.half}
+    assert saved.recipe==done.recipe and str(saved)==str(done) and {k: v for k, v in saved.results.items() if k!='half_costs'}==done.results
+    said = (tmp_path/'half'/'README.md').read_text(encoding='utf-8'); assert 'license: mit\n' in said and 'By hand.' in said and str(done) in said and str(tmp_path) not in said
+    with torch.no_grad(): off = (saved.image(x) - done.image(x)).abs().mean()/64/np.log(2)
+    assert 0 < off < 1e-3 and abs(saved.results['half_costs']) < 1e-3
+    narrowed = R.narrowed
+    monkeypatch.setattr(R, 'narrowed', lambda run: (narrowed(run)[0], 1.2e-3))              # costs too much: single precision
+    whole = load_run(done.save_pretrained(tmp_path/'single'), 'cpu'); tensors, _ = load(tmp_path/'single'/'student.safetensors')
+    assert {t.dtype for t in tensors.values()}=={torch.float32} and all(torch.equal(a, b) for a, b in zip(whole.image.parameters(), done.image.parameters()))
+    assert whole.results['half_costs']==1.2e-3 and 'license: other\n' in (tmp_path/'single'/'README.md').read_text()
+
+def test_what_half_precision_costs_is_measured_on_validation_images(done):
+    half, change = R.narrowed(done); x = images('digits', 'valid', 1000)
+    with torch.no_grad():
+        saved = R.normalise_(R.image_from_state(half, R.image_state(done.image)[1]))
+        assert abs(change - float((done.image(x) - saved(x)).double().mean()/64/np.log(2))) < 1e-6
+
+def test_a_copy_of_a_copy_is_the_same(done, tmp_path, monkeypatch):
+    "And needs no data."
+    one = load_run(done.save_pretrained(tmp_path/'one', note='first'), 'cpu')
+    def none(*_): raise AssertionError('images were opened')
+    monkeypatch.setattr(R, 'images', none)
+    two = load_run(one.save_pretrained(tmp_path/'two', note='second'), 'cpu')
+    assert {f.name: f.read_bytes() for f in one.folder.iterdir()}=={f.name: f.read_bytes() for f in two.folder.iterdir()}
+
+def test_what_is_no_place_for_a_run_is_refused(done, tmp_path):
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'README.md').write_text('mine')
+    with pytest.raises(Refused, match='something else'): done.save_pretrained(tmp_path/'mine')
+    assert (tmp_path/'mine'/'README.md').read_text()=='mine'
+    with pytest.raises(Refused, match='another folder'): done.save_pretrained(done.folder)
+    with pytest.raises(Refused, match='results.json'): R.Run(done.recipe, tmp_path/'new', 'cpu', False).save_pretrained(tmp_path/'x')
+    assert not (tmp_path/'x').exists()
+
+def test_the_hub(done, tmp_path, monkeypatch):
+    "A stub of it: what is pushed comes back."
+    hub = tmp_path/'hub'; hub.mkdir()
+    def upload(repo_id, folder_path): shutil.copytree(folder_path, hub/repo_id, dirs_exist_ok=True); return f'hub/{repo_id}'
+    def download(repo_id, allow_patterns):
+        if not (hub/repo_id).is_dir(): raise FileNotFoundError(repo_id)
+        assert all(any(Path(f.name).match(p) for p in allow_patterns) for f in (hub/repo_id).iterdir()); return str(hub/repo_id)
+    created = []
+    monkeypatch.setattr(huggingface_hub, 'create_repo', lambda name, exist_ok: created.append((name, exist_ok)))
+    monkeypatch.setattr(huggingface_hub, 'upload_folder', upload); monkeypatch.setattr(huggingface_hub, 'snapshot_download', download); monkeypatch.chdir(tmp_path)
+    assert done.push_to_hub('me/mine', licence='mit')=='hub/me/mine' and created==[('me/mine', True)] and {f.name for f in (hub/'me/mine').iterdir()}==KEPT
+    assert load_run('me/mine', 'cpu').recipe==done.recipe
+    with pytest.raises(Refused, match='me/other.*FileNotFoundError'): load_run('me/other')
+    shutil.copytree(R.SHIPPED/'photos', tmp_path/'me'/'mine')                                # a folder goes before a name
+    assert load_run('me/mine', 'cpu').recipe.data=='photos'
+    shutil.copytree(R.SHIPPED/'photos', tmp_path/'digits'); assert load_run('digits', 'cpu').recipe.data=='photos'
+    for missing in ('nothing', str(tmp_path/'none'), 'a/b/c'):
+        with pytest.raises(Refused, match=f'digits, photos, fashion_mnist.*{missing}.*not there'): load_run(missing)
+
+# --- pictures in, pictures out
+
+def test_a_run_completes_a_picture():
+    run, me = load_run('photos', 'cpu'), Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 60, 3), np.uint8))
+    r = inpaint(run, me, 'left', 2); assert isinstance(r, Inpainted) and torch.equal(r.image, fit_image(me, (3, 16, 16)))
+    same = inpaint(run.image, r.image, 'left', 2); assert all(torch.equal(a, b) for a, b in zip(r, same))
+    assert [p.size for p in r.pictures()]==[(16, 16)]*2 and r._repr_png_()[:4]==b'\x89PNG'
+
+def test_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path); grey = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8); asked = []
+    Image.fromarray(grey).save('a.png'); Image.fromarray(255 - grey).convert('RGB').save('b.jpg')
+    hidden = np.zeros((20, 20), np.uint8); hidden[:5] = 255; Image.fromarray(hidden).save('mask.png')
+    monkeypatch.setattr(cli, 'inpaint', lambda *a: asked.append(inpaint(*a)) or asked[-1])
+    assert cli.main(['inpaint', 'digits', '--image', 'a.png', 'b.jpg', '--mask', 'mask.png', '--samples', '1'])==0 and Path('inpaint.png').is_file()
+    r, = asked; assert torch.equal(r.image, fit_image([Path('a.png'), Path('b.jpg')], (1, 8, 8)))
+    assert not r.seen[:, :2].any() and r.seen[:, 2:].all()
+    assert cli.main(['inpaint', 'digits', '--image', 'a.png', '--mask', 'top', '-o', 'top.png'])==0
+    before = Path('mask.png').read_bytes()
+    for wrong in (['--mask', 'mask.png', '-o', 'mask.png'], ['-o', 'a.png'], ['--mask', 'nose.png'], ['--image', 'none.png']):
+        assert cli.main(['inpaint', 'digits', '--image', 'a.png', *wrong, '--overwrite'])==2
+    assert Path('mask.png').read_bytes()==before and "'nose.png'" in capsys.readouterr().err
+    with pytest.raises(SystemExit): cli.main(['inpaint', '--help'])
+    assert 'white hides' in ' '.join(capsys.readouterr().out.split())
