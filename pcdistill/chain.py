@@ -567,27 +567,22 @@ By pcdistill {r['version']}, from {r['data']['n_train']:,} training images of `{
 All settings are in recipe.json. {note}
 
 ## How good it is
-**{r['student']['bits']:.4f} bits/dim**, exact, on {r['data']['n_images']:,} test images;
-`pcdistill evaluate` computes it again.
+**{r['student']['bits']:.4f} bits/dim**, exact; `pcdistill evaluate` computes this again.
 
 ```
 {comparison(r)}
-```
 
-Bits have two meanings. Those of the chain are exact, and what a coder pays. Masks are answered by
-the density, whose bits are bounded in two ways. Where all three numbers are one, so are the
-meanings. On the first test images:
-
-```
 {table(read, ('reading', 'bits/dim', '±'))}
 ```
 
-Half precision changes the bits/dim of validation images by {change:.0e}. Parameters are stored so
-if that is less than 0.001, and else in single precision.
+The readings are of the first test images. The chain is what a coder pays, and exact. Masks are
+answered by the density, whose bits are bounded in two ways; three equal numbers have one meaning.
+
+Half precision, taken if it changes bits by less than 0.001, changes those of validation by
+{change:.0e} bits/dim.
 
 ## What it is for
-Research and teaching, with images like those above. It is small, and no editor of photographs.
-Licence of the parameters: {licence}.
+Research and teaching, with images like those above; it is small, and no editor of photographs.
 """
 
 # %% ../nbs/61_chain.ipynb #c026e
@@ -599,7 +594,8 @@ def save_pretrained(self:Run,
 ) -> Path:
     "Write what is needed to use a finished run: circuit, recipe, results, pictures, card."
     folder, results = Path(folder), self.results
-    require(folder.resolve()!=self.folder.resolve(), f"wanted another folder than the run's {folder}")
+    require(folder.resolve()!=self.folder.resolve(),
+            f"wanted another folder than the run's own, got {folder}")
     claim(folder, self.recipe)
     if 'half_costs' in results: # it is a copy already
         return copytree(self.folder, folder, dirs_exist_ok=True)

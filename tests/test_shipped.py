@@ -23,7 +23,7 @@ def test_three_runs_ship_and_are_small():
 def test_a_card_says_what_it_must(name):
     said = (R.SHIPPED/name/'README.md').read_text(encoding='utf-8'); head, body = re.fullmatch(r'---\n(.*?)\n---\n(.*)', said, re.S).groups()
     assert {'library_name: pcdistill', 'license: apache-2.0'} <= set(head.split('\n')) and '/' not in head
-    for word in (f"load_run('{name}')", '\npcdistill distill --data ', 'commit ', 'dequantised', 'random90', 'Half precision', 'Research', 'Licence'): assert word in body, word
+    for word in (f"load_run('{name}')", '\npcdistill distill --data ', 'commit ', 'dequantised', 'random90', 'Half precision', 'Research', 'PSNR'): assert word in body, word
     for picture in re.findall(r'!\[\w+\]\((.*?)\)', body): assert (R.SHIPPED/name/picture).is_file()
     assert not re.search(r'/(home|root|work|tmp|Users)/', said + (R.SHIPPED/name/'results.json').read_text() + (R.SHIPPED/name/'recipe.json').read_text())
 
