@@ -2,7 +2,7 @@
 import os
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ.setdefault('MPLBACKEND', 'agg')
-os.environ.pop('PCDISTILL_DATA', None)
+DATA = os.environ.pop('PCDISTILL_DATA', None) # for a test that asks for it
 
 from jaxtyping import install_import_hook
 install_import_hook('pcdistill', 'beartype.beartype')   # before anything imports pcdistill
