@@ -207,6 +207,7 @@ def test_inpaint_takes_pictures_and_gives_pictures(refuses):
     by_hand = inpaint(joint, fit_image(big, (1, 2, 4)), r.seen, 3); assert all(torch.equal(a, b) for a, b in zip(r, by_hand))
     made = r.pictures(); assert len(made)==3 and all(np.array_equal(np.array(m), s[0, 0]) for m, s in zip(made, r.samples))
     assert [p.size for p in r.pictures('mean')]==[(4, 2)] and np.array_equal(np.array(r.pictures('mean')[0]), r.mean[0, 0].round())
+    assert np.array(r._replace(mean=r.mean + 250.6).pictures('mean')[0])[0, 0]>=251 and (np.array(r._replace(mean=r.mean + 300).pictures('mean')[0])==255).all()
     two = torch.stack([torch.arange(24).byte().view(3, 2, 4)]*2); colour = r._replace(samples=two[None]).pictures(); assert len(colour)==2 and torch.equal(torch.from_numpy(np.array(colour[0])), two[0].permute(1, 2, 0))
     refuses(lambda: inpaint(joint, r.image[:0], 'top'), 'images'); refuses(lambda: inpaint(joint, r.image.float(), 'top'), 'uint8')
 
