@@ -6,7 +6,7 @@ Nothing is run and nothing is imported from the package: notebooks are shown wit
 that they store, names as they stand in the source. Formulas become MathML, so pages need no
 script and no font from elsewhere. What prose calls by name becomes a link.
 """
-import ast, base64, contextlib, functools, json, os, re, shutil, sys, unicodedata
+import ast, base64, contextlib, functools, json, posixpath, re, shutil, sys, unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -188,7 +188,7 @@ class Prose:
 
     def write(self, text:str, page:str, folder:str='nbs') -> str:
         "Text that stood in `folder`, for `page`."
-        def from_here(to): return os.path.relpath(to, Path(page).parent)
+        def from_here(to): return posixpath.relpath(to, Path(page).parent)
         def linked(word, show):
             to = self.home(word, page)
             return f'[{show}]({from_here(to)})' if to else show
@@ -205,7 +205,8 @@ class Prose:
         "A link that leads from the file in the repository, leading from the page."
         if re.match(r'\w+:|#', to): return whole
         path, _, at = to.partition('#')
-        file = root/os.path.normpath(f'{folder}/{path}')
+        file = root/posixpath.normpath(f'{folder}/{path}')
+        assert file.exists(), f'{folder} links to {to}, which is not there'
         place = called(file) + '.md' if file.suffix=='.ipynb' else file.relative_to(root).as_posix()
         place = {f'docs/{p}': p for p in OWN}.get(place, ROOT_PAGES.get(place, place))
         return whole.replace(f']({to})', f']({from_here(place)}{"#"*bool(at)}{at})')
@@ -236,7 +237,7 @@ def notebook_page(nb:Path, prose:Prose) -> dict[str, str|bytes]:
         if c['cell_type']=='markdown':
             text = prose.write(source(c), page, nb.parent.relative_to(root).as_posix())
             if not out and module:
-                api = os.path.relpath(f'api/{module}.md', Path(page).parent)
+                api = posixpath.relpath(f'api/{module}.md', Path(page).parent)
                 text += f'\n\nModule: [`pcdistill.{module}`]({api})'
             out.append(text)
             continue
@@ -261,7 +262,7 @@ def module_page(module:str, path:Path, nb:Path, prose:Prose) -> str:
     "The page of a module: each public name with its signature and docstring."
     page, out = f'api/{module}.md', []
     doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
-    taught = os.path.relpath(called(nb) + '.md', 'api')
+    taught = posixpath.relpath(called(nb) + '.md', 'api')
     out += [f'# pcdistill.{module}', prose.write(doc, page), f'Taught in [{called(nb)}]({taught}).']
     for n in names(path):
         cls, _, method = n.name.rpartition('.')
@@ -330,7 +331,7 @@ def files() -> dict[str, str|bytes]:
     return out | kept | {'site.css': (root/'docs'/'site.css').read_bytes()}
 
 def main(out:Path):
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out/'pages', ignore_errors=True)
     for name, data in files().items():
         path = out/'pages'/name
         path.parent.mkdir(parents=True, exist_ok=True)

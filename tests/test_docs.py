@@ -92,6 +92,10 @@ def test_links_of_the_pages_lead_somewhere():
     ('mini.md', '```python\n`em` $x$\n```', '```python\n`em` $x$\n```'), ('index.md', 'E07 how good', '[E07](experiments/E07_inpainting.md) how good'), ('mini.md', '## `em`', '## `em`')])
 def test_what_is_called_by_name_becomes_a_link(page, text, want): assert pages.Prose().write(text, page)==want
 
+def test_a_link_to_a_notebook_that_is_not_there_is_found():
+    "Its page may be there all the same, for pages have no numbers."
+    with pytest.raises(AssertionError, match='99_em'): pages.Prose().write('[`em`](99_em.ipynb)', 'mini.md')
+
 def test_outputs_are_shown_and_directives_are_not():
     text = ''.join(texts().values())
     assert not re.search(r'^#\|', text, re.M) and 'hide_input' not in texts()['index.md'] and '| cifar10 | normals |' in texts()['index.md']
@@ -106,7 +110,7 @@ def test_formulas(tex):
 # --- own pages
 
 def test_the_glossary():
-    text = (root/'docs'/'glossary.md').read_text(); terms = re.findall(r'^- \*\*(.+?)\*\*: (.+) \(`(\S+)`\)$', text, re.M)
+    text = (root/'docs'/'glossary.md').read_text(); terms = re.findall(r'^- \*\*(.+?)\*\*: (.+) \(\[`(\S+)`\]\(\S+\.ipynb\)\)$', text, re.M)
     assert len(terms)==text.count('\n- ') and len({t for t, _, _ in terms})==len(terms) > 40
     for term, said, where in terms:
         assert where in pages.homes(), f'{term}: no notebook {where}'
@@ -162,11 +166,13 @@ def test_what_builds_the_site_is_pinned():
 @pytest.mark.skipif(not there('zensical', 'latex2mathml'), reason='zensical is not installed: make docs')
 def test_the_site(tmp_path):
     "Built without a warning; nothing in it is fetched from elsewhere; a link that leads nowhere is found."
-    run = lambda *command: subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    def run(*command, at=tmp_path): return subprocess.run(command, cwd=at, capture_output=True, text=True)
     assert (p := run(sys.executable, root/'docs'/'pages.py', tmp_path)).returncode==0, p.stderr
     build = Path(sys.executable).parent/'zensical', 'build', '--strict', '--clean', '--config-file', 'mkdocs.yml'
     assert (p := run(*build)).returncode==0 and 'No issues found' in p.stdout + p.stderr, p.stdout + p.stderr
     for page in texts():
         html = (tmp_path/'site'/page).with_suffix('.html').read_text()
         assert not (far := re.findall(r'<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)="?((?:https?:)?//[^"> ]*)', html)), (page, far)
-    (tmp_path/'pages'/'mini.md').write_text('# mini\n\n[nowhere](nowhere.md)\n'); assert run(*build).returncode!=0
+    bad = tmp_path/'bad'; (bad/'pages').mkdir(parents=True); (bad/'mkdocs.yml').write_text((root/'docs'/'mkdocs.yml').read_text())
+    for link, fails in (('index.md', False), ('nowhere.md', True)):
+        (bad/'pages'/'index.md').write_text(f'# A\n\n[a]({link})\n'); assert (run(*build, at=bad).returncode!=0)==fails
