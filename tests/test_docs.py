@@ -50,8 +50,8 @@ def test_every_public_name_is_documented(module):
         at = re.search(rf'^##+ {re.escape(name)} \{{#pcdistill\.{re.escape(module)}\.{re.escape(name)}\}}\n\n```python\n(.*?)\n```\n(.*?)(?=^##|\Z)', page, re.M | re.S)
         if '.' in name and not at: assert not said and name.split('.')[1] in EXPLAINED, f'{name} is not in the reference'; continue
         assert at and name.split('.')[-1] in at[1], f'{name} is not in the reference'
-        code = at[1].splitlines(); parts = code if '(NamedTuple)' in at[1] else code[-1:]   # a record may be explained by its fields
-        assert '.' in name or at[2].strip() or '#' in ''.join(parts) or re.match(r'\w+(:.*?)? = ', at[1]), f'{name} has no word of explanation'
+        is_class = re.search(r'^class ', at[1], re.M); by_comment = at[1] if '(NamedTuple)' in at[1] else '' if is_class else at[1].splitlines()[-1]   # of fields
+        assert '.' in name or at[2].strip() or '#' in by_comment or re.match(r'\w+(:.*?)? = ', at[1]), f'{name} has no word of explanation'
 
 def test_what_the_package_gives_by_itself_comes_first():
     import pcdistill
