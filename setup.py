@@ -30,8 +30,7 @@ setup(
     packages=find_packages(include=[s['lib_path'], f"{s['lib_path']}.*"]),
     package_data={s['lib_path']: ['assets/**/*']},
     install_requires=s['requirements'].split(),
-    extras_require={'dev': s['dev_requirements'].split(), 'browser': s['browser_requirements'].split(),
-                    'docs': s['docs_requirements'].split()},
+    extras_require={'dev': s['dev_requirements'].split(), 'browser': s['browser_requirements'].split()},
     entry_points={'console_scripts': s['console_scripts'].split()},
     zip_safe=False,
 )
