@@ -143,7 +143,7 @@ def loss(self:MaskedNet, x_bchw, gen:torch.Generator, share:float) -> Float[Tens
 
 def fit_masked(
     x_bchw:UInt8[Tensor, "_ c h w"], # training images
-    normal:tuple[Tensor, Tensor],    # mean and covariance of a row (h w c), as `normal_of` gives them
+    normal:tuple[Tensor, Tensor],    # mean and covariance, as `normal_of` gives them
     config:MaskedConfig,
     gen:torch.Generator,
     ckpt:Path|None=None,             # file to resume from and to save to
