@@ -46,8 +46,8 @@ def beginnings(
     order_hw:Float[Tensor, "h w"],   # as `random_order` gives it
     n_b:Float[Tensor, "b"],          # the share of pixels that each image shows
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks [b 1 h w], True where seen; the normal's means given what is seen [b c h w]; the squared
-    error [b] that it expects, of all hidden values together."""
+    """Masks [b 1 h w], True where seen; the normal's means given what is seen [b c h w]; the error
+    [b] that it expects: squared, of all hidden values together."""
     c, h, w = x_bchw.shape[1:]
     pixel_q = order_hw.flatten().argsort()
     at_d = (pixel_q[:, None]*c + torch.arange(c, device=pixel_q.device)).flatten()
