@@ -216,12 +216,12 @@ def _heed(pad, act, widget, names='value'): # what goes wrong is said under the 
         try:
             act(change.new)
         except Exception as e:
-            pad.note = f'No answer: {e}'
+            pad.note = f'No answer: {e}. The pictures are those of before.'
             if not isinstance(e, Refused):
                 raise
     widget.observe(done, names)
 
-# %% ../nbs/53_widgets.ipynb #c1f45797
+# %% ../nbs/53_widgets.ipynb #c0c6fe23
 def _show(box): # the last answers
     pad, results, i = box.pad, box.results, box.few.value
     if len(results) > 1: # the mean of each model

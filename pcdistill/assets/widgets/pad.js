@@ -119,7 +119,7 @@ function render({ model, el }) {
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
   for (const e of [canvas, bar, mix, readout, note]) e.style.width = grown(240)
-  el.append(canvas, bar, mix, busy, readout, note)
+  el.append(canvas, bar, mix, busy, note, readout)
   tool(true); said(); setTimeout(waiting)              // when it has its place in the panel
   return () => { clearTimeout(timer); model.off('change:answered', waiting); model.off('change:mask', fromPython); model.off('change:image', newImage); model.off('change:note change:readout', said) }
 }
