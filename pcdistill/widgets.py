@@ -60,7 +60,7 @@ class Gallery(anywidget.AnyWidget):
     "Pictures, to look at or to choose from."
     _esm, _css = _texts('common.js', 'gallery.js'), _texts('widgets.css')
     png = _bytes()                       # as `sheet` makes it
-    n, cols, width, height = _synced(traitlets.Int, 0, 1, 96, 96) # size of each; grows with the page
+    n, cols, width, height = _synced(traitlets.Int, 0, 1, 96, 96) # size: of each
     value, = _synced(traitlets.Int, -1)  # which one is chosen
     pick, = _synced(traitlets.Bool, False) # may one be chosen?
     names, = _synced(traitlets.List, []) # a line or two below each
@@ -74,8 +74,6 @@ class Pad(anywidget.AnyWidget):
     mask = _bytes()                      # a byte a pixel, 1 where hidden
     dropped = _bytes()                   # a file
     answered = _bytes()                  # the mask of the completions shown
-    page = _bytes()                      # what `save` saves: three pictures, each with a title
-    titles, = _synced(traitlets.List, [])
     rows, cols, brush, seed = _synced(traitlets.Int, 8, 8, 2, 0) # sizes in pixels; of the draws
     blend, = _synced(traitlets.Float, 0.) # 0: a sample, 1: the mean
     at, = _synced(traitlets.List, [])    # row and column under the cursor
@@ -221,7 +219,7 @@ def _heed(pad, act, widget, names='value'): # what goes wrong is said under the 
                 raise
     widget.observe(done, names)
 
-# %% ../nbs/53_widgets.ipynb #c0c6fe23
+# %% ../nbs/53_widgets.ipynb #c14b0852
 def _show(box): # the last answers
     pad, results, i = box.pad, box.results, box.few.value
     if len(results) > 1: # the mean of each model
@@ -231,17 +229,12 @@ def _show(box): # the last answers
         (box.asked, r), = results.items()
         names = [*(f'sample {j+1}' for j in range(len(r.samples))), 'mean']
         found = completions(r, pad.blend)
-    r, i = results[box.asked], min(i, len(found)-1)
-    box.result, most = r, float(r.entropy.max())
+    box.result = r = results[box.asked]
+    i = min(i, len(found)-1)
     put(box.few, found, names)
     put(box.big, found[i:i+1], [hidden_text(r)])
-    box.unsure.scale = most
+    box.unsure.scale = float(r.entropy.max())
     put(box.unsure, viridis(r.entropy), ['entropy\nbits a pixel'])
-    seen = torch.where(r.seen[:, None], r.image, 128).cpu()/255
-    three = [t.expand(1, 3, -1, -1) for t in (seen, found[i:i+1], viridis(r.entropy))]
-    with pad.hold_sync():
-        pad.titles = ['seen', names[i], f'entropy, 0 to {most:.1f} bits a pixel']
-        pad.page = sheet(torch.cat(three), 3)
 
 def _ask(box, models, n): # about the mask on the canvas, and show the answers
     pad, name = box.pad, box.model.value

@@ -156,18 +156,12 @@ def test_what_is_shown_large():
     half = (completions(box.result)[1] + box.result.mean[0]/255)/2
     assert torch.allclose(completions(box.result, .5)[1], half, atol=1e-6)
 
-def test_what_is_saved():
-    "Seen (grey where hidden), the completion shown large, and entropy with its unit."
-    seen = ALL.clone()
-    seen[1:3, 2:6] = False
-    box = inpaint_pad(coloured(), X3, seen, n=2)
-    send(box.few, value=1)
-    page, grey = picture(box.pad.page), torch.where(seen, X3[0], 128)
-    assert page.shape==(4, 3*8, 3) and (page[:, :8]==pixels(grey)).all()
-    assert (page[:, 8:16]==picture(box.big.png)).all()
-    assert (page[:, 16:]==picture(box.unsure.png)).all()
-    assert box.pad.titles[1]=='sample 2' and 'bits a pixel' in box.pad.titles[2]
+def test_the_colour_bar():
+    "Entropy and its unit: the brightest colour is the largest."
+    box = inpaint_pad(coloured(), X3, ~ALL, n=2)
     assert box.unsure.scale==float(box.result.entropy.max()) > 0
+    assert 'bits a pixel' in box.unsure.names[0]
+    assert (picture(box.unsure.png)==pixels((viridis(box.result.entropy)[0]*255).round().byte())).all()
 
 def test_new_draws():
     "Another seed, other draws and the same mean; the first seed draws what it drew."

@@ -10,7 +10,7 @@ function render({ model, el }) {
     const side = names.length ? `max(40px, ${grown(w)})` : grown(w)   // room for words
     const part = (i, of) => of > 1 ? `${100*i/(of - 1)}%` : '0%'
     if (url) URL.revokeObjectURL(url)
-    url = URL.createObjectURL(png(model.get('png')))
+    url = URL.createObjectURL(new Blob([bytes(model.get('png'))], { type: 'image/png' }))
     box.className = w < 30 ? 'pcd-gallery pcd-tight' : 'pcd-gallery'
     box.setAttribute('role', pick ? 'listbox' : 'group'); box.setAttribute('aria-label', model.get('label'))
     box.style.maxWidth = `calc(${cols}*(${side} + 8px))`            // fewer a row where there is no room

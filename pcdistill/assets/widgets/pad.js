@@ -61,12 +61,19 @@ function render({ model, el }) {
     const of = bytes(model.get('answered')), wait = of.length !== mask.length || of.some((v, i) => v !== mask[i])
     el.closest('.pcd-panel')?.classList.toggle('pcd-waiting', wait)
   }
-  async function save() {
+  async function save() {                              // what is seen, and the two large pictures
     const side = Math.ceil(256/cols), [w, h] = [cols*side, rows*side], paper = new OffscreenCanvas(3*w, h + 24), c = paper.getContext('2d')
+    const shown = [...el.closest('.pcd-panel').querySelectorAll('.pcd-answer [role=group] .pcd-one')], most = shown[1].querySelector('span')
+    const titles = ['seen', ...shown.map(e => e.getAttribute('aria-label'))], pictures = [picture]
+    for (const e of shown) {
+      pictures.push(new Image())
+      pictures.at(-1).src = e.querySelector('.pcd-image').style.backgroundImage.slice(5, -2)
+      await pictures.at(-1).decode()
+    }
+    if (most) titles[2] += `, 0 to ${most.textContent}`
     c.fillStyle = 'white'; c.fillRect(0, 0, 3*w, h + 24); c.imageSmoothingEnabled = false
-    c.drawImage(await createImageBitmap(png(model.get('page'))), 0, 0, 3*w, h)
-    c.fillStyle = 'black'; c.font = '14px sans-serif'
-    for (const [i, title] of model.get('titles').entries()) c.fillText(title, i*w + 4, h + 17, w - 8)
+    c.fillStyle = 'black'; c.font = '13px sans-serif'
+    for (const [i, p] of pictures.entries()) { c.drawImage(p, i*w, 0, w, h); c.fillText(titles[i], i*w + 4, h + 17, w - 8) }
     const link = element('a', { href: URL.createObjectURL(await paper.convertToBlob()), download: 'completion.png' })
     link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 10000)
   }
