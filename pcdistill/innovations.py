@@ -8,7 +8,6 @@ __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_
 
 # %% ../nbs/54_innovations.ipynb #cb8a7b5b
 import math
-from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
@@ -210,12 +209,6 @@ class Asked:
         self.lp_b = model.prior(self.lp_bpk).detach()[:, 0] # of the innovations that are seen
         self.parts = list(model.parts(~order.seen_pe))
 
-    def of(self, x_bchw:UInt8[Tensor, "b c h w"]) -> 'Asked':
-        "The same of other values where hidden; what is seen has to be as it was."
-        other = copy(self)
-        other.x_bd = _rows(x_bchw)
-        return other
-
     def images(self, value_bh:Float[Tensor, "b h"]) -> Float[Tensor, "b _ _ _"]:
         "Values where hidden, as images."
         c, h, w = self.model.shape
@@ -308,10 +301,9 @@ def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     bits_bhw = bits_bd.view(len(x), *seen_hw.shape, -1).sum(3).float()
     draws = torch.stack([asked.draw(gen) for _ in range(n)]) if n else x[None][:0]
     log_seen_b = asked.lp_b - asked.order.L_ss.diagonal().log().sum()
-    likely = mean.round().clamp(0, 255).byte()
     exact_b = torch.ones(len(x), dtype=torch.bool, device=x.device)
     return Inpainted(x, seen_hw.expand(len(x), -1, -1), mean, bits_bhw, draws, log_seen_b,
-                     asked.log_mass(), exact_b, likely, asked.of(likely).log_mass())
+                     asked.log_mass(), exact_b)
 
 @answers.register
 def answers_of_innovations(

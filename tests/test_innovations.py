@@ -121,9 +121,9 @@ def test_inpaint_takes_masks_of_their_own():
     r = inpaint(m, x, seen, 2, rng(0)); assert r.samples.shape==(2, 4, 1, 4, 4) and r.exact.all() and torch.equal(r.seen, seen)
     for i in range(4):
         one = inpaint(m, x[i:i+1], seen[i], 0, rng(0))
-        for f in ('mean', 'entropy', 'log_hidden_b', 'log_seen_b', 'likely'): assert torch.allclose(getattr(one, f).float(), getattr(r, f)[i:i+1].float(), atol=1e-3), f
+        for f in ('mean', 'entropy', 'log_hidden_b', 'log_seen_b'): assert torch.allclose(getattr(one, f).float(), getattr(r, f)[i:i+1].float(), atol=1e-3), f
     assert float(r.log_hidden_b[3])==0. and (r.entropy[0][seen[0]]==0).all() and r.entropy[0, 1, 1] > 0
-    assert torch.equal(r.mean[:, 0][seen], x[:, 0][seen].float()) and (r.log_likely_b >= r.log_hidden_b - 1e-3).all()
+    assert torch.equal(r.mean[:, 0][seen], x[:, 0][seen].float())
 
 def test_the_pad_asks_the_model_that_is_chosen():
     a, b = small(), small(seed=5); box = inpaint_pad(dict(one=a, other=b), picture(2), mask((1, 1), (1, 2)), n=2); first = box.result
