@@ -97,6 +97,7 @@ LABELS = {'pixels': ('pixels', None), 'noise': ('noise', None), 'pca': ('pca', N
           'vq codes': ('vq', None), 'vq vectors': ('vq', features),
           'vq + colour': ('vq', lambda t, x: with_colour(features(t, x), x)),
           'conv vectors': ('conv', features), 'switching': ('switching', None)}
+FEW = {'vq codes': (64,), 'switching': (16, 64)}   # a teacher's training for each number: slow
 
 def teacher_of(kind, K, seed, splits, folder, done):
     "A teacher from its file, or trained; its bound on validation images is stored."
@@ -227,7 +228,8 @@ def main():
     done = json.loads(a.out.read_text()) if a.out.exists() else dict(
         data='cifar10', patch=PATCH, images=dict(train=a.images, valid=len(valid)),
         tuning=a.tuning, masks=ASKED, teachers=[], rows=[])
-    for seed, K, name in ((s, K, n) for s in range(a.seeds) for K in KS for n in LABELS):
+    for seed, K, name in ((s, K, n) for s in range(a.seeds) for K in KS for n in LABELS
+                          if K in FEW.get(n, KS)):
         told = dict(labels=name, K=K, seed=seed)
         if any(told.items() <= r.items() for r in done['rows']):
             continue
