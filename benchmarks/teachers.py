@@ -228,7 +228,7 @@ def main():
     done = json.loads(a.out.read_text()) if a.out.exists() else dict(
         data='cifar10', patch=PATCH, images=dict(train=a.images, valid=len(valid)),
         tuning=a.tuning, masks=ASKED, teachers=[], rows=[])
-    for seed, K, name in ((s, K, n) for s in range(a.seeds) for K in KS for n in LABELS
+    for seed, K, name in ((s, K, n) for s in range(a.seeds) for n in LABELS for K in KS
                           if K in FEW.get(n, KS)):
         told = dict(labels=name, K=K, seed=seed)
         if any(told.items() <= r.items() for r in done['rows']):
