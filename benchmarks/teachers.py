@@ -97,10 +97,11 @@ LABELS = {'pixels': ('pixels', None), 'noise': ('noise', None), 'pca': ('pca', N
           'vq codes': ('vq', None), 'vq vectors': ('vq', features),
           'vq + colour': ('vq', lambda t, x: with_colour(features(t, x), x)),
           'conv vectors': ('conv', features), 'switching': ('switching', None)}
-FEW = {'vq codes': (64,), 'switching': (16, 64)}   # a teacher's training for each number: slow
+FEW = {'vq codes': (64,)} | {name: (16, 64) for name in       # the others are slow
+       ('pca', 'mae + colour', 'vq + colour', 'conv vectors', 'switching')}
 
 def teacher_of(kind, K, seed, splits, folder, done):
-    "A teacher from its file, or trained; its bound on validation images is stored."
+    "A teacher from its file, or trained; with 64 values its bound on validation images is stored."
     train, valid, file = *splits, folder/f'{kind}-{K}-{seed}-{len(splits[0])}.safetensors'
     told = dict(teacher=kind, K=K, seed=seed)
     if any(told.items() <= t.items() for t in done['teachers']) and file.is_file():
@@ -108,7 +109,7 @@ def teacher_of(kind, K, seed, splits, folder, done):
     made, seconds = timed(TEACHERS[kind], train, K, rng(seed))
     save_teacher(file, made)
     told |= dict(seconds=seconds, commit=COMMIT)
-    if made.has_likelihood:
+    if made.has_likelihood and K==64:
         prior = choose_prior(simple_priors(extract(made, train), made.n_codes), extract(made, valid))
         L = bound(made, prior.prior, valid)
         told |= dict(prior=prior.name)
