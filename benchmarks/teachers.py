@@ -97,7 +97,7 @@ LABELS = {'pixels': ('pixels', None), 'noise': ('noise', None), 'pca': ('pca', N
           'vq codes': ('vq', None), 'vq vectors': ('vq', features),
           'vq + colour': ('vq', lambda t, x: with_colour(features(t, x), x)),
           'conv vectors': ('conv', features), 'switching': ('switching', None)}
-FEW = {'vq codes': (64,)} | {name: (16, 64) for name in       # the others are slow
+FEW = {'vq codes': (64,)} | {name: (64, 16) for name in       # the others are slow
        ('pca', 'mae + colour', 'vq + colour', 'conv vectors', 'switching')}
 
 def teacher_of(kind, K, seed, splits, folder, done):
@@ -229,8 +229,8 @@ def main():
     done = json.loads(a.out.read_text()) if a.out.exists() else dict(
         data='cifar10', patch=PATCH, images=dict(train=a.images, valid=len(valid)),
         tuning=a.tuning, masks=ASKED, teachers=[], rows=[])
-    for seed, K, name in ((s, K, n) for s in range(a.seeds) for n in LABELS for K in KS
-                          if K in FEW.get(n, KS)):
+    wanted = [(s, K, n) for s in range(a.seeds) for n in LABELS for K in FEW.get(n, KS)]
+    for seed, K, name in sorted(wanted, key=lambda w: w[1]==256):   # the slow ones last
         told = dict(labels=name, K=K, seed=seed)
         if any(told.items() <= r.items() for r in done['rows']):
             continue
