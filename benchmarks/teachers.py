@@ -2,7 +2,7 @@
 
     PCDISTILL_DATA=… python benchmarks/teachers.py        # one core; goes on where it stopped
 
-CIFAR-10 in RGB, 4×4 patches. Labels of patches come from a teacher, with 16, 64 and 256 values:
+CIFAR-10 in RGB, 4×4 patches. Labels come from a teacher, with 16, 64 and, some of them, 256 values:
   noise         a hash of the image; knows nothing
   colour        k-means of a patch's mean colour
   around        k-means of the mean colours of the 3×3 patches around: neighbours share most of it
@@ -17,15 +17,16 @@ those of the patches with that label, and a Chow-Liu latent prior counted from t
 then passes of EM on log p(x) (tuned). All numbers are of validation images:
   given, own    I(z; z_neighbour) in bits, of the teacher's labels and of the student's latents
                 after tuning: what a table of pairs side by side (one for beside, one for below),
-                counted from training images, saves on validation images. Many values look
-                informative where they are counted, so nothing is measured there: labels without
-                information have 0 or less
+                counted from training images, saves on validation images (pseudocount of a row: the
+                best of four there). Many values look informative where they are counted; here
+                labels without information have 0 or less
   entropy       of a label, bits, pooled over patches
   bits          exact bits/dim of whole images; `hidden`: bits of a hidden value given the seen
   psnr          of the posterior mean on hidden values, dB; masks hide whole patches
   ceiling       the same, were the latents inferred from the whole image, the hidden part included
 `apart` is the paired difference to `pixels` of the same number of values and seed, image by image,
-with its standard error. A seed draws the training images, disjoint ones, the teacher, the student.
+with its standard error; in dB it is that of the squared error, relative to the mean one of
+`pixels`. A seed draws the training images, disjoint ones, the teacher, the student.
 Results: nbs/experiments/results/teachers-cifar10.json, after every row; what is there is not run
 again. Seconds are processor time. E02 shows them.
 """
@@ -110,7 +111,8 @@ def teacher_of(kind, K, seed, splits, folder, done):
     save_teacher(file, made)
     told |= dict(seconds=seconds, commit=COMMIT)
     if made.has_likelihood and K==64:
-        prior = choose_prior(simple_priors(extract(made, train), made.n_codes), extract(made, valid))
+        priors = simple_priors(extract(made, train), made.n_codes)
+        prior = choose_prior(priors, extract(made, valid))
         L = bound(made, prior.prior, valid)
         told |= dict(prior=prior.name)
         told |= dict(bound=bits(L.conditional_b + L.codes_prior_b, valid[0].numel())._asdict())
