@@ -2,6 +2,7 @@
 # make test    set up .venv if needed; every notebook in a process of its own, then pytest (in the browser too, if Chromium is there)
 # make browser play.ipynb in JupyterLab and headless Chromium; installs what it needs (Chromium by apt-get, as root)
 # make lab     JupyterLab on the notebooks
+# make docs    the documentation as web pages in _docs/site; once installed, it needs no network
 # make render  re-run the notebooks, store their outputs, clean them, write README.md from nbs/index.ipynb
 # make dist    wheel and source archive in dist/
 # make clean   remove what these made, .venv and your own runs excepted
@@ -17,7 +18,7 @@ export GOMP_SPINCOUNT  ?= 20000
 
 CHROMIUM := { command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable; }
 
-.PHONY: demo test browser lab render dist clean setup
+.PHONY: demo test browser lab render docs dist clean setup
 setup: $(READY)
 
 $(READY): settings.ini constraints.txt pyproject.toml setup.py
@@ -47,10 +48,15 @@ render: $(READY)
 	$(VENV)/bin/nbdev-export
 	$(PY) tests/notebooks.py render --jobs $(JOBS)
 
+docs: $(READY)
+	$(PY) -m pip install -q -c constraints.txt $$(sed -n 's/^docs_requirements = //p' settings.ini)
+	$(PY) docs/pages.py _docs
+	cd _docs && $(abspath $(VENV))/bin/zensical build --strict --clean --config-file mkdocs.yml
+
 dist: $(READY)
 	rm -rf build dist
 	$(PY) -m build --no-isolation
 
 clean:
-	rm -rf build dist runs/demo *.egg-info .pytest_cache
+	rm -rf build dist _docs runs/demo *.egg-info .pytest_cache
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -print | xargs rm -rf

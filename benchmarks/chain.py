@@ -1,5 +1,5 @@
-"""From labels of patches to exact bits/dim of whole images: the student that teachers.py and
-limits.py train, with the processor seconds of every step."""
+"""From labels of patches to exact bits/dim of whole images: the student that limits.py trains, with
+the processor seconds of every step."""
 import subprocess, time
 from pathlib import Path
 import torch

@@ -24,21 +24,29 @@ For every mask (random90: one mask for all images):
            squares, both ends hidden; squares of the circuit's patches, and of the cells; `images`:
            of the images themselves
   spread   standard deviation between two draws, grey levels
+  frechet  of first draws: Fréchet distance between normals of 64 features of a small classifier, of
+           the draws and of the true images (Heusel et al., GANs Trained by a Two Time-Scale Update
+           Rule, arXiv 1706.08500); `images`: of the true images and as many other test images. It
+           falls with the number of images: compare equal numbers only (`few`). Draws share their
+           seen part with the true images, so they can lie nearer than other images do
   seconds  of all of it
 The first --images test images; the plain HCLT and the circuit the first --few of them, and the
 others on those too where they are compared (`few`).
 Results: nbs/experiments/results/completions-DATA.json, after every row, and pictures of the first
-eight images; models in --runs, by the command that is in the file.
+eight images; models in --runs, by the command that is in the file. The classifier's accuracy on all
+test images is there too; it learns from the labels in PCDISTILL_DATA/DATA.
 """
-import argparse, json, math, time
+import argparse, json, math, os, time
 from pathlib import Path
+import pyarrow.parquet as pq
 import torch
 from PIL import Image as Picture
+from torch import nn
 from chain import COMMIT, RESULTS
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import COLOURS, RGB
 from pcdistill.core import rng
-from pcdistill.data import images
+from pcdistill.data import images, open_split
 from pcdistill.either import SquaresConfig
 from pcdistill.emission import Labelled, family
 from pcdistill.evaluate import fit_one_normal, fit_plain_hclt
@@ -48,7 +56,7 @@ from pcdistill.innovations import (Asked, Innovations, InnovationsConfig, dequan
 from pcdistill.inpainting import MASKS
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.patches import to_patches
-from pcdistill.runs import save_json
+from pcdistill.runs import load, save, save_json
 from pcdistill.show import strip
 
 LABELS, SCALES, CELL = 64, 8, 4
@@ -118,6 +126,62 @@ def answers(model, x, seen_hw, gen) -> tuple:
     mean, draws, *nats = zip(*(ask(model, part, seen_hw, gen) for part in x.split(50)))
     return torch.cat(mean), [torch.cat(d) for d in zip(*draws)], *map(torch.cat, nats)
 
+def classes(data, name) -> torch.Tensor:
+    "The label of each image of a split."
+    found = open_split(data, name)
+    file = Path(os.environ['PCDISTILL_DATA'])/data/f'{found.part}.parquet'
+    labels = pq.read_table(file, columns=['label'])['label'].to_numpy()
+    return torch.tensor(labels[list(found.rows)])
+
+def network(c, n) -> nn.Sequential:
+    "Images of c channels → 64 features → scores of n classes."
+    layers = [nn.BatchNorm2d(c)]
+    for i, o in ((c, 32), (32, 64), (64, 64)):
+        layers += [nn.Conv2d(i, o, 3, 2, 1), nn.ReLU(), nn.BatchNorm2d(o)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n))
+
+def fit_classifier(x, y_b, epochs=3, batch=100) -> nn.Sequential:
+    torch.manual_seed(0)
+    net, gen = network(x.shape[1], int(y_b.max()) + 1), rng(0)
+    opt = torch.optim.AdamW(net.parameters(), weight_decay=.01)
+    plan = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, epochs*(len(x)//batch))
+    for _ in range(epochs):
+        for at in torch.randperm(len(x), generator=gen).split(batch)[:len(x)//batch]:
+            opt.zero_grad()
+            nn.functional.cross_entropy(net(x[at].float()), y_b[at]).backward()
+            opt.step()
+            plan.step()
+    return net
+
+def save_classifier(net, file):
+    save(file, net.state_dict(), dict(sizes=[net[0].num_features, net[-1].out_features]))
+
+def load_classifier(file) -> nn.Sequential:
+    tensors, meta = load(file)
+    net = network(*meta['sizes'])
+    net.load_state_dict(tensors)
+    return net.eval()
+
+@torch.no_grad()
+def outputs(net, x) -> torch.Tensor:
+    return torch.cat([net(part.float()).double() for part in x.split(500)])
+
+def frechet(f_xf, g_xf) -> float:
+    "Between the normals that have the moments of two sets of features."
+    f, g = torch.cov(f_xf.T), torch.cov(g_xf.T)
+    root = torch.linalg.eigvals(f @ g).real.clamp_min(0).sqrt().sum()
+    return float((f_xf.mean(0) - g_xf.mean(0)).square().sum() + f.trace() + g.trace() - 2*root)
+
+class Judge:
+    "How far images are from the true ones, in the features of a classifier."
+    def __init__(self, net, x, few):
+        self.net, self.few = net[:-1], few
+        self.true_xf = outputs(self.net, x)
+
+    def __call__(self, x) -> dict:
+        f_xf, g_xf, few = outputs(self.net, x), self.true_xf[:len(x)], self.few
+        return dict(frechet=frechet(f_xf, g_xf), frechet_few=frechet(f_xf[:few], g_xf[:few]))
+
 def nearest(train, x, seen_hw, k) -> torch.Tensor:
     "Mean of the k training images nearest on the seen pixels."
     m, t = seen_hw.expand(x.shape[1:]).flatten(), train.flatten(1)
@@ -150,7 +214,7 @@ def row(se_b, few) -> dict:
     return dict(n_images=len(se_b), psnr=10*math.log10(255**2/float(se_b.mean())),
                 few=10*math.log10(255**2/float(se_b[:few].mean())))
 
-def asked_of(model, x, seen_hw, few) -> tuple[dict, torch.Tensor]:
+def asked_of(model, x, seen_hw, few, judge) -> tuple[dict, torch.Tensor]:
     start, n = time.monotonic(), int((~seen_hw).sum())*x.shape[1]
     mean, draws, *nats = answers(model, x, seen_hw, rng(1))
     se_b, spread = errors(mean, x, seen_hw), torch.stack(draws).float().std(0)[:, :, ~seen_hw].mean()
@@ -159,7 +223,7 @@ def asked_of(model, x, seen_hw, few) -> tuple[dict, torch.Tensor]:
         bits_b = -nats_b.double()/n/math.log(2)
         if not bits_b.isnan().any():
             more |= {name: float(bits_b.mean()), f'{name}_few': float(bits_b[:few].mean())}
-    return row(se_b, few) | more | seams(draws[0], ~seen_hw), se_b
+    return row(se_b, few) | more | seams(draws[0], ~seen_hw) | judge(draws[0]), se_b
 
 def picture(asked, x, seen_hw, file:Path):
     "The same images completed by every model."
@@ -173,17 +237,17 @@ def picture(asked, x, seen_hw, file:Path):
     strip(rows).savefig(file, dpi=90, bbox_inches='tight')
     Picture.open(file).convert('RGB').quantize(64).save(file, optimize=True)
 
-def mask_rows(asked, splits, seen_hw, few) -> dict:
+def mask_rows(asked, splits, seen_hw, few, judge) -> dict:
     "Everything about one mask."
-    train, valid, x = splits
-    told, se = dict(images=seams(x, ~seen_hw)), {}
+    train, valid, x, others = splits
+    told, se = dict(images=seams(x, ~seen_hw) | judge(others)), {}
     k = min((1, 3, 10, 30, 100), key=lambda k: float(
         errors(nearest(train, valid[:200], seen_hw, k), valid[:200], seen_hw).mean()))
     se['nearest'] = errors(nearest(train, x, seen_hw, k), x, seen_hw)
     told['nearest'] = dict(k=k, **row(se['nearest'], few))
     for name, model in asked.items():
         some = x if isinstance(model, Innovations) else x[:few]
-        told[name], se[name] = asked_of(model, some, seen_hw, few)
+        told[name], se[name] = asked_of(model, some, seen_hw, few, judge)
         print(name, {k: round(v, 3) for k, v in told[name].items()}, flush=True)
     for name, se_b in se.items():
         saved_b = se_b - se['innovations'][:len(se_b)]
@@ -198,23 +262,36 @@ def main():
     p.add_argument('--few', type=int, default=100)
     p.add_argument('--K', type=int, default=128, help='normals of a cell')
     p.add_argument('--runs', type=Path, default=Path('runs/completions'))
+    p.add_argument('--masks', nargs='+', choices=MASKS, default=list(MASKS))
+    p.add_argument('--out', type=Path, default=RESULTS, help='folder')
     a = p.parse_args()
     torch.set_num_threads(1)
-    train, valid, x = (split(a.data, s, n, a.halve)
-                       for s, n in (('train', None), ('valid', 1000), ('test', a.images)))
-    asked, out = models(train, valid, a), RESULTS/f'completions-{a.data}.json'
+    train, valid, test = (split(a.data, s, n, a.halve)
+                          for s, n in (('train', None), ('valid', 1000), ('test', None)))
+    x, others = test[:a.images], test[a.images:2*a.images]
+    asked, out = models(train, valid, a), a.out/f'completions-{a.data}.json'
+    net = made(a.runs/f'{a.data}-classifier.safetensors',
+               lambda: fit_classifier(train, classes(a.data, 'train')), load_classifier,
+               save_classifier)
+    judge = Judge(net, x, a.few)
     done = json.loads(out.read_text()) if out.is_file() else dict(
         data=a.data, shape=list(x.shape[1:]), few=a.few, K=a.K, commit=COMMIT, masks={})
     if 'whole' not in done:
         nothing = torch.zeros(x.shape[2:], dtype=torch.bool)
-        told = {n: asked_of(asked[n], x, nothing, a.few)[0] for n in ('normal', 'innovations')}
-        done['whole'] = {n: {k: told[n][k] for k in ('bits', 'density')} for n in told}
-    for name, f in MASKS.items():
+        told = {n: asked_of(asked[n], x, nothing, a.few, judge)[0]
+                for n in ('normal', 'innovations')}
+        done['whole'] = {n: {k: told[n][k] for k in ('bits', 'density', 'frechet')} for n in told}
+    if 'classifier' not in done:
+        right = outputs(net, test).argmax(1)==classes(a.data, 'test')
+        done['classifier'] = dict(accuracy=float(right.double().mean()), n=len(test),
+                                  classes=net[-1].out_features)
+    for name in a.masks:
         if name in done['masks']:
             continue
-        seen_hw = f(*x.shape[2:], rng(0))
+        seen_hw = MASKS[name](*x.shape[2:], rng(0))
         print(name, flush=True)
-        done['masks'][name] = mask_rows(asked, (train, valid, x), seen_hw, a.few)
+        done['masks'][name] = mask_rows(asked, (train, valid, x, others), seen_hw, a.few,
+                                        judge)
         save_json(out, done)
         if name in ('left', 'centre'):
             picture(asked, x[:8], seen_hw, out.with_name(f'{out.stem}-{name}.png'))

@@ -8,8 +8,7 @@ __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_
 
 # %% ../nbs/54_innovations.ipynb #cb8a7b5b
 import math
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from .circuit import Circuit, from_spec, soft_choice, soft_posterior
 from .em import fit
 from .latent_prior import fit_latent_prior
 from .image import Image, patch_places
+from .masked import MaskedConfig, MaskedNet
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
 
@@ -137,6 +137,7 @@ class Innovations(nn.Module):
         self.register_buffer('at_pe', patch_places(shape, cell), persistent=False)
         n, d = self.at_pe.shape
         self.cells, self.prior = Cells(K, d, shrink), Circuit(chain(n), Evidence(n, K), 1, rng(0))
+        self.network = None # a MaskedNet: a better mean
 
     @property
     def device(self) -> torch.device:
@@ -202,15 +203,11 @@ class Asked:
         self.x_bd, order = _rows(x_bchw), self.order
         y_bs = order.seen(self.x_bd)
         self.mean_bh, y_bpe = order.mean(y_bs), order.in_cells(y_bs, order.place_s)
+        if model.network is not None and len(order.s):
+            self.mean_bh = self.better(x_bchw, seen_hw)
         self.lp_bpk = model.told(y_bpe, model.parts(order.seen_pe))
         self.lp_b = model.prior(self.lp_bpk).detach()[:, 0] # of the innovations that are seen
         self.parts = list(model.parts(~order.seen_pe))
-
-    def of(self, x_bchw:UInt8[Tensor, "b c h w"]) -> 'Asked':
-        "The same of other values where hidden; what is seen has to be as it was."
-        other = copy(self)
-        other.x_bd = _rows(x_bchw)
-        return other
 
     def images(self, value_bh:Float[Tensor, "b h"]) -> Float[Tensor, "b _ _ _"]:
         "Values where hidden, as images."
@@ -233,6 +230,14 @@ class Asked:
         return self.gained(more_bpk) - self.order.log_det
 
 # %% ../nbs/54_innovations.ipynb #ce1ee34b
+@patch
+@torch.no_grad()
+def better(self:Asked, x_bchw, seen_hw) -> Float[Tensor, "b h"]:
+    "The network's mean of what is hidden, from the normal's."
+    seen_b1hw = seen_hw.to(x_bchw.device).expand(len(x_bchw), 1, -1, -1)
+    normal_bchw = self.images(self.mean_bh).float()
+    return _rows(self.model.network(x_bchw, seen_b1hw, normal_bchw))[:, self.order.h]
+
 @patch
 @torch.no_grad()
 def log_mass(self:Asked) -> Float[Tensor, "b"]:
@@ -296,10 +301,9 @@ def _answers(model, x, seen_hw, n, gen) -> Inpainted: # of images with one mask
     bits_bhw = bits_bd.view(len(x), *seen_hw.shape, -1).sum(3).float()
     draws = torch.stack([asked.draw(gen) for _ in range(n)]) if n else x[None][:0]
     log_seen_b = asked.lp_b - asked.order.L_ss.diagonal().log().sum()
-    likely = mean.round().clamp(0, 255).byte()
     exact_b = torch.ones(len(x), dtype=torch.bool, device=x.device)
     return Inpainted(x, seen_hw.expand(len(x), -1, -1), mean, bits_bhw, draws, log_seen_b,
-                     asked.log_mass(), exact_b, likely, asked.of(likely).log_mass())
+                     asked.log_mass(), exact_b)
 
 @answers.register
 def answers_of_innovations(
@@ -407,7 +411,9 @@ def fit_innovations(
 def save_innovations(model:Innovations, path:Path):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))
-    make |= dict(shrink=model.cells.shrink, prior=model.prior.spec())
+    make |= dict(shrink=model.cells.shrink, prior=model.prior.spec(), network=None)
+    if model.network is not None:
+        make |= dict(network=asdict(model.network.config))
     save(path, model.state_dict(), dict(kind='innovations') | make)
 
 def load_innovations(path:Path, device:str|torch.device='cpu') -> Innovations:
@@ -418,5 +424,7 @@ def load_innovations(path:Path, device:str|torch.device='cpu') -> Innovations:
     make = tuple(meta['shape']), meta['cell'], meta['K'], meta['shrink']
     model = Innovations(tensors['mu_d'], tensors['S_dd'], *make)
     model.prior = from_spec(meta['prior'])
+    if meta.get('network'):
+        model.network = MaskedNet(MaskedConfig(**meta['network']), model.shape)
     model.load_state_dict(tensors)
     return model.requires_grad_(False).to(device)

@@ -153,8 +153,6 @@ class Inpainted(NamedTuple):
     log_seen_b:Tensor   # log p(evidence), nats
     log_hidden_b:Tensor # log p(hidden | evidence), nats
     exact:Tensor        # [b] True: probabilities of integers; False: densities at integers
-    likely:Tensor       # [b c h w] uint8: a likely completion, not always the most likely of all
-    log_likely_b:Tensor # log p(its hidden part | evidence), nats
 
     def __repr__(self):
         n, (b, c, h, w) = len(self.samples), self.image.shape
@@ -166,7 +164,7 @@ class Inpainted(NamedTuple):
         return as_png(figure(self))
 
     def pictures(self, what:str='samples') -> list[PIL.Image.Image]:
-        "The samples, or another field of this shape (image, mean, likely), as pictures."
+        "The samples, or another field of this shape (image, mean), as pictures."
         x_bchw = self._asdict()[what].clamp(0, 255).round().to('cpu', torch.uint8)
         x_bhwc = rearrange(x_bchw, '... c h w -> (...) h w c')
         return [PIL.Image.fromarray(x.squeeze(2).numpy()) for x in x_bhwc]
@@ -180,54 +178,31 @@ def _soft_rows(image, soft) -> Soft|None: # beliefs about pixels as beliefs abou
     return Soft(*soft).each(lambda t: image.flat(t.to(image.device)))
 
 # %% ../nbs/51_inpainting.ipynb #c016
-class _Asked(NamedTuple): # images with all evidence there is
-    image:Image
-    x:Tensor            # [b c h w]
-    seen:Tensor         # [b h w]
-    soft:Soft|None      # rows
-    belief:Tensor|float # [b n k] log-evidence of latents
-
-    def evidence(self, x, seen=None, soft=None, density=False): # [b n k]
-        return self.image.evidence(x, seen, soft, density) + self.belief
-
-    def log_joint(self, x, density_b): # log of the joint value of whole images and beliefs
-        lp_b = self.image.prior(self.evidence(x))[:, 0]
-        if bool(density_b.any()):
-            dense_b = self.image.prior(self.evidence(x, density=True))[:, 0]
-            lp_b = torch.where(density_b, dense_b, lp_b)
-        if self.soft is None:
-            return lp_b
-        off_bd = self.image.rows(x) - self.soft.value_xd
-        hidden_bd = ~self.image.mask_rows(self.seen)
-        return lp_b - .5*(self.soft.precision_xd*off_bd**2*hidden_bd).sum(1)
-
-def _likely(asked, best, lp_bnk, density_b): # the best completion met, and its log p(x), nats
-    best_b = asked.log_joint(best, density_b)
-    for _ in range(2):
-        new = asked.image.draw(asked.x, asked.seen, None, lp_bnk, asked.soft)
-        lp_bnk, new_b = asked.evidence(new), asked.log_joint(new, density_b)
-        won_b = new_b > best_b
-        best = torch.where(rearrange(won_b, 'b -> b 1 1 1'), new, best)
-        best_b = torch.where(won_b, new_b, best_b)
-    return best, best_b
+def _log_whole(image, x, seen, soft, belief, density_b): # joint value of images and beliefs
+    lp_b = image.prior(image.evidence(x) + belief)[:, 0]
+    if bool(density_b.any()):
+        dense_b = image.prior(image.evidence(x, density=True) + belief)[:, 0]
+        lp_b = torch.where(density_b, dense_b, lp_b)
+    if soft is None:
+        return lp_b
+    off_bd = image.rows(x) - soft.value_xd
+    hidden_bd = ~image.mask_rows(seen)
+    return lp_b - .5*(soft.precision_xd*off_bd**2*hidden_bd).sum(1)
 
 # %% ../nbs/51_inpainting.ipynb #c017
 @singledispatch
 def answers(image:nn.Module, x, seen, n, gen, soft=None, belief_bnk=None) -> Inpainted:
     "What `inpaint` gives of one batch; a model of another kind registers its own way."
-    soft = _soft_rows(image, soft)
-    asked = _Asked(image, x, seen, soft, 0. if belief_bnk is None else belief_bnk)
-    lp_bnk = asked.evidence(x, seen, soft)
+    soft, belief = _soft_rows(image, soft), 0. if belief_bnk is None else belief_bnk
+    lp_bnk = image.evidence(x, seen, soft) + belief
     mean, entropy = image.moments(x, seen, lp_bnk, soft)
     samples = [image.draw(x, seen, gen, lp_bnk, soft) for _ in range(n)]
     samples = torch.stack(samples) if n else x.new_empty(0, *x.shape)
     exact_b = image.exact(seen) & (soft is None or image.emission.soft_exact)
-    best, best_b = _likely(asked, mean.round().to(torch.uint8), lp_bnk, ~exact_b)
-    log_seen_b, whole_b = image.prior(lp_bnk)[:, 0], asked.log_joint(x, ~exact_b)
-    def hidden(lp_b):
-        return torch.where(seen.all(2).all(1), 0., lp_b - log_seen_b)
-    return Inpainted(x, seen, mean, entropy, samples, log_seen_b, hidden(whole_b), exact_b,
-                     best, hidden(best_b))
+    log_seen_b = image.prior(lp_bnk)[:, 0]
+    log_hidden_b = _log_whole(image, x, seen, soft, belief, ~exact_b) - log_seen_b
+    log_hidden_b = torch.where(seen.all(2).all(1), 0., log_hidden_b)
+    return Inpainted(x, seen, mean, entropy, samples, log_seen_b, log_hidden_b, exact_b)
 
 # %% ../nbs/51_inpainting.ipynb #c828b830
 @singledispatch
@@ -248,7 +223,7 @@ def inpaint(
     soft:tuple[Tensor, Tensor]|None=None, # beliefs [b c h w] about pixels: values, precisions
     belief_bnk:Float[Tensor, "b n k"]|None=None, # log-evidence of latents
 ) -> Inpainted:
-    "Mean, entropy and samples of hidden pixels, a likely completion, and log p of the true one."
+    "Mean, entropy and samples of hidden pixels, and log p of the true ones."
     image = model_of(image)
     x_bchw, dev = fit_image(pictures, image.shape).to(image.device), image.device
     require(n >= 0 and len(x_bchw) > 0,
@@ -268,11 +243,11 @@ def figure(
     result:Inpainted, # of `inpaint`
     title:str|None=None,
 ) -> Figure:
-    "Rows: image, what was seen, samples, a likely completion, mean, entropy; of eight at most."
+    "Rows: image, what was seen, samples, mean, entropy; of eight at most."
     x, seen, mean, entropy = (t[:8] for t in result[:4])
     most = float(entropy.max())
     rows = dict(image=x, seen=torch.where(seen[:, None], x, 128))
     rows |= {f'sample {i+1}': s[:8] for i, s in enumerate(result.samples)}
-    rows |= {'likely': result.likely[:8], 'mean': mean/255}
+    rows['mean'] = mean/255
     rows[f'entropy\n0 to {most:.1f} bits'] = entropy[:, None]/max(most, 1e-9)
     return strip(rows, title)

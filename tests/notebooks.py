@@ -28,10 +28,10 @@ def run(nb:Path, save:bool=False, seconds:int=900) -> tuple[bool,str,float]:
     return p.returncode==0, p.stdout + p.stderr, time.monotonic() - start
 
 def clean(nb:dict) -> dict:
-    "Without execution counts, metadata, and widget views; what is left is the same after every run."
+    "Without execution counts, metadata (whether a cell is folded stays), and widget views; what is left is the same after every run."
     nb['metadata'] = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     for c in nb['cells']:
-        c['metadata'] = {}
+        c['metadata'] = {k: v for k, v in c['metadata'].items() if k=='jupyter'}
         if c['cell_type']!='code': continue
         c['execution_count'] = None
         c['outputs'] = [o for o in c['outputs'] if WIDGET not in o.get('data', {})]

@@ -6,7 +6,7 @@ import notebooks
 
 root = notebooks.root
 NBS = notebooks.notebooks()
-DOCS = [root/name for name in ('README.md', 'CONTRIBUTING.md')]
+DOCS = [root/name for name in ('README.md', 'CONTRIBUTING.md', 'docs/glossary.md', 'docs/queries.md')]
 LIBRARY = [p for p in NBS if re.match(r'\d\d_', p.name) or p.parent.name=='extra']
 
 # Library notebooks that still refer by number, by the name of their module. It only gets shorter.

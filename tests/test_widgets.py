@@ -15,7 +15,7 @@ from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.emission import tempered
 from pcdistill.image import Image, whole_image
-from pcdistill.inpainting import fit_image
+from pcdistill.inpainting import fit_image, inpaint
 from pcdistill.inputs import Evidence
 from pcdistill.normals import Normals
 from pcdistill.structure import chain
@@ -121,7 +121,7 @@ def as_mask(seen):
 def test_masks_arrive(make):
     box = inpaint_pad(make(), X3, ALL, n=2)
     shown = box.few.png
-    assert box.result.seen.all() and 'nothing hidden' in box.big.names[0]
+    assert box.result.seen.all() and 'nothing hidden' in box.big.names[0] and box.unsure.scale==0
     seen = ALL.clone()
     seen[1:3, 2:6] = False
     send(box.pad, mask=as_mask(seen), at=[1, 2])
@@ -147,14 +147,69 @@ def test_what_is_shown_large():
     seen = ALL.clone()
     seen[1:3, 2:6] = False
     box = inpaint_pad(coloured(), X3, seen, n=2)
-    send(box.few, value=3)
-    assert box.few.names[2]=='mean' and box.few.names[3].startswith('likely')
-    assert (picture(box.big.png)[:, :8]==pixels(box.result.likely[0])).all()
+    send(box.few, value=1)
+    assert box.few.names==['sample 1', 'sample 2', 'mean']
+    assert (picture(box.big.png)==pixels(box.result.samples[1, 0])).all()
     send(box.pad, blend=1.)
     mean = box.result.mean[0].round().byte()
-    assert (picture(box.big.png)[:, :8]==pixels(mean)).all()
-    half = (completions(box.result)[3] + box.result.mean[0]/255)/2
-    assert torch.allclose(completions(box.result, .5)[3], half, atol=1e-6)
+    assert (picture(box.big.png)==pixels(mean)).all()
+    half = (completions(box.result)[1] + box.result.mean[0]/255)/2
+    assert torch.allclose(completions(box.result, .5)[1], half, atol=1e-6)
+
+def test_the_colour_bar():
+    "Entropy and its unit: the brightest colour is the largest."
+    box = inpaint_pad(coloured(), X3, ~ALL, n=2)
+    assert box.unsure.scale==float(box.result.entropy.max()) > 0
+    assert 'bits a pixel' in box.unsure.names[0]
+    assert (picture(box.unsure.png)==pixels((viridis(box.result.entropy)[0]*255).round().byte())).all()
+
+def test_new_draws():
+    "Another seed, other draws and the same mean; the first seed draws what it drew."
+    box = inpaint_pad(coloured(), X3, ~ALL, n=2)
+    r = box.result
+    send(box.pad, seed=1)
+    assert torch.equal(box.result.mean, r.mean)
+    assert not torch.equal(box.result.samples, r.samples)
+    send(box.pad, seed=0)
+    assert torch.equal(box.result.samples, r.samples)
+
+def test_who_is_asked():
+    "The mask stays; all models show their means side by side, and the one chosen its entropy."
+    models = dict(circuit=coloured(), normal=normal())
+    box = inpaint_pad(models, X3, ~ALL, n=2)
+    assert box.model.options==('circuit', 'normal', 'all')
+    box.model.value = 'all'
+    assert box.few.names==['mean of circuit', 'mean of normal'] and not box.result.seen.any()
+    send(box.few, value=1)
+    want = inpaint(models['normal'], X3[:1], ~ALL, 0)
+    mean = pixels(want.mean[0].round().byte())
+    assert torch.equal(box.result.entropy, want.entropy)
+    assert (picture(box.big.png)==mean).all() and (picture(box.few.png)[:, 8:]==mean).all()
+    box.model.value = 'normal'
+    assert box.few.names==['sample 1', 'sample 2', 'mean'] and box.few.value==1
+    assert inpaint_pad(coloured(), X3, ALL).model.options==('circuit',)
+
+def test_the_page_waits_for_an_answer(monkeypatch):
+    "Until the answer is there, or an error: what the page has then is the mask it was about."
+    box, waited = inpaint_pad(coloured(), X3, ALL, n=1), []
+    assert box.pad.answered==box.pad.mask==as_mask(ALL)
+    box.pad.observe(lambda change: waited.append(change.new), 'answered')
+    box.choose.value = 2
+    assert waited==[b'', as_mask(ALL)]
+    def broken(*a):
+        raise RuntimeError('no memory')
+    monkeypatch.setattr('pcdistill.widgets.inpaint', broken)
+    with pytest.raises(RuntimeError):
+        box.pad.mask = as_mask(~ALL)
+    assert waited[2:]==[b'', as_mask(~ALL)] and 'no memory' in box.pad.note
+    monkeypatch.undo()
+    box.pad.seed = 1
+    assert box.pad.note=='' and not box.result.seen.any()
+
+def test_words_where_there_are_no_widgets():
+    for box in (inpaint_pad(coloured(), X3, ALL), growth_stepper(HISTORY)):
+        words = box._repr_mimebundle_()['text/plain']
+        assert 'JupyterLab' in words and 'VBox' not in words
 
 def test_images_of_the_pad():
     box = inpaint_pad(coloured(), X3, ALL, n=1)

@@ -290,8 +290,8 @@ def hides(ask, wanted):
     until(f'the mask {wanted}', lambda: ask(HIDDEN)==wanted)
     until('its result', lambda: ask(FOLLOWED)==wanted)
 
-def press(box, name):
-    box.get_by_role('button', name=name).click()
+def press(box, name, **how):
+    box.get_by_role('button', name=name, **how).click()
 
 def stroke(page, places):
     "Draw with the mouse from place to place."
@@ -349,6 +349,110 @@ def test_the_same_mask_in_all_models(opened, ask):
     assert ask('int((~photo_pad.result.seen).sum())')==hidden==128
     assert abs(means['circuit'] - means['innovations']) > .1
     shoot(box, 'pad_photos')
+    press(box, 'all', exact=True)
+    few = box.get_by_role('listbox', name='completion shown large')
+    few.get_by_role('option', name='mean of one normal').click()
+    until('the normal', lambda: ask('photo_pad.asked')=='one normal')
+    assert few.get_by_role('option').count()==3
+    assert ask('len(photo_pad.results)')==3 and ask('int((~photo_pad.result.seen).sum())')==128
+    shoot(box, 'pad_all_models')
+    press(box, 'innovations')
+    until('one model', lambda: ask('len(photo_pad.results)')==1)
+
+def test_first_screen(opened):
+    "Title, a few words, and a pad to paint on: no scrolling."
+    opened.evaluate("() => window.jupyterapp.shell.currentWidget.content.scrollToItem(0, 'start')")
+    canvas = opened.locator('.pcd-inpaint canvas').first
+    canvas.wait_for()
+    at = steady('the canvas', canvas.bounding_box)
+    assert at['y'] > 0 and at['y'] + at['height'] < opened.viewport_size['height']
+    shoot(opened, 'first_screen')
+
+# Is any part of the panel cut off? Do its words stand out from the page? What is wide?
+LAYOUT = '''box => {
+    const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number); return (r + g + b)/765 }
+    const style = e => getComputedStyle(e), [canvas, scale] = ['canvas', '.pcd-scale'].map(s => box.querySelector(s))
+    const right = box.getBoundingClientRect().right, words = [...box.querySelectorAll('.pcd-name, .pcd-readout, button')]
+    return { cut: [...box.querySelectorAll('.pcd-one, .pcd-scale, button, canvas')].filter(e => e.getBoundingClientRect().right > right + 1).length,
+             bar: Math.abs(scale.offsetHeight - scale.parentElement.offsetHeight), canvas: canvas.getBoundingClientRect().width,
+             faint: words.filter(e => Math.abs(light(style(e).color) - light(style(box.closest('.jp-Notebook')).backgroundColor)) < .4 && !e.matches('[aria-pressed=true]')
+                                      && e.checkVisibility() && !e.closest('.widget-toggle-buttons')).map(e => e.outerHTML) }
+}'''
+
+def test_layout(opened, ask, widget):
+    "Narrow or wide, by day or by night: nothing is cut off, words can be read, pictures grow."
+    wide = {}
+    press(widget('inpaint'), 'hide all pixels')
+    hides(ask, list(range(64)))
+    for theme in ('Dark', 'Light'):
+        opened.evaluate("name => window.jupyterapp.commands.execute('apputils:change-theme', "
+                        "{ theme: `JupyterLab ${name}` })", theme)
+        is_light = f"() => document.body.dataset.jpThemeLight === '{str(theme=='Light').lower()}'"
+        opened.wait_for_function(is_light)
+        for width in (800, 1600):
+            opened.set_viewport_size(dict(width=width, height=1000))
+            box = widget('inpaint')
+            box.locator('.pcd-scale').wait_for()
+            found = steady('the layout', lambda: box.evaluate(LAYOUT))
+            assert found['cut']==0 and found['bar'] < 1 and found['faint']==[], (theme, width, found)
+            wide[theme, width] = found['canvas']
+            shoot(box, f'layout_{theme}_{width}')
+    assert wide['Light', 1600] > 1.5*wide['Light', 800]==1.5*wide['Dark', 800]
+    opened.set_viewport_size(dict(width=1280, height=1000))
+
+def test_new_draws_and_save(opened, ask, widget):
+    box = widget('inpaint')
+    press(box, 'hide all pixels')
+    hides(ask, list(range(64)))
+    few = box.get_by_role('listbox', name='completion shown large')
+    sample = 'pad.result.samples[0, 0].flatten().tolist()'
+    first = ask(sample)
+    picture(few, lambda shown: pixels(shown, 0)==first)
+    press(box, 'other samples')
+    other = until('other samples', lambda: (new := ask(sample))!=first and new)
+    picture(few, lambda shown: pixels(shown, 0)==other)
+    with opened.expect_download() as got:
+        press(box, 'download')
+    saved = np.array(Image.open(got.value.path()).convert('RGB'))
+    if folder := os.environ.get('PCDISTILL_SHOTS'):
+        got.value.save_as(Path(folder, 'saved.png'))
+    assert got.value.suggested_filename=='completion.png' and saved.shape==(256 + 24, 3*256, 3)
+    assert (saved[:256, :256]==110).all() and (saved[256:]==0).any()       # all hidden; words
+    assert saved[16:256:32, 256 + 16:512:32, 0].flatten().tolist()==other  # the sample, enlarged
+
+# the kernel is as slow as we want: an answer comes when a file is there, an error if it is not empty
+SLOW = '''
+import os, time, pcdistill.widgets as _w
+_quick = _quick if '_quick' in globals() else _w.inpaint
+def _slow(*a):
+    while not os.path.exists(PATH): time.sleep(.01)
+    if os.path.getsize(PATH): raise RuntimeError('out of memory')
+    return _quick(*a)
+_w.inpaint = _slow
+'''
+
+def test_the_pad_says_that_it_computes(opened, ask, widget, tmp_path):
+    "From the stroke to its answer, or to what went wrong instead."
+    box, sign = widget('inpaint'), widget('inpaint').get_by_role('progressbar', name='computing')
+    press(box, 'hide nothing')
+    hides(ask, [])
+    sign.wait_for(state='hidden')
+    for name, error in (('answer', ''), ('error', 'no')):
+        ready = tmp_path/name
+        ask(f"exec({SLOW.replace('PATH', repr(str(ready)))!r}, globals())")
+        press(box, 'hide all pixels' if name=='answer' else 'hide nothing')
+        sign.wait_for()
+        shoot(box, f'pad_waits_for_{name}')
+        assert box.evaluate("e => e.classList.contains('pcd-waiting')")
+        (tmp_path/'new').write_text(error)
+        (tmp_path/'new').rename(ready)
+        sign.wait_for(state='hidden')
+    box.get_by_role('alert').get_by_text('No answer: out of memory').wait_for()
+    shoot(box, 'pad_error')
+    ask("exec('_w.inpaint = _quick', globals())")
+    press(box, 'other samples')
+    hides(ask, [])
+    box.get_by_text('out of memory').wait_for(state='detached')
 
 def test_fast_painting_does_not_queue(opened, ask, widget):
     "Hundreds of moves make a few results, and the last one is of the whole stroke."
@@ -536,7 +640,7 @@ def test_figures(opened):
     shown = opened.evaluate("""() => [...window.jupyterapp.shell.currentWidget.model.cells]
         .flatMap(c => c.outputs?.toJSON() ?? []).map(o => o.data ?? {})""")
     figures = [d for d in shown if 'Figure size' in str(d.get('text/plain'))]
-    assert len(figures)==5 and all('image/png' in d for d in figures)
+    assert len(figures)==6 and all('image/png' in d for d in figures)
 
 NAMELESS = """box => [...box.querySelectorAll('button, input, select, canvas, [tabindex="0"], '
         + '[role=listbox], [role=img], [role=option]')]

@@ -4,21 +4,26 @@ function render({ model, el }) {
   let url = null
 
   function draw() {
-    const n = model.get('n'), cols = Math.max(1, Math.min(n, model.get('cols'))), names = model.get('names'), [w, h] = [model.get('width'), model.get('height')]
+    const n = model.get('n'), cols = Math.max(1, Math.min(n, model.get('cols'))), rows = Math.ceil(n/cols), names = model.get('names')
+    const [w, h] = [model.get('width'), model.get('height')], scale = model.get('scale')
     const pick = model.get('pick'), focused = box.contains(document.activeElement)
+    const side = names.length ? `max(40px, ${grown(w)})` : grown(w)   // room for words
+    const part = (i, of) => of > 1 ? `${100*i/(of - 1)}%` : '0%'
     if (url) URL.revokeObjectURL(url)
     url = URL.createObjectURL(new Blob([bytes(model.get('png'))], { type: 'image/png' }))
     box.className = w < 30 ? 'pcd-gallery pcd-tight' : 'pcd-gallery'
     box.setAttribute('role', pick ? 'listbox' : 'group'); box.setAttribute('aria-label', model.get('label'))
-    box.style.gridTemplateColumns = `repeat(${cols}, max-content)`
+    box.style.maxWidth = `calc(${cols}*(${side} + 8px))`            // fewer a row where there is no room
     box.replaceChildren(...Array.from({ length: n }, (_, i) => {
       const one = element('div', { class: 'pcd-one' }), image = element('div', { class: 'pcd-image' })
       const name = names[i] ?? (n > 1 ? String(i) : model.get('label'))
-      Object.assign(image.style, { width: w + 'px', height: h + 'px', backgroundImage: `url(${url})`, backgroundSize: `${cols*w}px ${Math.ceil(n/cols)*h}px`,
-                                   backgroundPosition: `${-(i % cols)*w}px ${-Math.floor(i/cols)*h}px`, imageRendering: 'pixelated' })
+      Object.assign(image.style, { aspectRatio: `${w}/${h}`, backgroundImage: `url(${url})`, backgroundSize: `${100*cols}% ${100*rows}%`,
+                                   backgroundPosition: `${part(i % cols, cols)} ${part(Math.floor(i/cols), rows)}` })
+      one.style.width = side
       one.setAttribute('role', pick ? 'option' : 'img'); one.setAttribute('aria-label', name.replace('\n', ', '))
+      if (scale > 0) image.append(element('div', { class: 'pcd-scale' }, ...[scale, scale/2, 0].map(v => element('span', {}, String(+v.toPrecision(2))))))
       one.append(image)
-      if (names[i]) { const text = element('div', { class: 'pcd-name' }, names[i]); text.style.maxWidth = Math.max(w, 40) + 'px'; one.append(text) }
+      if (names[i]) one.append(element('div', { class: 'pcd-name' }, names[i]))
       if (pick) one.onclick = () => choose(i)
       return one
     }))
@@ -37,7 +42,8 @@ function render({ model, el }) {
 
   box.onkeydown = e => {
     if (!model.get('pick')) return
-    const n = model.get('n'), cols = Math.max(1, Math.min(n, model.get('cols'))), value = Math.max(0, model.get('value'))
+    const n = model.get('n'), value = Math.max(0, model.get('value'))
+    const cols = [...box.children].filter(c => c.offsetTop === box.children[0].offsetTop).length
     const to = { ArrowRight: value + 1, ArrowLeft: value - 1, ArrowDown: value + cols, ArrowUp: value - cols, Home: 0, End: n - 1, Enter: value, ' ': value }[e.key]
     if (to === undefined) return
     e.preventDefault()

@@ -1,9 +1,10 @@
-// A canvas over the pixels of one image: paint what is hidden. Python sees `mask` (1 = hidden), `at` (pixel under the cursor) and `dropped` (a file).
+// A canvas over the pixels of one image: paint what is hidden. Python sees `mask` (1 = hidden), `at` (pixel under the cursor), `seed` (of the draws) and
+// `dropped` (a file). `answered` is the mask of the pictures shown beside it: as long as it is another one, Python is computing.
 const WAIT = 120, LIMIT = 20e6                       // ms between two messages while painting; bytes of a dropped file
 const LEGEND = 'Arrow keys move, space paints, H hides, S shows, U undoes, plus and minus change the brush.'
 
 function render({ model, el }) {
-  const rows = model.get('rows'), cols = model.get('cols'), cell = model.get('cell')
+  const rows = model.get('rows'), cols = model.get('cols'), cell = Math.ceil(480/cols)
   let mask = bytes(model.get('mask')).slice(), undo = [], hide = true, last = null, timer = null, at = null
   const canvas = element('canvas', { width: cols*cell, height: rows*cell, tabindex: 0, role: 'application', 'aria-label': 'picture to paint on. ' + LEGEND })
   const ctx = canvas.getContext('2d')
@@ -16,11 +17,15 @@ function render({ model, el }) {
   const bar = element('div', { class: 'pcd-bar', role: 'toolbar', 'aria-label': 'painting' }, hides, shows, size,
     button('undo', 'undo the last stroke', back), button('none', 'hide nothing', () => fill(0)), button('all', 'hide all pixels', () => fill(1)),
     button('open …', 'open an image of your own, or drop one on the picture', () => file.click()), file)
+  const busy = element('div', { class: 'pcd-busy', role: 'progressbar', 'aria-label': 'computing' }, 'computing …')
 
   const blend = element('input', { type: 'range', min: 0, max: 1, step: .05, value: model.get('blend'), 'aria-label': 'from the sample to the mean' })
-  const mix = element('div', { class: 'pcd-bar' }, 'sample', blend, 'mean')
+  const mix = element('div', { class: 'pcd-bar', role: 'toolbar', 'aria-label': 'completions' }, 'sample', blend, 'mean',
+    button('new draws', 'other samples for the same mask', () => { model.set('seed', model.get('seed') + 1); model.save_changes() }),
+    button('save', 'download what is seen, the completion and the entropy as one picture', save))
 
   function draw() {
+    waiting()
     const rgb = bytes(model.get('image')), shown = new ImageData(cols, rows)
     if (rgb.length !== 3*rows*cols) return
     for (let i = 0; i < rows*cols; i++) shown.data.set(mask[i] ? [110, 110, 110, 255] : [...rgb.subarray(3*i, 3*i + 3), 255], 4*i)
@@ -51,6 +56,26 @@ function render({ model, el }) {
   }
   function send() {                                    // at most one message every WAIT ms; the widget manager keeps only the newest while Python is busy
     timer ??= setTimeout(() => { timer = null; model.set('mask', new DataView(mask.slice().buffer)); if (at) model.set('at', at); model.save_changes() }, WAIT)
+  }
+  function waiting() {                                 // for an answer to this mask?
+    const of = bytes(model.get('answered')), wait = of.length !== mask.length || of.some((v, i) => v !== mask[i])
+    el.closest('.pcd-panel')?.classList.toggle('pcd-waiting', wait)
+  }
+  async function save() {                              // what is seen, and the two large pictures
+    const side = Math.ceil(256/cols), [w, h] = [cols*side, rows*side], paper = new OffscreenCanvas(3*w, h + 24), c = paper.getContext('2d')
+    const shown = [...el.closest('.pcd-panel').querySelectorAll('.pcd-answer [role=group] .pcd-one')], most = shown[1].querySelector('span')
+    const titles = ['seen', ...shown.map(e => e.getAttribute('aria-label'))], pictures = [picture]
+    for (const e of shown) {
+      pictures.push(new Image())
+      pictures.at(-1).src = e.querySelector('.pcd-image').style.backgroundImage.slice(5, -2)
+      await pictures.at(-1).decode()
+    }
+    if (most) titles[2] += `, 0 to ${most.textContent}`
+    c.fillStyle = 'white'; c.fillRect(0, 0, 3*w, h + 24); c.imageSmoothingEnabled = false
+    c.fillStyle = 'black'; c.font = '13px sans-serif'
+    for (const [i, p] of pictures.entries()) { c.drawImage(p, i*w, 0, w, h); c.fillText(titles[i], i*w + 4, h + 17, w - 8) }
+    const link = element('a', { href: URL.createObjectURL(await paper.convertToBlob()), download: 'completion.png' })
+    link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 10000)
   }
   function remember() { undo.push(mask.slice()); undo = undo.slice(-50) }
   function back() { if (undo.length) { mask = undo.pop(); draw(); send() } }
@@ -97,11 +122,12 @@ function render({ model, el }) {
   const fromPython = () => { if (!last && !timer) mask = bytes(model.get('mask')).slice(); draw() }
   const newImage = () => { clearTimeout(timer); timer = null; last = null; undo = []; fromPython() }
   const said = () => { note.textContent = model.get('note'); readout.textContent = model.get('readout') }
-  model.on('change:mask', fromPython); model.on('change:image', newImage); model.on('change:note change:readout', said)
+  model.on('change:answered', waiting); model.on('change:mask', fromPython); model.on('change:image', newImage); model.on('change:note change:readout', said)
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
-  el.append(canvas, bar, mix, readout, note)
-  tool(true); said()
-  return () => { clearTimeout(timer); model.off('change:mask', fromPython); model.off('change:image', newImage); model.off('change:note change:readout', said) }
+  for (const e of [canvas, bar, mix, readout, note]) e.style.width = grown(240)
+  el.append(canvas, bar, mix, busy, note, readout)
+  tool(true); said(); setTimeout(waiting)              // when it has its place in the panel
+  return () => { clearTimeout(timer); model.off('change:answered', waiting); model.off('change:mask', fromPython); model.off('change:image', newImage); model.off('change:note change:readout', said) }
 }
 export default { render }
