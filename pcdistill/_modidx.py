@@ -84,6 +84,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.circuit.soft_posterior': ('circuit.html#soft_posterior', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.upward': ('circuit.html#upward', 'pcdistill/circuit.py')},
             'pcdistill.cli': { 'pcdistill.cli.add_words': ('cli.html#add_words', 'pcdistill/cli.py'),
+                               'pcdistill.cli.explained': ('cli.html#explained', 'pcdistill/cli.py'),
                                'pcdistill.cli.files_of': ('cli.html#files_of', 'pcdistill/cli.py'),
                                'pcdistill.cli.main': ('cli.html#main', 'pcdistill/cli.py'),
                                'pcdistill.cli.may_draw': ('cli.html#may_draw', 'pcdistill/cli.py'),
