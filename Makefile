@@ -1,6 +1,6 @@
 # make demo    set up .venv, distil the two embedded data sets, print one table, write figures
 # make test    set up .venv if needed; every notebook in a process of its own, then pytest (in the browser too, if Chromium is there)
-# make browser play.ipynb in JupyterLab and headless Chromium; installs what it needs (Chromium by apt-get, as root)
+# make browser play.ipynb in JupyterLab and the page of `pcdistill app`, in headless Chromium; installs what it needs (Chromium by apt-get, as root)
 # make lab     JupyterLab on the notebooks
 # make docs    the documentation as web pages in _docs/site; once installed, it needs no network
 # make render  re-run the notebooks, store their outputs, clean them, write README.md from nbs/index.ipynb
@@ -25,7 +25,7 @@ $(READY): settings.ini constraints.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"wanted Python 3.11 or newer, got {v.major}.{v.minor}: make PYTHON=python3.12")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q $$(grep '^torch==' constraints.txt)
-	$(PY) -m pip install -q -c constraints.txt -e ".[dev$$($(CHROMIUM) >/dev/null && echo ,browser)]"
+	$(PY) -m pip install -q -c constraints.txt -e ".[dev,app$$($(CHROMIUM) >/dev/null && echo ,browser)]"
 	touch $@
 
 demo: $(READY)
@@ -38,7 +38,7 @@ test: $(READY)
 browser: $(READY)
 	@$(CHROMIUM) >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 	  || { echo 'wanted Chromium, got none, and it cannot be installed from here: as root, apt-get install chromium'; exit 1; }
-	$(PY) -m pip install -q -c constraints.txt $$(sed -n 's/^browser_requirements = //p' settings.ini)
+	$(PY) -m pip install -q -c constraints.txt -e ".[dev,app,browser]"
 	PCDISTILL_BROWSER=required $(PY) -m pytest -q -rs tests/browser
 
 lab: $(READY)

@@ -75,6 +75,7 @@ def mask(
 
 # %% ../nbs/51_inpainting.ipynb #c010
 _MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr') # of 8 bits
+_FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM') # none that runs a program
 
 def opened(
     picture, # a file, or what is in one; a Pillow image; an array [h w] or [h w c] or a tensor
@@ -91,7 +92,7 @@ def opened(
     data = isinstance(picture, bytes)
     try:
         if not isinstance(picture, PIL.Image.Image):
-            picture = PIL.Image.open(io.BytesIO(picture) if data else picture)
+            picture = PIL.Image.open(io.BytesIO(picture) if data else picture, formats=_FORMATS)
         im = ImageOps.exif_transpose(picture) # upright
     except (AttributeError, OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         what = f'{len(picture):,} bytes' if data else picture

@@ -44,12 +44,12 @@ def test_settings_and_pyproject_agree():
 def test_constraints_cover_the_dependencies():
     name = lambda r: re.split(r'[<>=!~\[]', r)[0].lower().replace('_', '-')
     pinned = {name(l) for l in (root/'constraints.txt').read_text().splitlines() if l and not l.startswith('#')}
-    wanted = {name(r) for r in ' '.join(ini[k] for k in ('requirements', 'dev_requirements', 'browser_requirements')).split()}
+    wanted = {name(r) for k in ini if k.endswith('requirements') for r in ini[k].split()}
     assert wanted | {'fastcore', 'execnb', 'ghapi', 'fastgit'}<=pinned, wanted - pinned
 
 def test_imported_packages_are_required():
     module = {'pillow': 'PIL', 'scikit-learn': 'sklearn'}
-    wanted = {module.get(n, n.replace('-', '_')) for n in (re.split(r'[<>=!~\[]', r)[0] for r in ini['requirements'].split())} | {'pcdistill', 'huggingface_hub'}
+    wanted = {module.get(n, n.replace('-', '_')) for n in (re.split(r'[<>=!~\[]', r)[0] for k in ('requirements', 'lab_requirements', 'app_requirements') for r in ini[k].split())} | {'pcdistill', 'huggingface_hub'}
     for f in (root/'pcdistill').rglob('*.py'):
         for node in ast.walk(ast.parse(f.read_text())):
             found = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -123,24 +123,29 @@ def test_links_of_the_readme_lead_somewhere():
 
 @pytest.mark.slow
 def test_wheel_and_source_archive(tmp_path):
-    "Built from a copy of what git knows; carries assets, metadata, and the console script."
+    "Built from a copy of what git knows; carries assets, notebooks, metadata, and the console script."
     files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=root, capture_output=True, text=True).stdout.split('\n')
     src = tmp_path/'src'
     for f in files:
-        if f and (root/f).is_file() and not f.startswith('nbs/'): (src/f).parent.mkdir(parents=True, exist_ok=True); shutil.copy(root/f, src/f)
+        if f and (root/f).is_file(): (src/f).parent.mkdir(parents=True, exist_ok=True); shutil.copy(root/f, src/f)
     p = subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', tmp_path/'dist'], cwd=src, capture_output=True, text=True)
     assert p.returncode==0, p.stdout + p.stderr
     wheel, = (tmp_path/'dist').glob('*.whl'); sdist, = (tmp_path/'dist').glob('*.tar.gz')
-    assert wheel.name==f"pcdistill-{ini['version']}-py3-none-any.whl" and max(wheel.stat().st_size, sdist.stat().st_size)<8_000_000
+    assert wheel.name==f"pcdistill-{ini['version']}-py3-none-any.whl" and sdist.stat().st_size<12_000_000 and wheel.stat().st_size<25_000_000
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist(); info = f"pcdistill-{ini['version']}.dist-info"
         for f in (root/'pcdistill').rglob('*'):
             if f.is_file() and '__pycache__' not in f.parts: assert f.relative_to(root).as_posix() in names
-        assert all(n.startswith(('pcdistill/', info)) for n in names)
+        assert all(n.startswith(('pcdistill/', info)) for n in names) and 'pcdistill/py.typed' in names
+        shipped = {n.removeprefix('pcdistill/notebooks/') for n in names if n.startswith('pcdistill/notebooks/')}
+        assert shipped=={f.removeprefix('nbs/') for f in files if f.startswith('nbs/') and '/.' not in f and (root/f).is_file()}
+        for n in ('play.ipynb', 'images/pad.png'): assert z.read(f'pcdistill/notebooks/{n}')==(root/'nbs'/n).read_bytes()
         assert f"pcdistill = {ini['console_scripts'].split('=')[1]}" in z.read(f'{info}/entry_points.txt').decode()
         meta = z.read(f'{info}/METADATA').decode()
         assert f"Version: {ini['version']}" in meta and 'Apache-2.0' in meta and 'Requires-Python: >=3.11' in meta
         for r in ini['requirements'].split(): assert f'Requires-Dist: {r}\n' in meta
+        for extra, needs in dict(lab='jupyterlab anywidget', app='jupyterlab voila', dev='jupyterlab pytest').items():
+            for need in needs.split(): assert re.search(rf'Requires-Dist: {need}\S*; extra == ["\']{extra}["\']', meta), (extra, need)
         assert any(n.endswith('LICENSE') for n in names)
 
 def test_licence_and_friends():

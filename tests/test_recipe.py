@@ -400,10 +400,10 @@ def test_images_too_large_and_not_enough_memory(capsys, tmp_path, monkeypatch):
     for i in range(3): Image.fromarray(np.zeros((75, 75, 3), np.uint8)).save(tmp_path/'d'/f'{i}.png')
     assert '16,384' in refused(capsys, 'distill', '--data', tmp_path/'d', '--out', tmp_path/'x') and not (tmp_path/'x').exists()
     def full(*_, **__): torch.empty(2**60, dtype=torch.uint8)
-    monkeypatch.setattr(cli, 'distill', full)
+    monkeypatch.setattr(R, 'distill', full)
     assert 'memory' in refused(capsys, 'distill', '--out', tmp_path/'x')
     def broken(*_, **__): raise RuntimeError('something else')
-    monkeypatch.setattr(cli, 'distill', broken)
+    monkeypatch.setattr(R, 'distill', broken)
     with pytest.raises(RuntimeError): cli.main(['distill', '--out', str(tmp_path/'x')])
 
 def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 // A canvas over the pixels of one image: paint what is hidden. Python sees `mask` (1 = hidden), `at` (pixel under the cursor), `seed` (of the draws) and
 // `dropped` (a file). `answered` is the mask of the pictures shown beside it: as long as it is another one, Python is computing.
-const WAIT = 120, LIMIT = 20e6                       // ms between two messages while painting; bytes of a dropped file
+const WAIT = 120, LIMIT = 9e6                       // ms between two messages while painting; bytes of a dropped file
 const LEGEND = 'Arrow keys move, space paints, H hides, S shows, U undoes, plus and minus change the brush.'
 
 function render({ model, el }) {
