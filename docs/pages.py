@@ -305,7 +305,7 @@ def nav() -> list:
     def in_folder(name): return [c for c in at if c.startswith(f'{name}/')]
     library = [{layer: pages(group)} for layer, group in layers().items()]
     return [
-        {'Start': ['index.md', 'mini.md', 'play.md', 'queries.md', 'glossary.md']},
+        {'Start': ['index.md', 'mini.md', 'play.md', 'app.md', 'queries.md', 'glossary.md']},
         {'Theory': pages(in_folder('theory'))},
         {'Library': library + [{'extra': pages(in_folder('extra'))}]},
         {'How to': pages(in_folder('howto'))},

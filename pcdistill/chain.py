@@ -652,6 +652,7 @@ def load_run(
 
 @model_of.register
 def model_of_run(run:Run) -> Image:
+    "The student of a run."
     return run.image
 
 # %% ../nbs/61_chain.ipynb #c027b

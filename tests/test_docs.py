@@ -138,7 +138,7 @@ def asked(image):
     soft = torch.full(x.shape, 100.), torch.full(x.shape, .01)
     r, soft = inpaint(image, x, some, 2, rng(2)), may(lambda: inpaint(image, x, some, 1, rng(2), soft=soft))
     belief = may(lambda: inpaint(image, x, some, 1, rng(2), belief_bnk=torch.zeros(2, 1, 1)))
-    assert r.samples.shape==(2, *x.shape) and r.likely.shape==r.mean.shape==x.shape
+    assert r.samples.shape==(2, *x.shape) and r.mean.shape==x.shape
     return {'log p of a whole image': meaning(inpaint(image, x, none, 0)), 'masks that can be answered': 'any' if torch.equal(image.supported(some), some) else 'beginnings',
             'log p(hidden \\| seen)': meaning(r), 'soft evidence about pixels': meaning(soft) if soft else 'refused', 'beliefs about latents': 'yes' if belief else 'refused',
             'compress and decompress': 'yes' if may(squeezed) else 'no', 'one distribution for all masks': 'yes' if image.joint else 'no'}

@@ -662,7 +662,7 @@ def test_nothing_went_wrong(opened):
 
 # --- the end of a kernel, and what was asked of the network
 
-GONE = 'The kernel of this widget is gone: run all cells again (Run → Run All Cells).'
+GONE = 'The kernel of this widget is gone: run all cells again (Run → Run All Cells), or load the page again.'
 INERT = """() => [...document.querySelectorAll('.pcd-panel')].every(p =>
     [...p.children].every(e => e.inert !== e.matches('.pcd-gone')))"""
 STATE = "e => [e.innerHTML, ...[...e.querySelectorAll('canvas')].map(c => c.toDataURL())]"
