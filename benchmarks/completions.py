@@ -4,6 +4,8 @@
     … --data fashion_mnist
     … --data tiny_imagenet_64 --halve     # at 32×32
 
+The network takes most of the time; it goes on where it was when it is stopped.
+
 Asked are
   nearest      the mean of the k training images nearest on the seen pixels, k chosen on validation
                images for each mask; no distribution
@@ -13,10 +15,12 @@ Asked are
   normal       one normal over whole images, its ridge chosen on validation images
   innovations  a circuit over the innovations of such a normal (mirrored images too where they are as
                likely: not in Fashion-MNIST)
+  network      the same model, a network of `masked` saying what to expect (400,000 images; mirrored
+               ones as above)
 For every mask (random90: one mask for all images):
   psnr     of the mean on hidden values, pooled over images, dB
-  saved    mean squared error that `innovations` saves against this one, image by image, with its
-           standard error
+  saved    mean squared error that `network` saves against this one, image by image, with its
+           standard error (`stderr`); `saved_innovations`: that `innovations` saves
   bits     −log2 p(hidden | seen) per hidden value, exact probabilities of integers (the circuit has
            them of whole patches only)
   density  the same of the density, dequantised: an upper bound on what its integers cost
@@ -55,6 +59,7 @@ from pcdistill.innovations import (Asked, Innovations, InnovationsConfig, dequan
                                    fit_innovations, load_innovations, normal_of, save_innovations)
 from pcdistill.inpainting import MASKS
 from pcdistill.latent_prior import fit_latent_prior
+from pcdistill.masked import MaskedConfig, MaskedNet, fit_masked
 from pcdistill.patches import to_patches
 from pcdistill.runs import load, save, save_json
 from pcdistill.show import strip
@@ -97,10 +102,16 @@ def models(train, valid, a) -> dict:
         ckpt = a.runs/f'{a.data}-innovations.ckpt'
         return fit_innovations(train, valid, config, rng(0), ckpt)
     told = one('innovations', innovations, load_innovations, save_innovations)
+    def net():
+        masked, ckpt = MaskedConfig(mirror=config.mirror), a.runs/f'{a.data}-masked.ckpt'
+        return fit_masked(train, (told.mu_d, told.S_dd), masked, rng(0), ckpt)
+    better = one('innovations', innovations, load_innovations, save_innovations)
+    better.network = one('masked', net, lambda file: MaskedNet.from_state(*load(file)),
+                         lambda net, file: save(file, *net.state()))
     plain = one('plain', lambda: fit_plain_hclt(train[:20_000], COLOURS['rgb'], 2_000_000, rng(0)))
     return {'plain HCLT': plain, 'circuit': one('circuit', lambda: circuit_of(train[:20_000])),
             'normal': Innovations(*normal_of(normal), tuple(train.shape[1:]), CELL, 1),
-            'innovations': told}
+            'innovations': told, 'network': better}
 
 @torch.no_grad()
 def ask(model, x, seen_hw, gen) -> tuple:
@@ -233,7 +244,7 @@ def picture(asked, x, seen_hw, file:Path):
         if name!='plain HCLT':
             rows |= {f'{name}, draw': draws[0]}
         rows |= {f'{name}, mean': mean.clamp(0, 255)/255}
-    rows |= {'innovations, another': draws[1]}
+    rows |= {'network, another': draws[1]}
     strip(rows).savefig(file, dpi=90, bbox_inches='tight')
     Picture.open(file).convert('RGB').quantize(64).save(file, optimize=True)
 
@@ -250,8 +261,10 @@ def mask_rows(asked, splits, seen_hw, few, judge) -> dict:
         told[name], se[name] = asked_of(model, some, seen_hw, few, judge)
         print(name, {k: round(v, 3) for k, v in told[name].items()}, flush=True)
     for name, se_b in se.items():
-        saved_b = se_b - se['innovations'][:len(se_b)]
-        told[name] |= dict(saved=float(saved_b.mean()), stderr=float(saved_b.std()/len(se_b)**.5))
+        for best, more in (('network', ''), ('innovations', '_innovations')):
+            saved_b = se_b - se[best][:len(se_b)]
+            told[name] |= {f'saved{more}': float(saved_b.mean()),
+                           f'stderr{more}': float(saved_b.std()/len(se_b)**.5)}
     return told
 
 def main():
