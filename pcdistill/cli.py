@@ -218,6 +218,7 @@ def run_compress(
     print(compress_files(images, found.image, mark, out))
     print(f'wrote {out}')
 
+# %% ../nbs/62_cli.ipynb #cdec0001
 def run_decompress(
     file:Path,              # what compress wrote
     *,

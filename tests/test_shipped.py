@@ -31,7 +31,7 @@ def test_a_card_says_what_it_must(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_the_command_of_a_card_is_the_recipe_of_its_run(name, monkeypatch):
     command = re.search(r'\npcdistill (distill .*)\n', (R.SHIPPED/name/'README.md').read_text(encoding='utf-8'))[1].split(); asked = []
-    monkeypatch.setattr(cli, 'distill', lambda recipe, *_, **__: asked.append(recipe) or sys.exit())
+    monkeypatch.setattr('pcdistill.chain.distill', lambda recipe, *_, **__: asked.append(recipe) or sys.exit())
     if name=='fashion_mnist': monkeypatch.setattr('pcdistill.recipes.images', lambda *_: torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
     with pytest.raises(SystemExit): cli.main(command)
     assert asked==[load_run(name, 'cpu').recipe]
@@ -140,7 +140,7 @@ def test_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path); grey = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8); asked = []
     Image.fromarray(grey).save('a.png'); Image.fromarray(255 - grey).convert('RGB').save('b.jpg')
     hidden = np.zeros((20, 20), np.uint8); hidden[:5] = 255; Image.fromarray(hidden).save('mask.png')
-    monkeypatch.setattr(cli, 'inpaint', lambda *a: asked.append(inpaint(*a)) or asked[-1])
+    monkeypatch.setattr('pcdistill.inpainting.inpaint', lambda *a: asked.append(inpaint(*a)) or asked[-1])
     assert cli.main(['inpaint', 'digits', '--image', 'a.png', 'b.jpg', '--mask', 'mask.png', '--samples', '1'])==0 and Path('inpaint.png').is_file()
     r, = asked; assert torch.equal(r.image, fit_image([Path('a.png'), Path('b.jpg')], (1, 8, 8)))
     assert not r.seen[:, :2].any() and r.seen[:, 2:].all()
