@@ -4,7 +4,10 @@ import sys
 from pathlib import Path
 from pcdistill import inpaint, load_run
 from pcdistill.chain import SHIPPED
-from pcdistill.inpainting import MASKS
+from pcdistill.core import rng
+from pcdistill.innovations import InnovationsConfig, fit_innovations, save_innovations
+from pcdistill.inpainting import MASKS, as_png, figure
+from pcdistill.runs import write_file
 from pcdistill.show import table
 
 COMMIT = '7f9993c'
@@ -25,16 +28,31 @@ def completed(run) -> str:
         rows.append((name, psnr, -float(r.log_hidden_b.sum())/len(off)/math.log(2), 'yes' if r.exact.all() else 'of the density'))
     return table(rows, ('hidden', 'PSNR of the mean, dB', 'bits a hidden value', 'exact'))
 
+def across(run) -> str:
+    "A model of innovations for photographs, beside the circuit; what the card says of it."
+    file, config = run.folder/'innovations.safetensors', InnovationsConfig(K=32, mirror=True)
+    if run.recipe.data!='photos':
+        return ''
+    if not file.is_file():
+        save_innovations(fit_innovations(run.images('train'), run.images('valid'), config, rng(0)), file)
+    shown = inpaint(run, run.images('test')[3:83:10], 'left', 3)
+    write_file(run.folder/'inpaint.png', as_png(figure(shown)))
+    return f"""
+
+What completes pictures here is innovations.safetensors, fitted to the same images by
+`fit_innovations(train, valid, {config}, rng(0))`, not the circuit, whose completions of half a
+photograph are a mosaic. The circuit: `inpaint(run.image, …)`."""
+
 def note(run, name) -> str:
     "What the card says of this run alone."
-    options, terms = RUNS[name]
+    (options, terms), more = RUNS[name], across(run)
     return f"""The command, at commit {COMMIT}, one thread:
 
 ```
 pcdistill distill {options} --device cpu
 ```
 
-{terms}
+{terms}{more}
 
 The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
 

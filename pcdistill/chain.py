@@ -18,7 +18,7 @@ from shutil import copyfile, copytree
 from tempfile import TemporaryDirectory
 import torch
 from fastcore.basics import patch
-from torch import Tensor
+from torch import Tensor, nn
 from jaxtyping import Int, UInt8
 from einops import rearrange
 import pcdistill
@@ -41,6 +41,7 @@ from .latents import extract, features, kind_of, load_teacher
 from .evaluate import bits, ledger_from, measure, readings, score, waterfall
 from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
 from .inpainting import mask, model_of, inpaint, figure
+from .innovations import load_innovations
 from .recipes import N_READ, Recipe, estimate, plan_table, recipe_from
 
 # %% ../nbs/61_chain.ipynb #c005
@@ -599,7 +600,7 @@ def save_pretrained(self:Run,
     claim(folder, self.recipe)
     if 'half_costs' in results: # it is a copy already
         return copytree(self.folder, folder, dirs_exist_ok=True)
-    for f in self.folder.glob('*.png'):
+    for f in (*self.folder.glob('*.png'), *self.folder.glob('innovations.safetensors')):
         copyfile(f, folder/f.name)
     (half, change), (tensors, meta) = narrowed(self), image_state(self.image)
     save(folder/'student.safetensors', half if abs(change) < 1e-3 else tensors, meta)
@@ -651,9 +652,14 @@ def load_run(
     return found
 
 @model_of.register
-def model_of_run(run:Run) -> Image:
-    "The student of a run."
-    return run.image
+def model_of_run(run:Run) -> nn.Module:
+    "What completes the pictures of a run: innovations, if its folder has some, else the student."
+    file = run.folder/'innovations.safetensors'
+    if not file.is_file():
+        return run.image
+    if file not in run.held:
+        run.held[file] = load_innovations(file, run.device)
+    return run.held[file]
 
 # %% ../nbs/61_chain.ipynb #c027b
 def export_run(

@@ -188,10 +188,10 @@ def run_inpaint(
     import torch
     from pcdistill.core import rng
     from pcdistill.data import images
-    from pcdistill.inpainting import figure, fit_image, inpaint, mask as mask_of
+    from pcdistill.inpainting import figure, fit_image, inpaint, mask as mask_of, model_of
     from pcdistill.chain import load_run
     found = load_run(run, device)
-    circuit, data = found.image, found.recipe.data
+    circuit, data = model_of(found), found.recipe.data
     may_draw(out, [*files_of(found.folder), Path(data), *image, Path(mask)], overwrite)
     x = fit_image(list(image), circuit.shape) if image else images(data, split, n)
     seen = mask_of(mask, len(x), *x.shape[2:], rng(seed))
