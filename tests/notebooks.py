@@ -101,8 +101,8 @@ def fingerprint(nb:Path, root:Path=root) -> str:
     h = hashlib.sha256('\0'.join(map(code_only, cells)).encode())
     for name in names: h.update(f'\0{name}\0{module_text(name, package)}'.encode())
     files = results_named(code, root)
-    if any("'assets'" in module_text(name, package) for name in names):
-        files += sorted(p for p in (package/'assets').rglob('*') if p.is_file())
+    folders = {f for name in names for f in re.findall(r"'assets'(?:/'(\w+)')?", module_text(name, package))}   # '': all of them
+    files += sorted({p for f in folders for p in (package/'assets'/f).rglob('*') if p.is_file()})
     for p in files: h.update(f'\0{p.relative_to(root).as_posix()}\0'.encode() + file_digest(p))
     return h.hexdigest()[:16]
 
