@@ -60,6 +60,8 @@ def mask(
     if isinstance(seen, str) and seen in MASKS:
         return torch.stack([MASKS[seen](h, w, gen) for _ in range(b)])
     if not isinstance(seen, Tensor|np.ndarray):
+        require(isinstance(seen, str|bytes|Path|PIL.Image.Image), "wanted a mask's name, a tensor, "
+                f'an array or a picture, got {type(seen).__name__}')
         require(not isinstance(seen, str) or Path(seen).is_file(), 'wanted a mask out of '
                 f"{', '.join(MASKS)}, or the file of one, got '{seen}'")
         seen = fit_mask(seen, h, w)
@@ -91,9 +93,10 @@ def opened(
         picture = PIL.Image.fromarray(picture[..., 0] if picture.shape[2:]==(1,) else picture)
     data = isinstance(picture, bytes)
     try:
-        if not isinstance(picture, PIL.Image.Image):
-            picture = PIL.Image.open(io.BytesIO(picture) if data else picture, formats=_FORMATS)
-        im = ImageOps.exif_transpose(picture) # upright
+        im = picture
+        if not isinstance(im, PIL.Image.Image):
+            im = PIL.Image.open(io.BytesIO(im) if data else im, formats=_FORMATS)
+        im = ImageOps.exif_transpose(im) # upright
     except (AttributeError, OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         what = f'{len(picture):,} bytes' if data else picture
         raise Refused(f'wanted a picture, got {what}, which cannot be decoded') from None

@@ -265,7 +265,8 @@ def inpaint_pad(
     shapes = {m.shape for m in models.values()}
     require(len(shapes)==1, f'wanted models of images of one shape, got {len(shapes)} shapes')
     shape, = shapes
-    _, h, w = shape
+    came, (_, h, w) = tuple(x_bchw.shape[1:]), shape
+    require(came==shape, f'wanted images of shape {shape}, got {came}')
     box = _pad_parts(x_bchw, mask(seen_hw, 1, h, w, rng(0)), list(models))
     pad = box.pad
     def look(_=None): # at the pixel under the cursor

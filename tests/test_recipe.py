@@ -48,7 +48,7 @@ def refused(capsys, *argv):
 
 def chosen(*words):
     "The recipe that the command `distill` follows; None if it refuses."
-    with mock.patch.object(cli, 'distill') as followed: cli.main(['distill', *words])
+    with mock.patch('pcdistill.chain.distill') as followed: cli.main(['distill', *words])
     return followed.call_args and followed.call_args[0][0]
 
 class Killed(Exception): pass
