@@ -262,11 +262,9 @@ def inpaint_pad(
     "Hide pixels with the mouse and see what the circuit makes of it. `.result`: the last answer."
     require(len(x_bchw) > 0, 'wanted at least one image to paint on, got none')
     models = image if isinstance(image, dict) else dict(circuit=image)
-    shapes = {m.shape for m in models.values()}
-    require(len(shapes)==1, f'wanted models of images of one shape, got {len(shapes)} shapes')
-    shape, = shapes
-    came, (_, h, w) = tuple(x_bchw.shape[1:]), shape
-    require(came==shape, f'wanted images of shape {shape}, got {came}')
+    (_, h, w), shapes = x_bchw.shape[1:], {m.shape for m in models.values()}
+    shape = tuple(x_bchw.shape[1:])
+    require(shapes=={shape}, f'wanted models of images of one shape, {shape}, got {shapes}')
     box = _pad_parts(x_bchw, mask(seen_hw, 1, h, w, rng(0)), list(models))
     pad = box.pad
     def look(_=None): # at the pixel under the cursor
