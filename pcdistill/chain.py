@@ -66,7 +66,7 @@ class Run:
 
     @property
     def results(self) -> dict:
-        "What results.json holds; of a saved run also how it is `stored`."
+        "What results.json holds; of a saved run also `half_costs`, bits/dim that rounding costs."
         return load_json(self.folder/'results.json')
 
     @property

@@ -1,9 +1,9 @@
 """The page of `pcdistill app` in a real (headless) Chromium: widgets that work, and a kernel that takes no orders."""
-import http.client, os, re, socket, subprocess, sys, urllib.error, urllib.request
+import http.client, os, re, subprocess, sys, urllib.error, urllib.request
 from urllib.parse import urlparse
 import psutil, pytest
 from PIL import Image
-from test_play import (CHROMIUM, FLAGS, PATIENCE, Page, pixel_places, run_folder, shoot, steady,
+from test_play import (CHROMIUM, FLAGS, PATIENCE, Page, free_port, pixel_places, run_folder, shoot, steady,
                        stroke, surroundings, sync_playwright, until)
 
 try:
@@ -17,9 +17,7 @@ pytestmark = pytest.mark.browser
 class Served:
     "A page, its address, and the log of its server."
     def __init__(self, folder, run_folder):
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            port = s.getsockname()[1]
+        port = free_port()
         self.file = folder/'app.log'
         gs, self.ran = folder/'bin'/'gs', folder/'ran' # a Ghostscript that says when it was called
         gs.parent.mkdir()
@@ -39,7 +37,7 @@ class Served:
         found = re.search(r'http://localhost:\d+/\?token=\w+', self.log())
         return found and found[0]
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def served(tmp_path_factory, run_folder):
     served = Served(tmp_path_factory.mktemp('app'), run_folder)
     try:
@@ -50,7 +48,7 @@ def served(tmp_path_factory, run_folder):
         served.process.terminate()
         served.process.wait(60)
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def chromium():
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -64,7 +62,7 @@ def visit(chromium, served, width, theme):
     page.locator('.pcd-ledger').wait_for()
     return page
 
-@pytest.fixture(scope='session', params=[(1280, 'light'), (800, 'dark')], ids=['1280-light', '800-dark'])
+@pytest.fixture(scope='module', params=[(1280, 'light'), (800, 'dark')], ids=['1280-light', '800-dark'])
 def visited(chromium, served, request):
     page = visit(chromium, served, *request.param)
     page.look = '-'.join(map(str, request.param))

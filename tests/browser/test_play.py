@@ -72,12 +72,16 @@ def surroundings(folder, run_folder):
     return env | dict(PYTHONPATH=str(root), PCDISTILL_RUN=str(run_folder), OMP_NUM_THREADS='1',
                       HF_HUB_OFFLINE='1')
 
+def free_port() -> int:
+    "A port that nobody listens on."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
 class Lab:
     "A JupyterLab with a configuration of its own."
     def __init__(self, folder, run_folder):
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            port = s.getsockname()[1]
+        port = free_port()
         self.token, self.folder = secrets.token_hex(16), folder
         self.base = f'http://127.0.0.1:{port}'
         (folder/'nbs').mkdir()
@@ -153,7 +157,7 @@ class Page:
     def __getattr__(self, name):
         return getattr(self.page, name)
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def lab(tmp_path_factory, run_folder):
     lab = Lab(tmp_path_factory.mktemp('lab'), run_folder)
     try:
@@ -185,7 +189,7 @@ def works(page, lab):
     except TimeoutError:
         return False
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def browser(lab, tmp_path_factory):
     "The page, before anything has run."
     with sync_playwright() as p:
