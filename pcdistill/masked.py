@@ -51,16 +51,16 @@ def beginnings(
     c, h, w = x_bchw.shape[1:]
     pixel_q = order_hw.flatten().argsort()
     at_d = (pixel_q[:, None]*c + torch.arange(c, device=pixel_q.device)).flatten()
-    L_dd = cholesky(S_dd.double()[at_d][:, at_d])
-    off_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').double()[:, at_d] - mu_d.double()[at_d]
+    mu_d, L_dd = mu_d.to(S_dd)[at_d], cholesky(S_dd[at_d][:, at_d])
+    off_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').to(S_dd)[:, at_d] - mu_d
     y_bd = torch.linalg.solve_triangular(L_dd, off_bd.T, upper=False).T
     seen_bq = torch.arange(h*w, device=n_b.device) < (n_b[:, None]*h*w).round()
     seen_bd = seen_bq.repeat_interleave(c, 1)
     mean_bd = torch.empty_like(off_bd)
-    mean_bd[:, at_d] = mu_d.double()[at_d] + (y_bd*seen_bd) @ L_dd.T
+    mean_bd[:, at_d] = mu_d + (y_bd*seen_bd) @ L_dd.T
     seen_bhw = torch.empty_like(seen_bq)
     seen_bhw[:, pixel_q] = seen_bq
-    error_b = (~seen_bd).double() @ L_dd.square().sum(0)
+    error_b = (~seen_bd).to(S_dd) @ L_dd.square().sum(0)
     mean_bchw = rearrange(mean_bd, 'b (h w c) -> b c h w', h=h, w=w).float()
     return seen_bhw.view(-1, 1, h, w), mean_bchw, error_b.float()
 
@@ -81,7 +81,7 @@ class MaskedConfig(Sizes):
     width:int = 32          # features of the first level; twice and thrice as many below
     epochs:int = 40
     per_epoch:int = 10_000  # images an epoch, at most
-    batch:int = 64          # images a step; they share an order
+    batch:int = 128         # images a step; they share an order
     lr:float = 2e-3
     mirror:bool = False     # mirrored images too
 
