@@ -15,8 +15,8 @@ Asked are
   normal       one normal over whole images, its ridge chosen on validation images
   innovations  a circuit over the innovations of such a normal (mirrored images too where they are as
                likely: not in Fashion-MNIST)
-  network      the same model, a network of `masked` saying what to expect (400,000 images; mirrored
-               ones as above)
+  network      the same model, a network of `masked` saying what to expect (400,000 images alone,
+               then 100,000 through the circuit; mirrored ones as above)
 For every mask (random90: one mask for all images):
   psnr     of the mean on hidden values, pooled over images, dB
   saved    mean squared error that `network` saves against this one, image by image, with its
@@ -40,7 +40,7 @@ Results: nbs/experiments/results/completions-DATA.json, after every row, and pic
 eight images; models in --runs, by the command that is in the file. The classifier's accuracy on all
 test images is there too; it learns from the labels in PCDISTILL_DATA/DATA.
 """
-import argparse, json, math, os, time
+import argparse, copy, json, math, os, time
 from pathlib import Path
 import pyarrow.parquet as pq
 import torch
@@ -56,10 +56,11 @@ from pcdistill.emission import Labelled, family
 from pcdistill.evaluate import fit_one_normal, fit_plain_hclt
 from pcdistill.image import Image, load_image, save_image
 from pcdistill.innovations import (Asked, Innovations, InnovationsConfig, dequantised,
-                                   fit_innovations, load_innovations, normal_of, save_innovations)
+                                   fit_innovations, fit_network, load_innovations, normal_of,
+                                   save_innovations)
 from pcdistill.inpainting import MASKS
 from pcdistill.latent_prior import fit_latent_prior
-from pcdistill.masked import MaskedConfig, MaskedNet, fit_masked
+from pcdistill.masked import MaskedConfig, MaskedNet
 from pcdistill.patches import to_patches
 from pcdistill.runs import load, save, save_json
 from pcdistill.show import strip
@@ -102,11 +103,11 @@ def models(train, valid, a) -> dict:
         ckpt = a.runs/f'{a.data}-innovations.ckpt'
         return fit_innovations(train, valid, config, rng(0), ckpt)
     told = one('innovations', innovations, load_innovations, save_innovations)
+    better = copy.deepcopy(told)
     def net():
         masked, ckpt = MaskedConfig(mirror=config.mirror), a.runs/f'{a.data}-masked.ckpt'
-        return fit_masked(train, (told.mu_d, told.S_dd), masked, rng(0), ckpt)
-    better = one('innovations', innovations, load_innovations, save_innovations)
-    better.network = one('masked', net, lambda file: MaskedNet.from_state(*load(file)),
+        return fit_network(better, train, masked, rng(0), ckpt).network
+    better.network = one('network', net, lambda file: MaskedNet.from_state(*load(file)),
                          lambda net, file: save(file, *net.state()))
     plain = one('plain', lambda: fit_plain_hclt(train[:20_000], COLOURS['rgb'], 2_000_000, rng(0)))
     return {'plain HCLT': plain, 'circuit': one('circuit', lambda: circuit_of(train[:20_000])),

@@ -18,14 +18,15 @@ from shutil import copyfile, copytree
 from tempfile import TemporaryDirectory
 import torch
 from fastcore.basics import patch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from jaxtyping import Int, UInt8
 from einops import rearrange
 import pcdistill
 from .core import Refused, require, rng, bpd, device as pick_device
-from .show import grid, table
-from .runs import Paused, key, load, load_json, resumable, save, save_json, write_file
-from .runs import time_is_up, time_limit
+from .show import curve, grid, table
+from .runs import Paused, key, load, load_json, read_curves, recording, resumable, save
+from .runs import save_json, time_is_up, time_limit, write_file
 from .data import images, no_test
 from .colour import COLOURS
 from .patches import to_patches
@@ -68,6 +69,19 @@ class Run:
     def results(self) -> dict:
         "What results.json holds; of a saved run also `half_costs`, bits/dim that rounding costs."
         return load_json(self.folder/'results.json')
+
+    def curves(self) -> Figure:
+        "What each loop told of its epochs: bits a value, or the loss of a network."
+        file = self.folder/'curves.jsonl'
+        require(file.is_file(), f'wanted a run that was trained in {self.folder}, '
+                'got none: curves.jsonl is not there')
+        loops = read_curves(file)
+        fig = Figure(figsize=(3*len(loops), 2.6), dpi=72, layout='constrained')
+        for ax, (loop, rows) in zip(fig.subplots(1, len(loops), squeeze=False).flat, loops.items()):
+            at, names = [row['epoch'] for row in rows], [k for k in rows[-1] if k not in ('epoch', 'of')]
+            what = 'loss' if 'loss' in names else 'bits a value'
+            curve({k: (at, [row[k] for row in rows]) for k in names}, 'epoch', what, ax, loop)
+        return fig
 
     @property
     def nats(self) -> dict[str, Tensor]:
@@ -461,7 +475,7 @@ def distill(
         run = Run(recipe, folder, device, progress)
         if progress and not (run.folder/'results.json').is_file():
             print(plan_table(estimate(recipe, run.device)), flush=True)
-        with no_test():
+        with no_test(), recording(run.folder/'curves.jsonl'):
             for fit in (run.teacher, run.prior, run.latents, run.start, run.student, run.plain):
                 fit()
         save_image(run.student(), run.folder/'student.safetensors')
@@ -502,13 +516,15 @@ def claim(folder:Path, recipe:Recipe):
     save_json(file, wanted | dict(version=pcdistill.__version__))
 
 def pictures(run:Run):
-    "samples.png, ledger.png and, where the colour map is reversible, inpaint.png."
+    "samples.png, ledger.png, curves.png and, where colours can be taken back, inpaint.png."
     student, gen, m = run.student(), rng(run.recipe.seed + 7, run.device), run.measured()
     x, title = run.images('test')[:6], run.recipe.data
     made = dict(samples=grid(student.sample(32, gen), title='samples'))
     if not student.lossy:
         seen = mask('centre', len(x), *x.shape[2:], gen)
         made['inpaint'] = figure(inpaint(student, x, seen, 3, gen))
+    if (run.folder/'curves.jsonl').is_file():
+        made['curves'] = run.curves()
     if ledger := ledger_terms(m):
         made['ledger'] = waterfall(ledger, m['student_student_b'], x[0].numel(), title=title)
     for name, fig in made.items():

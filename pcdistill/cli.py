@@ -10,6 +10,7 @@ __all__ = ['FIGURE', 'AGAIN', 'may_write', 'may_draw', 'write_figure', 'files_of
 # %% ../nbs/62_cli.ipynb #c002
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -244,7 +245,7 @@ def run_demo(
     from pcdistill.recipes import recipe
     demo = [recipe('digits'), recipe('photos', family='normals')]
     runs = [distill(r, out/r.data, device) for r in demo]
-    print('', *runs, 'samples.png, inpaint.png, ledger.png and results.json are in '
+    print('', *runs, 'samples.png, inpaint.png, ledger.png, curves.png and results.json are in '
           f'{out}/digits and {out}/photos', sep='\n\n')
 
 # %% ../nbs/62_cli.ipynb #cbce19e4
@@ -346,6 +347,10 @@ def explained(e:Exception) -> tuple[str, int]:
 
 def main(argv:list[str]|None=None) -> int:
     "Entry point of the console script."
+    if not sys.stderr.isatty(): # a log: a line an epoch in place of bars
+        log = logging.getLogger('pcdistill')
+        log.setLevel(logging.INFO)
+        log.handlers = [logging.StreamHandler()]
     try:
         try:
             words = vars(parser().parse_args(argv))

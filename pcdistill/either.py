@@ -256,7 +256,7 @@ def fit_squares(
     def lr(done): # as if all had made a pass already
         return (4 + steps + done*steps*config.epochs)**-.6
     history = fit(e, log_prob, len(keep), gen, config.epochs, batch, micro, lr, 1.,
-                  ckpt, progress, 'squares')
+                  ckpt, progress, 'squares', dims=rows.y_xd.shape[1])
     return e, history
 
 _tuning = dict(epochs=1, lr=(.05, .02), pseudocount=10., micro=256)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from .core import require
-from .runs import resumable
+from .runs import resumable, tell
 
 # %% ../nbs/25_em.ipynb #c005
 def em_update_(
@@ -112,15 +112,16 @@ class Best:
     ):
         self.module, self.validate, self.kept, self.value = module, validate, None, -math.inf
 
-    def look(self):
+    def look(self) -> float|None:
         "Validate now; remember if it is the best."
         if self.validate is None:
-            return
+            return None
         with torch.no_grad():
             value = float(self.validate())
         if value > self.value:
             self.value = value
             self.kept = {n: p.detach().clone() for n, p in self.module.state_dict().items()}
+        return value
 
     def state_dict(self):
         return dict(value=self.value, kept=self.kept)
@@ -168,7 +169,8 @@ def fit(
     ckpt:Path|None=None,             # where to keep the state between epochs
     progress:bool=True,              # show a bar
     desc:str='EM',                   # what the bar says
-    validate:Callable|None=None,     # () → validation log-likelihood; the best epoch is kept
+    validate:Callable|None=None,     # () → mean validation log-likelihood; the best epoch is kept
+    dims:int=1,                      # values in a row; epochs tell their bits a value
     make:Callable|None=None,         # module → optimizer; None: EM
     order:Callable|None=None, # (gen, steps) → each step's micro-batches; None: rows at random
 ) -> list[float]:
@@ -190,6 +192,7 @@ def fit(
         require(math.isfinite(total), f'wanted a finite log-likelihood, got {total} in {desc}; '
                 "data outside the circuit's support or NaN in its parameters")
         history.append(total/n_rows)
-        best.look()
+        nats = dict(train=history[-1]) | (dict(valid=best.look()) if validate else {})
+        tell(**{k: -v/dims/math.log(2) for k, v in nats.items()})
     best.restore()
     return history

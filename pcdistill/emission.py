@@ -99,7 +99,7 @@ def draw(self:Emission,
     x_xd:Shaped[Tensor, "x d"],     # values; where hidden, whatever
     seen_xd:Bool[Tensor, "x d"],    # False where hidden
     k_x:Int[Tensor, "x"],           # head of each row
-    gen:torch.Generator|None,       # randomness; None: a likely completion
+    gen:torch.Generator,            # randomness
     soft:Soft|None=None,            # beliefs about hidden variables
 ) -> Shaped[Tensor, "x d"]:
     "Rows whose hidden values are drawn from p(hidden | evidence, k)."

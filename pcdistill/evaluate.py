@@ -290,5 +290,6 @@ def fit_plain_hclt(
         return float(score(model, valid_x, 250, False).mean())
     usual = dict(epochs=10, batch=1000, lr=(1., .05), pseudocount=.1, desc='plain HCLT')
     best, settings = None if valid_x is None else validate, usual | settings
-    fit(e, lambda rows: e(y_bd[rows])[:, 0], len(y_bd), gen, micro=250, validate=best, **settings)
+    fit(e, lambda rows: e(y_bd[rows])[:, 0], len(y_bd), gen, micro=250, validate=best, dims=D,
+        **settings)
     return model

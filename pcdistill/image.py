@@ -177,7 +177,7 @@ def moments(self:Image, x_bchw, seen_bhw, lp_bnk=None, soft=None) -> ImageMoment
 @patch
 @torch.no_grad()
 def draw(self:Image, x_bchw, seen_bhw, gen, lp_bnk=None, soft=None) -> UInt8[Tensor, "b c h w"]:
-    "Images with hidden pixels from p(hidden | evidence); without `gen` a likely completion."
+    "Images with hidden pixels from p(hidden | evidence)."
     y_bd, seen_bd = self.rows(x_bchw), self.mask_rows(seen_bhw)
     return self.colour.inverse(self.pixels(self.tiles.draw(y_bd, seen_bd, None, gen, soft, lp_bnk)))
 
@@ -209,7 +209,8 @@ def finetune(
     usual = dict(epochs=5, batch=2000, lr=(.5, .05), pseudocount=.1, desc='fine-tuning')
     settings = usual | settings
     best = None if valid_bchw is None else validate
-    return fit(image, log_prob, len(x_bchw), gen, micro=micro, validate=best, **settings)
+    return fit(image, log_prob, len(x_bchw), gen, micro=micro, validate=best,
+               dims=x_bchw[0].numel(), **settings)
 
 def image_state(image:Image) -> tuple[dict[str, Tensor], dict]:
     "Parameters and make of an image circuit, as `runs.save` wants them."

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Order', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_innovations', 'InnovationsConfig', 'normal_of',
-           'sizes', 'from_sizes_', 'fit_innovations', 'save_innovations', 'load_innovations']
+           'sizes', 'from_sizes_', 'fit_innovations', 'fit_network', 'save_innovations', 'load_innovations']
 
 # %% ../nbs/54_innovations.ipynb #cb8a7b5b
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from .circuit import Circuit, from_spec, soft_choice, soft_posterior
 from .em import fit
 from .latent_prior import fit_latent_prior
 from .image import Image, patch_places
-from .masked import MaskedConfig, MaskedNet
+from .masked import MaskedConfig, MaskedNet, fit_masked, random_mask
+from .teacher import train
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
 
@@ -43,10 +44,10 @@ class Order:
         self.place_s, self.place_h = (m.nonzero().flatten() for m in (by_cell, ~by_cell))
         self.s, self.h = (at_pe.flatten()[place] for place in (self.place_s, self.place_h))
         at, n = torch.cat([self.s, self.h]), len(self.s)
-        L = cholesky(S_dd[at][:, at])
+        L = cholesky(S_dd[at][:, at].double())
         self.L_ss, self.L_hs, self.L_hh = L[:n, :n], L[n:, :n], L[n:, n:]
-        self.mu_s, self.mu_h = mu_d[self.s], mu_d[self.h]
-        self.log_det = self.L_hh.diagonal().log().sum()
+        self.mu_s, self.mu_h = mu_d.double()[self.s], mu_d.double()[self.h]
+        self.log_det, self.factor = self.L_hh.diagonal().log().sum(), (None, None)
 
     def seen(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b s"]:
         "Innovations of what is seen."
@@ -55,6 +56,18 @@ class Order:
     def mean(self, y_bs:Float[Tensor, "b s"]) -> Float[Tensor, "b h"]:
         "Mean of what is hidden, from the innovations of what is seen."
         return self.mu_h + y_bs @ self.L_hs.T
+
+    def believed(self,
+        said_bh:Float[Tensor, "b h"], # another mean of what is hidden
+        mean_bh:Float[Tensor, "b h"], # the normal's
+        noise:float,                  # how far off the other is, grey levels; more than 0
+    ) -> Float[Tensor, "b h"]:
+        "Mean of the normal times normals of that width around what is said; solved in float32."
+        if self.factor[0]!=noise:
+            S_hh = self.L_hh.float() @ self.L_hh.float().T
+            self.factor = noise, cholesky(S_hh + noise**2*torch.eye(len(S_hh)).to(S_hh))
+        off_hb = (said_bh - mean_bh).T.float()
+        return said_bh - noise**2*torch.cholesky_solve(off_hb, self.factor[1]).T.to(said_bh)
 
     def hidden(self, x_bd, m_bh:Float[Tensor, "#b h"]) -> Float[Tensor, "b h"]:
         "Innovations of what is hidden."
@@ -158,8 +171,7 @@ def order(self:Innovations, seen_hw:Bool[Tensor, "h w"]) -> Order:
     if self.last[0]!=made_from:
         self.last = (None, None) # one order at a time in memory
         seen_d = seen_hw.to(self.device).flatten().repeat_interleave(c)
-        normal = self.mu_d.double(), self.S_dd.double()
-        self.last = made_from, Order(*normal, self.at_pe, seen_d)
+        self.last = made_from, Order(self.mu_d, self.S_dd, self.at_pe, seen_d)
     return self.last[1]
 
 @patch
@@ -174,7 +186,6 @@ def parts(self:Innovations,
             yield e, at, cholesky(T_kee[:, e[:, None], e])
 
 @patch
-@torch.no_grad()
 def told(self:Innovations,
     y_bpe:Float[Tensor, "b p e"], # innovations
     parts,                        # those that count, as `parts` gives them
@@ -215,7 +226,6 @@ class Asked:
         full_bd = self.x_bd.index_copy(1, self.order.h, value_bh)
         return rearrange(full_bd, 'b (h w c) -> b c h w', h=h, w=w)
 
-    @torch.no_grad()
     def gained(self, more_bpk:Float[Tensor, "b p k"]) -> Float[Tensor, "b"]:
         "log p(hidden | seen), from log p(hidden part of each cell | k)."
         return (self.model.prior(self.lp_bpk + more_bpk)[:, 0] - self.lp_b).double()
@@ -231,12 +241,11 @@ class Asked:
 
 # %% ../nbs/54_innovations.ipynb #ce1ee34b
 @patch
-@torch.no_grad()
 def better(self:Asked, x_bchw, seen_hw) -> Float[Tensor, "b h"]:
-    "The network's mean of what is hidden, from the normal's."
-    seen_b1hw = seen_hw.to(x_bchw.device).expand(len(x_bchw), 1, -1, -1)
-    normal_bchw = self.images(self.mean_bh).float()
-    return _rows(self.model.network(x_bchw, seen_b1hw, normal_bchw))[:, self.order.h]
+    "The mean of what is hidden, from the normal's and what the network says."
+    net, seen_b1hw = self.model.network, seen_hw.to(x_bchw.device).expand(len(x_bchw), 1, -1, -1)
+    said_bd = _rows(net(x_bchw, seen_b1hw, self.images(self.mean_bh).float()))
+    return self.order.believed(said_bd[:, self.order.h], self.mean_bh, net.config.noise)
 
 @patch
 @torch.no_grad()
@@ -400,12 +409,40 @@ def fit_innovations(
         lp_xk = model.cells(y_bpe.flatten(0, 1))
         return model.prior(lp_xk.view(*y_bpe.shape[:2], -1))[:, 0]
     def validate():
-        return sum(float(log_prob(y).sum()) for y in valid_bpe.split(config.micro))
+        nats = sum(float(log_prob(y).sum()) for y in valid_bpe.split(config.micro))
+        return nats/len(valid_bpe)
     c = config
     circuit = nn.ModuleList([model.cells, model.prior])
     fit(circuit, lambda rows: log_prob(y_bpe[rows]), len(y_bpe), gen, c.epochs, c.batch, c.micro,
-        c.lr, c.pseudocount, ckpt, progress, 'innovations', validate)
+        c.lr, c.pseudocount, ckpt, progress, 'innovations', validate, y_bpe[0].numel())
     return model.requires_grad_(False)
+
+# %% ../nbs/54_innovations.ipynb #cth00002
+@patch
+def loss(self:Innovations, x_bchw, gen:torch.Generator, share:float) -> Float[Tensor, ""]:
+    "Squared error over what the normal expects, less log p̂ a hidden value, nats; one mask."
+    if self.network.config.mirror and torch.rand((), generator=gen, device=gen.device) < .5:
+        x_bchw = x_bchw.flip(3)
+    asked = Asked(self, x_bchw, random_mask(*self.shape[1:], gen))
+    order = asked.order
+    off_bh = asked.mean_bh - asked.x_bd[:, order.h]
+    nats_b = asked.log_prob(dequantised(asked.x_bd, gen))/len(order.h)
+    return (off_bh.square().sum(1)/order.L_hh.square().sum() - nats_b).mean()
+
+def fit_network(
+    model:Innovations,                # given a network
+    x_bchw:UInt8[Tensor, "_ c h w"],  # training images
+    config:MaskedConfig,
+    gen:torch.Generator,
+    ckpt:Path|None=None,              # file to resume from and to save to; a second one beside it
+    progress:bool=True,
+) -> Innovations:
+    "The model with a network that says what to expect."
+    net = fit_masked(x_bchw, (model.mu_d, model.S_dd), config, gen, ckpt, progress)
+    model.network = net.requires_grad_(True)
+    through = replace(config, epochs=config.through, lr=config.lr/4)
+    beside = ckpt and ckpt.with_suffix('.through.ckpt')
+    return train(model, x_bchw, through, gen, beside, progress, weight_decay=.01)
 
 # %% ../nbs/54_innovations.ipynb #c43163dd
 def save_innovations(model:Innovations, path:Path):

@@ -478,28 +478,27 @@ def _ancestral(e, x_xd, seen_xd, k_x, gen):
         x[:, d] = torch.where(seen_x, x_x, (m_x + s_x*eps_xd[:, d]).round().clamp(0, top))
     return x, lp_x
 
-# the same by the density, rows of one mask under one component; without `gen` the mean
+# the same by the density, rows of one mask under one component
 def _conditional(e, x_xd, noise_d, k, gen):
     h = (noise_d > 0).nonzero().flatten()
     given = Given(e, noise_d, k, h)
     white_1vx, H_vh, A_hd = given.white(x_xd), given.cross()[0], given.A_khd[0]
     x, lp_x = x_xd.clone(), given.log_density(white_1vx)[:, 0].float()
     x[:, h] = (given.mu_kd[0, h] + white_1vx[0].T @ H_vh).float()
-    if gen is not None:
-        little_hh = 1e-6*torch.eye(len(h), device=h.device)
-        L = cholesky(A_hd @ A_hd.T - H_vh.T @ H_vh + little_hh).float()
-        eps_xh = torch.randn(len(x), len(h), generator=gen, device=h.device, dtype=L.dtype)
-        x[:, h] += eps_xh @ L.T
+    little_hh = 1e-6*torch.eye(len(h), device=h.device)
+    L = cholesky(A_hd @ A_hd.T - H_vh.T @ H_vh + little_hh).float()
+    eps_xh = torch.randn(len(x), len(h), generator=gen, device=h.device, dtype=L.dtype)
+    x[:, h] += eps_xh @ L.T
     return x, lp_x
 
 # %% ../nbs/33_normals.ipynb #n025b
 @patch
 @torch.no_grad()
 def draw(self:Normals, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x d"]:
-    "Hidden values by the chain after a prefix, else by the density; without `gen` its mean."
+    "Hidden values by the chain after a prefix, else by the density."
     value_xd, noise_xd = self.observed(x_xd, seen_xd, soft)
     out, lp_x = value_xd.float(), value_xd.new_zeros(len(x_xd), dtype=torch.float)
-    chain_x = prefix(noise_xd==0) & (gen is not None and soft is None)
+    chain_x = prefix(noise_xd==0) & (soft is None)
     if bool(chain_x.any()):
         new = _ancestral(self, out[chain_x], noise_xd[chain_x]==0, k_x[chain_x], gen)
         out[chain_x], lp_x[chain_x] = new
@@ -507,13 +506,12 @@ def draw(self:Normals, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x 
     for one, rows in groups(asked, (~chain_x).nonzero().flatten()):
         out[rows], lp_x[rows] = _conditional(self, out[rows], one[:-1], one[-1:].long(), gen)
     out = out.round().clamp(0, self.n_values-1).to(x_xd.dtype)
-    if gen is not None:
-        r_x = _grain(lp_x, self.uniform(noise_xd.isfinite().sum(1)))
-        u_x = torch.rand(len(x_xd), generator=gen, device=r_x.device, dtype=r_x.dtype)
-        at = (u_x < r_x).nonzero().flatten() # rows that fall to the uniform
-        flat_xdv = _flat(self, soft, at)[:, self.order]
-        any_y = pick(rearrange(flat_xdv, 'x d v -> (x d) v'), gen)
-        out[at] = any_y.view(len(at), self.n_vars).to(out)
+    r_x = _grain(lp_x, self.uniform(noise_xd.isfinite().sum(1)))
+    u_x = torch.rand(len(x_xd), generator=gen, device=r_x.device, dtype=r_x.dtype)
+    at = (u_x < r_x).nonzero().flatten() # rows that fall to the uniform
+    flat_xdv = _flat(self, soft, at)[:, self.order]
+    any_y = pick(rearrange(flat_xdv, 'x d v -> (x d) v'), gen)
+    out[at] = any_y.view(len(at), self.n_vars).to(out)
     return torch.where(seen_xd, x_xd, out[:, self.order.argsort()])
 
 # %% ../nbs/33_normals.ipynb #n027

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from einops import rearrange, reduce
 from jaxtyping import Float, Integer, UInt8
 from .core import Refused, require
-from .runs import resumable
+from .runs import resumable, tell
 from .patches import to_patches
 from .masses import log_mass_logistic
 from .clusters import assign, kmeans, shuffled
@@ -211,11 +211,14 @@ def train(
     name = type(model).__name__
     for epoch in resumable(ckpt, config.epochs, state, every_s=60., progress=progress, desc=name):
         order = torch.randperm(n, generator=gen, device=gen.device)[:per*min(n, config.batch)]
+        losses = []
         for i, rows in enumerate(order.to(data.device).chunk(per), epoch*per):
             opt.param_groups[0]['lr'] = config.lr*warm_cosine(i, steps)
             opt.zero_grad()
-            model.loss(data[rows], gen, i/steps).backward()
+            losses.append(loss := model.loss(data[rows], gen, i/steps))
+            loss.backward()
             opt.step()
+        tell(loss=float(torch.stack(losses).detach().mean()))
         if best:
             best.look()
     return model.eval().requires_grad_(False)

@@ -209,24 +209,14 @@ def _believed(self:Trees, soft) -> Iterator[tuple[Tensor, Tensor]]:
 @patch
 @torch.no_grad()
 def draw(self:Trees, x_xd, seen_xd, k_x, gen, soft=None) -> Int[Tensor, "x d"]:
-    "Hidden values from p(hidden | evidence, k); without `gen` the most likely, latents too."
-    inputs, (variable_u, row_u) = self.pc.inputs, self.pc.units()
+    "Hidden values from p(hidden | evidence, k)."
     lp_uxs = self.evidence(x_xd, seen_xd, soft)
-    if gen is None: # of the best value, not of all
-        if soft is None:
-            best_rxs = rearrange(inputs.best(), 'r s -> r 1 s')
-        else:
-            both = self._believed(soft)
-            best_rxs = torch.stack([(lp_vs + g_xv[..., None]).amax(1) for lp_vs, g_xv in both])
-        seen_ux1 = rearrange(seen_xd[:, variable_u], 'x u -> u x 1')
-        lp_uxs = torch.where(seen_ux1, lp_uxs, best_rxs[row_u])
     def values(state_rx):
         if soft is None:
-            return inputs.sample(state_rx, gen) if gen else inputs.mode(state_rx)
+            return self.pc.inputs.sample(state_rx, gen)
         both = zip(self._believed(soft), state_rx)
         lps = [lp_vs.T[state_x] + g_xv for (lp_vs, g_xv), state_x in both]
-        chosen = [pick(lp_xv.softmax(1), gen) if gen else lp_xv.argmax(1) for lp_xv in lps]
-        return torch.stack(chosen, 1)
+        return torch.stack([pick(lp_xv.softmax(1), gen) for lp_xv in lps], 1)
     state_ux = self.pc.descend(lp_uxs, gen, self.live_k[k_x])
     return new_values(self.pc, x_xd, seen_xd, state_ux, values)
 
@@ -388,7 +378,8 @@ def fit_tree(
     def log_prob(at):
         return e(y_xd[at]).gather(1, z_x[at, None])[:, 0]
     history = fit(e, log_prob, len(y_xd), gen, config.epochs, config.batch, config.micro,
-                  (1., config.lr_end), config.pseudocount, ckpt, progress, 'trees')
+                  (1., config.lr_end), config.pseudocount, ckpt, progress, 'trees',
+                  dims=y_xd.shape[1])
     return e, history
 
 # %% ../nbs/31_trees.ipynb #t023

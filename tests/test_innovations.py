@@ -1,13 +1,13 @@
 "A circuit over innovations: normalised for every mask, its moments and draws, the normal itself where K is 1, EM, files, the pad, refusals."
-import itertools, math
+import copy, itertools, math
 import pytest, torch
 from pcdistill.circuit import Circuit
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.inpainting import inpaint
-from pcdistill.innovations import Asked, Innovations, InnovationsConfig, dequantised, fit_innovations, load_innovations, save_innovations
+from pcdistill.innovations import Asked, Innovations, InnovationsConfig, dequantised, fit_innovations, fit_network, load_innovations, save_innovations
 from pcdistill.inputs import Evidence
-from pcdistill.masked import MaskedConfig, MaskedNet
+from pcdistill.masked import MaskedConfig, MaskedNet, fit_masked
 from pcdistill.structure import chain
 from pcdistill.teacher import init_
 from pcdistill.widgets import inpaint_pad
@@ -162,10 +162,40 @@ def test_a_network_says_what_to_expect(tmp_path):
     "Its mean, from what is seen only; saved with the model; not asked where nothing is seen."
     m, x, seen = small(network=True), picture(), mask((0, 0), (1, 2)); asked, plain = Asked(m, x, seen), Asked(small(), x, seen)
     whole = plain.images(plain.mean_bh).float(); hidden = ~seen.expand(2, 1, 4, 4)
-    assert torch.allclose(asked.images(asked.mean_bh).float()[hidden], m.network(x, ~hidden, whole)[hidden], atol=1e-3)
+    said = m.network(x, ~hidden, whole)[hidden].view(2, 2).double(); mean = whole[hidden].view(2, 2).double()
+    h, v, S = hidden[0].flatten(), seen.flatten(), m.S_dd.double(); left = S[h][:, h] - S[h][:, v] @ torch.linalg.solve(S[v][:, v], S[v][:, h])
+    def by_hand(noise): return mean + (said - mean) @ torch.linalg.inv(left + noise**2*torch.eye(2)) @ left
+    assert torch.allclose(asked.images(asked.mean_bh)[hidden].view(2, 2), by_hand(m.network.config.noise), atol=1e-2)
+    for noise, want in ((.01, said), (1e5, mean), (9., by_hand(9.))): assert torch.allclose(asked.order.believed(said, mean, noise), want, atol=.02)
     assert (asked.mean_bh - plain.mean_bh).abs().max() > 1
     other = Asked(m, torch.where(hidden, 255 - x, x), seen); assert torch.allclose(other.mean_bh, asked.mean_bh, atol=1e-3)
     nothing = torch.zeros(4, 4, dtype=torch.bool); assert torch.equal(Asked(m, x, nothing).mean_bh, Asked(small(), x, nothing).mean_bh)
     save_innovations(m, tmp_path/'m.safetensors'); again = load_innovations(tmp_path/'m.safetensors')
     assert torch.equal(Asked(again, x, seen).mean_bh, asked.mean_bh)
     assert torch.equal(inpaint(m, x, seen, 2, rng(0)).mean, inpaint(again, x, seen, 2, rng(0)).mean)
+
+def test_a_network_is_trained_through_the_circuit(tmp_path):
+    "Its loss falls and nothing else learns; alone first; a run that is stopped twice goes on with the same numbers."
+    from pcdistill.runs import Paused, time_limit
+    x, config = images('digits', 'train')[:128], MaskedConfig(width=4, epochs=2, through=6, batch=32, lr=8e-3)
+    plain = fit_innovations(x, x[:64], InnovationsConfig(K=3, epochs=1), rng(0), progress=False)
+    before = {k: v.clone() for k, v in plain.state_dict().items()}
+    def fit(*ckpt): return fit_network(copy.deepcopy(plain), x, config, rng(0), *ckpt, progress=False)
+    def loss(m):
+        with torch.no_grad(): return sum(float(m.loss(x, g, 0.)) for g in map(rng, range(20)))/20
+    m = fit(); alone = copy.deepcopy(plain); alone.network = fit_masked(x, (m.mu_d, m.S_dd), config, rng(0), progress=False)
+    assert loss(m) < loss(alone) - .05 and not any(p.requires_grad for p in m.parameters())
+    assert all(torch.equal(v, m.state_dict()[k]) for k, v in before.items())
+    for _ in range(2):
+        with pytest.raises(Paused), time_limit(0.): fit(tmp_path/'c')
+    again = fit(tmp_path/'c'); assert all(torch.equal(a, b) for a, b in zip(m.state_dict().values(), again.state_dict().values()))
+
+def test_log_p_is_learnt_from(hidden=((1, 1), (1, 2))):
+    "The gradient of log p̂ at the network's last weights, against a difference."
+    m, x, seen = small(network=True), picture(), mask(*hidden); bias = m.network.out.bias.requires_grad_(True)
+    def lp(): return (a := Asked(m, x, seen)).log_prob(a.x_bd).sum()
+    lp().backward(); to = torch.randn(bias.shape, generator=rng(5))
+    def at(step):
+        with torch.no_grad(): bias.add_(step*to); out = float(lp()); bias.sub_(step*to)
+        return out
+    by_hand = (at(.05) - at(-.05))/.1; assert abs(float(bias.grad @ to) - by_hand) < .02*abs(by_hand) + 1e-2

@@ -3,7 +3,7 @@ import pytest, torch
 from einops import rearrange
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.masked import MaskedConfig, MaskedNet, beginnings, fit_masked, random_order
+from pcdistill.masked import MaskedConfig, MaskedNet, beginnings, fit_masked, random_mask, random_order
 from pcdistill.teacher import init_
 
 def normal_of(x):
@@ -29,6 +29,10 @@ def test_orders_differ_and_have_the_shape(h, w):
     g = rng(0); orders = [random_order(h, w, g) for _ in range(40)]
     assert all(o.shape==(h, w) and o.isfinite().all() for o in orders) and len({tuple(o.flatten().argsort().tolist()) for o in orders}) > 30
 
+def test_masks_show_something_and_hide_something():
+    g = rng(0); shares = torch.tensor([float(random_mask(6, 8, g).float().mean()) for _ in range(400)])
+    assert shares.min()*48 >= 1 and shares.max() <= .95 and shares.min() < .1 and shares.max() > .85
+
 @pytest.mark.parametrize('shape', ((1, 8, 8), (3, 28, 28), (3, 10, 6)))
 def test_what_is_hidden_is_not_looked_at(shape):
     net, g = init_(MaskedNet(MaskedConfig.tiny(), shape), rng(0)), rng(1)
@@ -46,4 +50,5 @@ def test_training_resumes_with_the_same_numbers(tmp_path):
     made = MaskedNet.from_state(*whole.state()); assert made.config==config and made.shape==(1, 8, 8)
 
 def test_refusals():
+    with pytest.raises(Refused, match='noise of more than 0 grey levels, got 0'): MaskedNet(MaskedConfig(noise=0.), (1, 8, 8))
     with pytest.raises(Refused, match='even number of rows and columns, got 7×8'): MaskedNet(MaskedConfig(), (1, 7, 8))

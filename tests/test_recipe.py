@@ -86,7 +86,9 @@ def test_killed_within_fine_tuning(done, tmp_path, monkeypatch):
 def test_results_are_whole_and_consistent(done):
     folder, r = done
     assert r==json.loads((folder/'results.json').read_text())
-    assert {p.name for p in folder.glob('*.png')}=={'samples.png', 'inpaint.png', 'ledger.png'}
+    assert {p.name for p in folder.glob('*.png')}=={'samples.png', 'inpaint.png', 'ledger.png', 'curves.png'}
+    fig = R.load_run(folder, 'cpu').curves(); kept = runs.read_curves(folder/'curves.jsonl'); assert [ax.get_title() for ax in fig.axes]==list(kept) and {'trees', 'fine-tuning', 'plain HCLT'} <= set(kept)
+    tuned = kept['fine-tuning']; assert len(tuned)==r['config']['epochs'] and all(0 < row['valid'] < 8 and 0 < row['train'] < 8 for row in tuned)
     assert r['space']=='rgb' and r['data']=={'name': 'digits', 'split': 'test', 'n_images': 40, 'shape': [1, 8, 8], 'n_train': 200}
     s, t, l = r['student'], r['teacher'], r['ledger']
     assert s['bits_complete'] >= s['bits'] and r['lvd_start']['bits_complete'] >= r['lvd_start']['bits'] and l['marginal'] >= 0

@@ -72,7 +72,7 @@ def done(tmp_path_factory):
     r = recipe('digits', teacher='pixels', clusters=6, n_train=200, n_test=30, epochs=1, autoregressive=False, emission=dict(states=4, epochs=1))
     return R.distill(r, tmp_path_factory.mktemp('runs')/'run', 'cpu', progress=False)
 
-KEPT = {'README.md', 'recipe.json', 'results.json', 'student.safetensors', 'samples.png', 'inpaint.png', 'ledger.png'}
+KEPT = {'README.md', 'recipe.json', 'results.json', 'student.safetensors', 'samples.png', 'inpaint.png', 'ledger.png', 'curves.png'}
 
 def test_saved_in_half_precision_where_bits_permit(done, tmp_path, monkeypatch):
     x = images('digits', 'test', 30)

@@ -87,17 +87,14 @@ def check_draws(
     n:int=4000,           # draws
     errors:float=5.,      # standard errors allowed
 ):
-    "Means of draws are posterior means; what is seen stays; a likely completion has integers."
+    "Means of draws are posterior means; what is seen stays; values are integers."
     k, seen_d = int(torch.randint(e.n_heads, (), generator=gen)), q.seen_1d[0]
-    def draws(n, gen):
-        soft = None if q.soft is None else q.soft.each(lambda t: t.expand(n, -1))
-        rows, seen, k_n = q.x_1d.expand(n, -1), q.seen_1d.expand(n, -1), torch.full((n,), k)
-        x_nd = e.draw(rows, seen, k_n, gen, soft)
-        assert torch.equal(x_nd[:, seen_d], rows[:, seen_d]), 'what is seen stays'
-        assert 0 <= int(x_nd.min()) and int(x_nd.max()) < e.n_values
-        return x_nd.float()
-    draws(1, None)
-    x_nd = draws(n, gen)
+    soft = None if q.soft is None else q.soft.each(lambda t: t.expand(n, -1))
+    rows, seen, k_n = q.x_1d.expand(n, -1), q.seen_1d.expand(n, -1), torch.full((n,), k)
+    drawn_nd = e.draw(rows, seen, k_n, gen, soft)
+    assert torch.equal(drawn_nd[:, seen_d], rows[:, seen_d]), 'what is seen stays'
+    assert 0 <= int(drawn_nd.min()) and int(drawn_nd.max()) < e.n_values
+    x_nd = drawn_nd.float()
     mean_d = moments_of_rows(e, q.x_1d, q.seen_1d, torch.eye(e.n_heads)[[k]], q.soft).mean_xd[0]
     off_d = (x_nd.mean(0) - mean_d).abs()
     assert (off_d <= errors*x_nd.std(0)/n**.5 + .03).all(), (seen_d.tolist(), q.soft, off_d)
