@@ -5,7 +5,9 @@ from pathlib import Path
 from pcdistill import inpaint, load_run
 from pcdistill.chain import SHIPPED
 from pcdistill.core import rng
-from pcdistill.innovations import InnovationsConfig, fit_innovations, save_innovations
+from pcdistill.data import images
+from pcdistill.innovations import InnovationsConfig, fit_innovations, fit_network, save_innovations
+from pcdistill.masked import MaskedConfig
 from pcdistill.inpainting import MASKS, as_png, figure
 from pcdistill.runs import write_file
 from pcdistill.show import table
@@ -28,20 +30,30 @@ def completed(run) -> str:
         rows.append((name, psnr, -float(r.log_hidden_b.sum())/len(off)/math.log(2), 'yes' if r.exact.all() else 'of the density'))
     return table(rows, ('hidden', 'PSNR of the mean, dB', 'bits a hidden value', 'exact'))
 
+# what completes pictures: name → settings of innovations, of a network
+ACROSS = dict(photos=(InnovationsConfig(K=32, mirror=True), None),
+              fashion_mnist=(InnovationsConfig(K=32, n_fit=45_000), MaskedConfig()))
+
 def across(run) -> str:
-    "A model of innovations for photographs, beside the circuit; what the card says of it."
-    file, config = run.folder/'innovations.safetensors', InnovationsConfig(K=32, mirror=True)
-    if run.recipe.data!='photos':
+    "A model of innovations beside the circuit, from all training images; what the card says of it."
+    file = run.folder/'innovations.safetensors'
+    if run.recipe.data not in ACROSS:
         return ''
+    config, network = ACROSS[run.recipe.data]
     if not file.is_file():
-        save_innovations(fit_innovations(run.images('train'), run.images('valid'), config, rng(0)), file)
+        x, valid = (images(run.recipe.data, split) for split in ('train', 'valid'))
+        model = fit_innovations(x, valid, config, rng(0))
+        if network:
+            fit_network(model, x, network, rng(0), run.folder/'network.ckpt')
+        save_innovations(model, file, narrow=True)
     shown = inpaint(run, run.images('test')[3:83:10], 'left', 3)
     write_file(run.folder/'inpaint.png', as_png(figure(shown)))
+    then = f', then\n`fit_network(model, train, {network}, rng(0))`' if network else ''
     return f"""
 
-What completes pictures here is innovations.safetensors, fitted to the same images by
-`fit_innovations(train, valid, {config}, rng(0))`, not the circuit, whose completions of half a
-photograph are a mosaic. The circuit: `inpaint(run.image, …)`."""
+What completes pictures here is innovations.safetensors, fitted to all training images by
+`fit_innovations(train, valid, {config}, rng(0))`{then}, not the circuit, whose completions of half
+a picture are a mosaic. The circuit: `inpaint(run.image, …)`."""
 
 def note(run, name) -> str:
     "What the card says of this run alone."

@@ -80,6 +80,7 @@ class Run:
         for ax, (loop, rows) in zip(fig.subplots(1, len(loops), squeeze=False).flat, loops.items()):
             at, names = [row['epoch'] for row in rows], [k for k in rows[-1] if k not in ('epoch', 'of')]
             what = 'loss' if 'loss' in names else 'bits a value'
+            ax.xaxis.get_major_locator().set_params(integer=True)
             curve({k: (at, [row[k] for row in rows]) for k in names}, 'epoch', what, ax, loop)
         return fig
 

@@ -347,16 +347,17 @@ def explained(e:Exception) -> tuple[str, int]:
 
 def main(argv:list[str]|None=None) -> int:
     "Entry point of the console script."
-    if not sys.stderr.isatty(): # a log: a line an epoch in place of bars
-        log = logging.getLogger('pcdistill')
+    log = logging.getLogger('pcdistill')
+    if not sys.stderr.isatty(): # a line an epoch in place of bars
         log.setLevel(logging.INFO)
-        log.handlers = [logging.StreamHandler()]
+        log.addHandler(logging.StreamHandler())
     try:
         try:
             words = vars(parser().parse_args(argv))
             words.pop('command')(**words)
         finally:
             sys.stdout.flush()
+            log.handlers.clear()
     except BrokenPipeError: # nobody reads on; what is left is flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

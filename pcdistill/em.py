@@ -193,6 +193,6 @@ def fit(
                 "data outside the circuit's support or NaN in its parameters")
         history.append(total/n_rows)
         nats = dict(train=history[-1]) | (dict(valid=best.look()) if validate else {})
-        tell(**{k: -v/dims/math.log(2) for k, v in nats.items()})
+        tell(**{f'{k} bits': -v/dims/math.log(2) for k, v in nats.items()})
     best.restore()
     return history

@@ -445,13 +445,19 @@ def fit_network(
     return train(model, x_bchw, through, gen, beside, progress, weight_decay=.01)
 
 # %% ../nbs/54_innovations.ipynb #c43163dd
-def save_innovations(model:Innovations, path:Path):
+def save_innovations(
+    model:Innovations,
+    path:Path,
+    narrow:bool=False, # the network's weights in half precision
+):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))
     make |= dict(shrink=model.cells.shrink, prior=model.prior.spec(), network=None)
     if model.network is not None:
         make |= dict(network=asdict(model.network.config))
-    save(path, model.state_dict(), dict(kind='innovations') | make)
+    half = 'network.' if narrow else ()
+    tensors = {k: t.half() if k.startswith(half) else t for k, t in model.state_dict().items()}
+    save(path, tensors, dict(kind='innovations') | make)
 
 def load_innovations(path:Path, device:str|torch.device='cpu') -> Innovations:
     "The model of a file."

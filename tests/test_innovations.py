@@ -173,6 +173,9 @@ def test_a_network_says_what_to_expect(tmp_path):
     save_innovations(m, tmp_path/'m.safetensors'); again = load_innovations(tmp_path/'m.safetensors')
     assert torch.equal(Asked(again, x, seen).mean_bh, asked.mean_bh)
     assert torch.equal(inpaint(m, x, seen, 2, rng(0)).mean, inpaint(again, x, seen, 2, rng(0)).mean)
+    save_innovations(m, tmp_path/'n.safetensors', narrow=True); narrow = load_innovations(tmp_path/'n.safetensors')
+    assert (tmp_path/'n.safetensors').stat().st_size < .7*(tmp_path/'m.safetensors').stat().st_size and torch.allclose(Asked(narrow, x, seen).mean_bh, asked.mean_bh, atol=.5)
+    assert {t.dtype for t in narrow.state_dict().values()}=={torch.float}
 
 def test_a_network_is_trained_through_the_circuit(tmp_path):
     "Its loss falls and nothing else learns; alone first; a run that is stopped twice goes on with the same numbers."

@@ -1,5 +1,5 @@
 "The chain: killed at any stage it ends with the same numbers; what is wrong is said in one sentence and nothing is lost."
-import importlib, json, os, re, shutil, subprocess, sys
+import logging, importlib, json, os, re, shutil, subprocess, sys
 from dataclasses import asdict, replace
 from unittest import mock
 import numpy as np, pytest, torch
@@ -88,7 +88,7 @@ def test_results_are_whole_and_consistent(done):
     assert r==json.loads((folder/'results.json').read_text())
     assert {p.name for p in folder.glob('*.png')}=={'samples.png', 'inpaint.png', 'ledger.png', 'curves.png'}
     fig = R.load_run(folder, 'cpu').curves(); kept = runs.read_curves(folder/'curves.jsonl'); assert [ax.get_title() for ax in fig.axes]==list(kept) and {'trees', 'fine-tuning', 'plain HCLT'} <= set(kept)
-    tuned = kept['fine-tuning']; assert len(tuned)==r['config']['epochs'] and all(0 < row['valid'] < 8 and 0 < row['train'] < 8 for row in tuned)
+    tuned = kept['fine-tuning']; assert len(tuned)==r['config']['epochs'] and all(0 < row['valid bits'] < 8 and 0 < row['train bits'] < 8 for row in tuned)
     assert r['space']=='rgb' and r['data']=={'name': 'digits', 'split': 'test', 'n_images': 40, 'shape': [1, 8, 8], 'n_train': 200}
     s, t, l = r['student'], r['teacher'], r['ledger']
     assert s['bits_complete'] >= s['bits'] and r['lvd_start']['bits_complete'] >= r['lvd_start']['bits'] and l['marginal'] >= 0
@@ -712,3 +712,10 @@ def test_two_meanings_of_bits(tmp_path):
 def test_readings_of_trees_are_one_number(done):
     out = done[1]['readings']
     assert out['chain']==out['dequantised']==out['rounded']
+
+def test_a_redirected_command_has_a_line_an_epoch(tmp_path, capsys):
+    "Bits and the time left on stderr; nobody is left listening."
+    assert cli.main('distill --data digits --preset tiny --n-train 40 --device cpu --out'.split() + [str(tmp_path/'run')])==0
+    said = capsys.readouterr().err.splitlines()
+    assert any(line.startswith('fine-tuning 1/') and 'train bits' in line and 'valid bits' in line and line.endswith('left') for line in said), said
+    assert not logging.getLogger('pcdistill').handlers

@@ -160,6 +160,6 @@ def test_a_loop_speaks_in_the_log_and_keeps_its_curve(tmp_path, caplog):
             tell(train=3. + i, valid=4.)
         for _ in resumable(None, 1, {}, progress=False, desc='silent'): tell(loss=1.)
     tell(loss=9.)
-    assert [m.partition(';')[0] for m in caplog.messages]==['inner 1/2: loss 0', 'inner 2/2: loss 0.5', 'outer 1/2: train 3, valid 4', 'inner 1/2: loss 1', 'inner 2/2: loss 1.5', 'outer 2/2: train 4, valid 4']
+    assert [m.rpartition(',')[0] for m in caplog.messages]==['inner 1/2: loss 0', 'inner 2/2: loss 0.5', 'outer 1/2: train 3, valid 4', 'inner 1/2: loss 1', 'inner 2/2: loss 1.5', 'outer 2/2: train 4, valid 4']
     assert all(m.endswith('left') for m in caplog.messages)
     assert {k: [r['epoch'] for r in v] for k, v in read_curves(tmp_path/'c').items()}=={'inner': [1, 2], 'outer': [1, 2], 'silent': [1]} and read_curves(tmp_path/'c')['inner'][0]['loss']==1.
