@@ -54,7 +54,7 @@ def write_figure(fig, path:Path):
     "Save a figure, or say why not."
     from pcdistill.core import Refused
     try:
-        fig.savefig(path, dpi=120)
+        fig.savefig(path, dpi=120, bbox_inches='tight')
     except (OSError, ValueError) as e:
         raise Refused(f'wanted to write a picture to {path}, but {e}') from None
     print(f'wrote {path}')
