@@ -30,16 +30,17 @@ def completed(run) -> str:
         rows.append((name, psnr, -float(r.log_hidden_b.sum())/len(off)/math.log(2), 'yes' if r.exact.all() else 'of the density'))
     return table(rows, ('hidden', 'PSNR of the mean, dB', 'bits a hidden value', 'exact'))
 
-# what completes pictures: name → settings of innovations, of a network
-ACROSS = dict(photos=(InnovationsConfig(K=32, mirror=True), None),
-              fashion_mnist=(InnovationsConfig(K=32, n_fit=45_000), MaskedConfig()))
+# what completes pictures: name → settings of innovations, of a network, a word about its making
+ACROSS = dict(photos=(InnovationsConfig(K=32, mirror=True), None, ''),
+              fashion_mnist=(InnovationsConfig(K=32, n_fit=45_000), MaskedConfig(),
+                             ' at commit 2b66207 (of its epochs alone, the batch was 64)'))
 
 def across(run) -> str:
     "A model of innovations beside the circuit, from all training images; what the card says of it."
     file = run.folder/'innovations.safetensors'
     if run.recipe.data not in ACROSS:
         return ''
-    config, network = ACROSS[run.recipe.data]
+    config, network, word = ACROSS[run.recipe.data]
     if not file.is_file():
         x, valid = (images(run.recipe.data, split) for split in ('train', 'valid'))
         model = fit_innovations(x, valid, config, rng(0))
@@ -48,7 +49,7 @@ def across(run) -> str:
         save_innovations(model, file, narrow=True)
     shown = inpaint(run, run.images('test')[3:83:10], 'left', 3)
     write_file(run.folder/'inpaint.png', as_png(figure(shown)))
-    then = f', then\n`fit_network(model, train, {network}, rng(0))`' if network else ''
+    then = f', then\n`fit_network(model, train, {network}, rng(0))`{word}' if network else ''
     return f"""
 
 What completes pictures here is innovations.safetensors, fitted to all training images by
