@@ -47,7 +47,8 @@ class Order:
         L = cholesky(S_dd[at][:, at].double())
         self.L_ss, self.L_hs, self.L_hh = L[:n, :n], L[n:, :n], L[n:, n:]
         self.mu_s, self.mu_h = mu_d.double()[self.s], mu_d.double()[self.h]
-        self.log_det, self.factor = self.L_hh.diagonal().log().sum(), (None, None)
+        self.log_det = self.L_hh.diagonal().log().sum()
+        self.factor = None, None # noise of a belief, and the factor that goes with it
 
     def seen(self, x_bd:Float[Tensor, "b d"]) -> Float[Tensor, "b s"]:
         "Innovations of what is seen."
@@ -150,7 +151,7 @@ class Innovations(nn.Module):
         self.register_buffer('at_pe', patch_places(shape, cell), persistent=False)
         n, d = self.at_pe.shape
         self.cells, self.prior = Cells(K, d, shrink), Circuit(chain(n), Evidence(n, K), 1, rng(0))
-        self.network = None # a MaskedNet: a better mean
+        self.network = None # a MaskedNet, see `fit_network`
 
     @property
     def device(self) -> torch.device:

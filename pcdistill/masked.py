@@ -96,7 +96,7 @@ class MaskedConfig(Sizes):
     noise:float = 32.       # how far off it is taken to be, grey levels
     through:int = 10        # epochs through the circuit, after those alone (`fit_network`)
 
-    TINY = dict(width=16, epochs=40, lr=4e-3)
+    TINY = dict(width=16, epochs=40, batch=64, lr=4e-3)
     PAPER = dict(width=128, epochs=200, per_epoch=50_000, batch=256, lr=1e-3, through=50)
 
 class MaskedNet(Saved):
