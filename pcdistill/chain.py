@@ -70,20 +70,6 @@ class Run:
         "What results.json holds; of a saved run also `half_costs`, bits/dim that rounding costs."
         return load_json(self.folder/'results.json')
 
-    def curves(self) -> Figure:
-        "What each loop told of its epochs: bits a value, or the loss of a network."
-        file = self.folder/'curves.jsonl'
-        require(file.is_file(), f'wanted a run that was trained in {self.folder}, '
-                'got none: curves.jsonl is not there')
-        loops = read_curves(file)
-        fig = Figure(figsize=(3*len(loops), 2.6), dpi=72, layout='constrained')
-        for ax, (loop, rows) in zip(fig.subplots(1, len(loops), squeeze=False).flat, loops.items()):
-            at, names = [row['epoch'] for row in rows], [k for k in rows[-1] if k not in ('epoch', 'of')]
-            what = 'loss' if 'loss' in names else 'bits a value'
-            ax.xaxis.get_major_locator().set_params(integer=True)
-            curve({k: (at, [row[k] for row in rows]) for k in names}, 'epoch', what, ax, loop)
-        return fig
-
     @property
     def nats(self) -> dict[str, Tensor]:
         "Nats of every test image (see `measured`)."
@@ -99,6 +85,23 @@ class Run:
         files = [base64.b64encode(f.read_bytes()) for f in sorted(self.folder.glob('*.png'))]
         pictures = [f'<img src="data:image/png;base64,{png.decode()}">' for png in files]
         return '\n'.join([f'<pre>{html.escape(repr(self))}</pre>', *pictures])
+
+# %% ../nbs/61_chain.ipynb #crv61002
+@patch
+def curves(self:Run) -> Figure:
+    "What each loop told of its epochs: bits a value, or the loss of a network."
+    file = self.folder/'curves.jsonl'
+    require(file.is_file(), f'wanted a run that was trained in {self.folder}, '
+            'got none: curves.jsonl is not there')
+    loops = read_curves(file)
+    fig = Figure(figsize=(3*len(loops), 2.6), dpi=72, layout='constrained')
+    for ax, (loop, rows) in zip(fig.subplots(1, len(loops), squeeze=False).flat, loops.items()):
+        at = [row['epoch'] for row in rows]
+        names = [k for k in rows[-1] if k not in ('epoch', 'of')]
+        what = 'loss' if 'loss' in names else 'bits a value'
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        curve({k: (at, [row[k] for row in rows]) for k in names}, 'epoch', what, ax, loop)
+    return fig
 
 # %% ../nbs/61_chain.ipynb #c006
 @patch

@@ -58,18 +58,6 @@ class Order:
         "Mean of what is hidden, from the innovations of what is seen."
         return self.mu_h + y_bs @ self.L_hs.T
 
-    def believed(self,
-        said_bh:Float[Tensor, "b h"], # another mean of what is hidden
-        mean_bh:Float[Tensor, "b h"], # the normal's
-        noise:float,                  # how far off the other is, grey levels; more than 0
-    ) -> Float[Tensor, "b h"]:
-        "Mean of the normal times normals of that width around what is said; solved in float32."
-        if self.factor[0]!=noise:
-            S_hh = self.L_hh.float() @ self.L_hh.float().T
-            self.factor = noise, cholesky(S_hh + noise**2*torch.eye(len(S_hh)).to(S_hh))
-        off_hb = (said_bh - mean_bh).T.float()
-        return said_bh - noise**2*torch.cholesky_solve(off_hb, self.factor[1]).T.to(said_bh)
-
     def hidden(self, x_bd, m_bh:Float[Tensor, "#b h"]) -> Float[Tensor, "b h"]:
         "Innovations of what is hidden."
         return _solve(self.L_hh, x_bd[:, self.h].double() - m_bh)
@@ -87,6 +75,20 @@ def _rows(x_bchw): # images as rows, float64
 
 def _solve(L_nn, y_bn): # L⁻¹ y, row by row
     return torch.linalg.solve_triangular(L_nn, y_bn.T, upper=False).T
+
+# %% ../nbs/54_innovations.ipynb #bel00002
+@patch
+def believed(self:Order,
+    said_bh:Float[Tensor, "b h"], # another mean of what is hidden
+    mean_bh:Float[Tensor, "b h"], # the normal's
+    noise:float,                  # how far off the other is, grey levels; more than 0
+) -> Float[Tensor, "b h"]:
+    "Mean of the normal times normals of that width around what is said; solved in float32."
+    if self.factor[0]!=noise:
+        S_hh = self.L_hh.float() @ self.L_hh.float().T
+        self.factor = noise, cholesky(S_hh + noise**2*torch.eye(len(S_hh)).to(S_hh))
+    off_hb = (said_bh - mean_bh).T.float()
+    return said_bh - noise**2*torch.cholesky_solve(off_hb, self.factor[1]).T.to(said_bh)
 
 # %% ../nbs/54_innovations.ipynb #cd05ad58
 class Cells(nn.Module):

@@ -256,7 +256,8 @@ def resumable(
             _keep(loop=desc, epoch=done, of=n_epochs, **said)
         if progress:
             left_s = (time.monotonic() - began)/(done - start)*(n_epochs - done)
-            told = [*(f'{k} {v}' for k, v in numbers.items()), f'{tqdm.format_interval(left_s)} left']
+            told = [*(f'{k} {v}' for k, v in numbers.items()),
+                    f'{tqdm.format_interval(left_s)} left']
             log.info(f"{desc} {done}/{n_epochs}: {', '.join(told)}")
         pause = more and time_is_up()
         soon = more and not pause and time.monotonic() - saved < every_s

@@ -664,7 +664,7 @@ def test_a_run_is_what_distill_returns_and_load_run_reads(done, tmp_path):
     run = R.load_run(done[0], 'cpu')
     assert run.results==done[1] and run.recipe==small() and str(run)==R.comparison(done[1]) and run.image is run.image
     shown = run._repr_html_()
-    assert shown.count('<img')==3 and 'plain HCLT' in shown
+    assert shown.count('<img')==4 and 'plain HCLT' in shown
     again = R.distill(small(), done[0], 'cpu', progress=False)
     assert type(again) is type(run) and str(again)==str(run) and all(torch.equal(v, run.nats[k]) for k, v in again.nats.items())
     x = images('digits', 'test', 40)
