@@ -519,6 +519,7 @@ def claim(folder:Path, recipe:Recipe):
     require(not held, f'wanted a new or empty folder, got {folder}, which holds something else')
     save_json(file, wanted | dict(version=pcdistill.__version__))
 
+# %% ../nbs/61_chain.ipynb #pic61001
 def pictures(run:Run):
     "samples.png, ledger.png, curves.png and, where colours can be taken back, inpaint.png."
     student, gen, m = run.student(), rng(run.recipe.seed + 7, run.device), run.measured()
