@@ -874,6 +874,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'pcdistill.masked.MaskedNet.loss': ('masked.html#maskednet.loss', 'pcdistill/masked.py'),
                                   'pcdistill.masked.beginnings': ('masked.html#beginnings', 'pcdistill/masked.py'),
                                   'pcdistill.masked.fit_masked': ('masked.html#fit_masked', 'pcdistill/masked.py'),
+                                  'pcdistill.masked.mirrored': ('masked.html#mirrored', 'pcdistill/masked.py'),
                                   'pcdistill.masked.random_mask': ('masked.html#random_mask', 'pcdistill/masked.py'),
                                   'pcdistill.masked.random_order': ('masked.html#random_order', 'pcdistill/masked.py')},
             'pcdistill.masses': { 'pcdistill.masses._LogMass': ('masses.html#_logmass', 'pcdistill/masses.py'),

@@ -347,17 +347,17 @@ def explained(e:Exception) -> tuple[str, int]:
 
 def main(argv:list[str]|None=None) -> int:
     "Entry point of the console script."
-    log = logging.getLogger('pcdistill')
+    log, lines = logging.getLogger('pcdistill'), logging.StreamHandler()
     if not sys.stderr.isatty(): # a line an epoch in place of bars
         log.setLevel(logging.INFO)
-        log.addHandler(logging.StreamHandler())
+        log.addHandler(lines)
     try:
         try:
             words = vars(parser().parse_args(argv))
             words.pop('command')(**words)
         finally:
             sys.stdout.flush()
-            log.handlers.clear()
+            log.removeHandler(lines)
     except BrokenPipeError: # nobody reads on; what is left is flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

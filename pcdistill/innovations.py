@@ -25,7 +25,7 @@ from .circuit import Circuit, from_spec, soft_choice, soft_posterior
 from .em import fit
 from .latent_prior import fit_latent_prior
 from .image import Image, patch_places
-from .masked import MaskedConfig, MaskedNet, fit_masked, random_mask
+from .masked import MaskedConfig, MaskedNet, fit_masked, mirrored, random_mask
 from .teacher import train
 from .evaluate import fit_one_normal
 from .inpainting import Inpainted, answers
@@ -46,7 +46,7 @@ class Order:
         at, n = torch.cat([self.s, self.h]), len(self.s)
         L = cholesky(S_dd[at][:, at].double())
         self.L_ss, self.L_hs, self.L_hh = L[:n, :n], L[n:, :n], L[n:, n:]
-        self.mu_s, self.mu_h = mu_d.double()[self.s], mu_d.double()[self.h]
+        self.mu_s, self.mu_h = mu_d[at].double().tensor_split([n])
         self.log_det = self.L_hh.diagonal().log().sum()
         self.factor = None, None # noise of a belief, and the factor that goes with it
 
@@ -85,8 +85,10 @@ def believed(self:Order,
 ) -> Float[Tensor, "b h"]:
     "Mean of the normal times normals of that width around what is said; solved in float32."
     if self.factor[0]!=noise:
-        S_hh = self.L_hh.float() @ self.L_hh.float().T
-        self.factor = noise, cholesky(S_hh + noise**2*torch.eye(len(S_hh)).to(S_hh))
+        L_hh = self.L_hh.float()
+        S_hh = L_hh @ L_hh.T
+        S_hh.diagonal().add_(noise**2)
+        self.factor = noise, cholesky(S_hh)
     off_hb = (said_bh - mean_bh).T.float()
     return said_bh - noise**2*torch.cholesky_solve(off_hb, self.factor[1]).T.to(said_bh)
 
@@ -424,8 +426,7 @@ def fit_innovations(
 @patch
 def loss(self:Innovations, x_bchw, gen:torch.Generator, share:float) -> Float[Tensor, ""]:
     "Squared error over what the normal expects, less log p̂ a hidden value, nats; one mask."
-    if self.network.config.mirror and torch.rand((), generator=gen, device=gen.device) < .5:
-        x_bchw = x_bchw.flip(3)
+    x_bchw = mirrored(x_bchw, self.network.config, gen)
     asked = Asked(self, x_bchw, random_mask(*self.shape[1:], gen))
     order = asked.order
     off_bh = asked.mean_bh - asked.x_bd[:, order.h]
