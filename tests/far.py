@@ -79,10 +79,11 @@ WAITS = {aten._local_scalar_dense, aten.nonzero, aten._unique2, aten._unique, at
 
 class Device(TorchDispatchMode):
     "Computes what is far away, and counts."
-    def __init__(self): super().__init__(); self.launched, self.waits, self.bus = 0, Counter(), Counter()
+    def __init__(self): super().__init__(); self.waits, self.bus = Counter(), Counter()
 
     def __torch_dispatch__(self, f, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, f.overloadpacket
+        if not is_far(kwargs.get('device')) and not any(isinstance(t, Far) for t in tree_leaves((args, kwargs))): return f(*args, **kwargs)
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         there, made_at = [isinstance(t, Far) for t in given], kwargs.get('device')
         on = any(there) if made_at is None else is_far(made_at)
@@ -96,7 +97,6 @@ class Device(TorchDispatchMode):
         elif mixed: self.bus[asker()] += 1
         mask = by_place and any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
         if any(there) and (name in WAITS or mask and not (name is not aten.index and args[2].numel()==1)): self.waits[f'{asker()} {name.__name__}'] += 1
-        self.launched += any(there)
         if made_at is not None: kwargs = kwargs | dict(device='cpu')
         out = f(*tree_map(near, args), **tree_map(near, kwargs))
         return return_and_correct_aliasing(f, args, kwargs, tree_map(far, out) if on else out)
