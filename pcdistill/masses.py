@@ -23,6 +23,7 @@ def _log_tail(A, B): # log of a mass that is too small for a difference
     a, b = (torch.special.log_ndtr(-math.sqrt(2)*t) for t in (A, B))
     return a + torch.log1p(-(b-a).clamp_max(-1e-6).exp())
 
+# %% ../nbs/20_masses.ipynb #cmass005
 class _LogMass(torch.autograd.Function):
     "log of a normal's mass on an interval, finite and differentiable far out."
     @staticmethod
@@ -30,10 +31,9 @@ class _LogMass(torch.autograd.Function):
         A, B, _ = _borders(e, s, low, high)
         P = torch.special.erfc(A).sub_(torch.special.erfc(B)).mul_(.5)
         lp = P.clamp_min(1e-30).log_()
-        far = P <= 1e-30
         if not P.is_cpu: # all of them, so that nothing waits to hear which
-            lp = torch.where(far, _log_tail(A, B), lp)
-        elif far.any():
+            lp = torch.where(P <= 1e-30, _log_tail(A, B), lp)
+        elif len((far := (P <= 1e-30).nonzero(as_tuple=True))[0]):
             lp[far] = _log_tail(A[far], B[far])
         ctx.save_for_backward(e, s, low, high, lp)
         return lp
