@@ -128,7 +128,7 @@ def hidden_bits(self:Colour,
 ) -> Float64[Tensor, "b"]:
     "Bits per image that the map hides: Σ over pixels of log2 of the colours with the same code."
     if self._plain(x_bchw.shape[1]) or self.preimages is None:
-        return torch.zeros(len(x_bchw), dtype=torch.float64)
+        return torch.zeros(len(x_bchw), dtype=torch.float64, device=x_bchw.device)
     i_bhw = _code(self.forward(x_bchw).cpu())
     return reduce(self.preimages()[i_bhw.long()].double().log2(), 'b h w -> b', 'sum')
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 import torch
 from torch import nn, Tensor
-from .core import require
+from .core import products, require
 from .runs import resumable, tell
 
 # %% ../nbs/25_em.ipynb #c005
@@ -26,8 +26,9 @@ def em_update_(
     total = count.sum(dim, keepdim=True)
     used = total > 0
     share = torch.where(used, lr/(total+pseudocount).clamp_min(1e-30), 0)
-    # one look is cheaper than a mask
-    zeros = bool(pseudocount) and logw.numel() > 0 and logw.amin()==-torch.inf
+    # on a CPU one look is cheaper than a mask
+    zeros = bool(pseudocount) and logw.numel() > 0
+    zeros = zeros and (not logw.is_cpu or logw.amin()==-torch.inf)
     gone = logw.isneginf() if zeros else None
     n = (~gone).sum(dim, keepdim=True) if zeros else count.shape[dim]
     torch.addcmul(share*(pseudocount/n), count, share, out=count)              # η(F + α/n)/(ΣF + α)
@@ -76,7 +77,8 @@ class EM(torch.optim.Optimizer):
         for p, dim in self.tables:
             if p.grad is None or not p.requires_grad:
                 continue
-            rows = max(1, WEIGHTS_AT_ONCE*len(p)//max(1, p.numel())) if dim else max(1, len(p))
+            few = max(1, WEIGHTS_AT_ONCE*len(p)//max(1, p.numel()))
+            rows = few if dim and p.is_cpu else max(1, len(p))
             for w, count in zip(p.split(rows), p.grad.neg_().split(rows)):
                 em_update_(w, count, dim, lr, alpha)
             p.grad = None
@@ -135,6 +137,7 @@ class Best:
             self.module.load_state_dict(self.kept)
 
 # %% ../nbs/25_em.ipynb #c8897387
+@products(tf32=True)
 def one_epoch(
     module:nn.Module,  # what is trained
     opt,               # its optimizer
@@ -150,10 +153,10 @@ def one_epoch(
         for part in parts:
             lp_b = log_prob(part)
             (-lp_b.sum()).backward()
-            total += float(lp_b.detach().sum())
+            total += lp_b.detach().sum().double() # not read before the epoch ends
         opt.step()
         module.zero_grad()
-    return total
+    return float(total)
 
 # %% ../nbs/25_em.ipynb #c028
 def fit(

@@ -254,4 +254,4 @@ def whole_image(
     with torch.no_grad():
         prior.root_rsk.fill_(-math.log(emission.n_heads))
     dev = next(emission.parameters()).device
-    return Image(emission, prior.to(dev), colour, None, shape)
+    return Image(emission, prior, colour, None, shape).to(dev)

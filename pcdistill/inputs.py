@@ -29,10 +29,11 @@ def random_log_weights(
 class _Lookup(torch.autograd.Function):
     "Rows of a table; the way back adds into the rows that were read."
     @staticmethod
-    def forward(ctx, table_rs, row_db, unseen_db):
+    def forward(ctx, table_rs, row_db, unseen_db, off):
         ctx.save_for_backward(row_db, unseen_db)
         ctx.rows = len(table_rs)
         lp_dbs = F.embedding(row_db, table_rs)
+        lp_dbs = lp_dbs if off is None else lp_dbs.add_(off)
         return lp_dbs if unseen_db is None else lp_dbs.masked_fill_(unseen_db[..., None], 0)
 
     @staticmethod
@@ -42,7 +43,7 @@ class _Lookup(torch.autograd.Function):
         if unseen_db is not None:
             g_dbs = g_dbs.masked_fill(unseen_db[..., None], 0)
         count_rs = g_dbs.new_zeros(ctx.rows, g_dbs.shape[-1])
-        return count_rs.index_add_(0, row_db.flatten(), g_dbs.flatten(0, 1)), None, None
+        return count_rs.index_add_(0, row_db.flatten(), g_dbs.flatten(0, 1)), None, None, None
 
 # %% ../nbs/21_inputs.ipynb #c012
 def _said(t):
@@ -75,11 +76,17 @@ def look_up(
     require(good, f'wanted integer values of shape [batch, variables], got {_said(x_bd)}')
     if seen_bd is not None:
         x_bd = torch.where(seen_bd, x_bd, 0)
-    lo, hi = map(int, x_bd.aminmax()) if x_bd.numel() else (0, 0)
-    require(0 <= lo and hi < n_values, f'wanted values from 0 to {n_values-1}, got {lo} to {hi}')
+    off = None
+    if x_bd.is_cpu:
+        lo, hi = map(int, x_bd.aminmax()) if x_bd.numel() else (0, 0)
+        require(0 <= lo and hi < n_values,
+                f'wanted values from 0 to {n_values-1}, got {lo} to {hi}')
+    else: # nothing waits for a GPU to say so: there the evidence is NaN
+        bad = ((x_bd < 0) | (x_bd >= n_values)).any()
+        off, x_bd = torch.where(bad, torch.nan, 0.), x_bd.clamp(0, n_values-1)
     at_db = x_bd.T.long() + row_d[:, None]*n_values
     unseen_db = None if seen_bd is None else ~seen_bd.T
-    return _Lookup.apply(logp_dvs.flatten(0, 1), at_db, unseen_db)
+    return _Lookup.apply(logp_dvs.flatten(0, 1), at_db, unseen_db, off)
 
 # %% ../nbs/21_inputs.ipynb #c014
 class Discrete(nn.Module):

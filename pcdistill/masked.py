@@ -151,8 +151,8 @@ def loss(self:MaskedNet, x_bchw, gen:torch.Generator, share:float) -> Float[Tens
     "Squared error where hidden over what the normal expects; `self.normal`: its mean, covariance."
     check_images(x_bchw, self.shape)
     x_bchw = mirrored(x_bchw, self.config, gen)
-    order_hw = random_order(*self.shape[1:], gen)
-    n_b = torch.rand(len(x_bchw), generator=gen, device=gen.device)*.95
+    order_hw = random_order(*self.shape[1:], gen).to(x_bchw.device)
+    n_b = (torch.rand(len(x_bchw), generator=gen, device=gen.device)*.95).to(x_bchw.device)
     seen_b1hw, mean_bchw, error_b = beginnings(x_bchw, *self.normal, order_hw, n_b)
     off_bchw = (self(x_bchw, seen_b1hw, mean_bchw) - x_bchw.float())*~seen_b1hw
     return off_bchw.square().sum()/error_b.sum()

@@ -19,6 +19,11 @@ def _borders(e, s, low, high):
     A = torch.where(low, -e, torch.where(high, e, m)).sub_(.5).mul_(r)
     return A, m.add_(.5).mul_(r).masked_fill_(low | high, math.inf), r
 
+def _log_tail(A, B): # log of a mass that is too small for a difference
+    a, b = (torch.special.log_ndtr(-math.sqrt(2)*t) for t in (A, B))
+    return a + torch.log1p(-(b-a).clamp_max(-1e-6).exp())
+
+# %% ../nbs/20_masses.ipynb #cmass005
 class _LogMass(torch.autograd.Function):
     "log of a normal's mass on an interval, finite and differentiable far out."
     @staticmethod
@@ -26,10 +31,10 @@ class _LogMass(torch.autograd.Function):
         A, B, _ = _borders(e, s, low, high)
         P = torch.special.erfc(A).sub_(torch.special.erfc(B)).mul_(.5)
         lp = P.clamp_min(1e-30).log_()
-        far = (P <= 1e-30).nonzero(as_tuple=True)
-        if len(far[0]):
-            a, b = (torch.special.log_ndtr(-math.sqrt(2)*t[far]) for t in (A, B))
-            lp[far] = a + torch.log1p(-(b-a).clamp_max(-1e-6).exp())
+        if not P.is_cpu: # all of them, so that nothing waits to hear which
+            lp = torch.where(P <= 1e-30, _log_tail(A, B), lp)
+        elif len((far := (P <= 1e-30).nonzero(as_tuple=True))[0]):
+            lp[far] = _log_tail(A[far], B[far])
         ctx.save_for_backward(e, s, low, high, lp)
         return lp
 

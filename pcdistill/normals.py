@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot, pad, softplus
 from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
-from .core import cholesky, require
+from .core import cholesky, products, require
 from .masses import log_mass_normal
 from .clusters import assign, kmeans, shuffled
 from .circuit import pick
@@ -110,6 +110,9 @@ def factor(self:Normals,
 # numbers in a tensor at a time: small tensors stay in a cache
 AT_ONCE = 1 << 22
 
+def _few(n:int, t:Tensor) -> int: # so many at a time on a CPU; a GPU wants few launches
+    return n if t.is_cpu else 32*n
+
 def _residuals(e:Normals, parts:int=4): # a function of rows: [x g d], ε of every shape
     U_gde, middle = e.unit(), (e.n_values-1)/2
     ends = [e.n_vars*i//parts for i in range(parts+1)]
@@ -155,7 +158,8 @@ def _chain(e, e_xgd, x_xd, seen_xd, behind=40.):
     best_x = (lp_xk + e.share_k.log()).argmax(1)
     least_x = exact(torch.arange(len(x_xd), device=x_xd.device), best_x) - behind
     x_p, k_p = (lp_xk > least_x[:, None]).nonzero(as_tuple=True)
-    lp_xk[x_p, k_p] = torch.cat([exact(*p) for p in zip(x_p.split(4096), k_p.split(4096))])
+    few = _few(4096, x_xd)
+    lp_xk[x_p, k_p] = torch.cat([exact(*p) for p in zip(x_p.split(few), k_p.split(few))])
     return lp_xk
 
 # %% ../nbs/33_normals.ipynb #n011
@@ -167,7 +171,7 @@ def fast(self:Normals,
     seen_xd:Bool[Tensor, "x d"]|None=None, # prefixes, for the chain; None: all seen
 ) -> Float[Tensor, "x k"]:
     "log of the normal part of whole rows, or of prefixes by the chain."
-    residuals, few = _residuals(self), max(1, AT_ONCE//self.mu_gd.numel())
+    residuals, few = _residuals(self), max(1, _few(AT_ONCE, x_xd)//self.mu_gd.numel())
     seen_xd = torch.ones_like(x_xd, dtype=torch.bool) if seen_xd is None else seen_xd
     parts = []
     for x, seen in zip(x_xd.split(few), seen_xd.split(few)):
@@ -239,7 +243,7 @@ def normal_part(self:Normals,
     seen_xd, out_xk = noise_xd==0, self.mu_gd.new_empty(len(x_xd), self.n_heads)
     fast_x = seen_xd.all(1) if density else prefix(seen_xd)
     out_xk[fast_x] = self.fast(x_xd[fast_x], density, seen_xd[fast_x])
-    few = max(1, AT_ONCE//self.n_vars**2)
+    few = max(1, _few(AT_ONCE, x_xd)//self.n_vars**2)
     for noise_d, rows in groups(noise_xd, (~fast_x).nonzero().flatten()):
         for k in torch.arange(self.n_heads, device=rows.device).split(few):
             given = Given(self, noise_d, k, rows[:0])
@@ -256,28 +260,40 @@ def accumulate(self:Normals,
     gamma_xk:Float[Tensor, "x k"], # responsibilities, ≥ 0
 ):
     "Add expected counts: for each component the Gram matrix of (1, ε), weighted by γ."
-    D, U_gde = self.n_vars, self.unit()
+    D = self.n_vars
     if self.count is None:
         self.count = torch.zeros(self.n_heads, 1+D, 1+D, device=self.mu_gd.device)
     gamma_xgj = rearrange(gamma_xk, 'x (g j) -> x g j', g=self.shapes)
     count_gjab = rearrange(self.count, '(g j) a b -> g j a b', g=self.shapes)
-    near_xg = gamma_xgj.amax(2) > 1e-6
+    (_add_near if x_xd.is_cpu else _add_all)(self, x_xd, gamma_xgj, count_gjab)
+
+def _add_near(e, x_xd, gamma_xgj, count_gjab): # component by component, of its own rows
+    U_gde, near_xg = e.unit(), gamma_xgj.amax(2) > 1e-6
     for g in near_xg.any(0).nonzero().flatten().tolist():
         for rows in near_xg[:, g].nonzero().flatten().split(8192):
-            e_xd = (x_xd[rows].float() - self.mu_gd[g]) @ U_gde[g].T
+            e_xd = (x_xd[rows].float() - e.mu_gd[g]) @ U_gde[g].T
             one_xa = pad(e_xd, (1, 0), value=1.)
             for gamma_x, count_ab in zip(gamma_xgj[rows, g].unbind(1), count_gjab[g]):
                 few = (gamma_x > 1e-6).nonzero().flatten()
                 few_xa = one_xa[few]
                 count_ab.addmm_(few_xa.T, few_xa*rearrange(gamma_x[few], 'x -> x 1'))
 
+def _add_all(e, x_xd, gamma_xgj, count_gjab): # on a GPU: all rows at once, none looked for
+    residuals, few = _residuals(e), max(1, _few(AT_ONCE, x_xd)//(e.n_heads*(1+e.n_vars)))
+    for x, gamma in zip(x_xd.split(few), gamma_xgj.split(few)):
+        one_gxa = pad(rearrange(residuals(x), 'x g d -> g x d'), (1, 0), value=1.)
+        mine_gxja = einsum(gamma, one_gxa, 'x g j, g x a -> g x j a')
+        count_gjab += einsum(mine_gxja, one_gxa, 'g x j a, g x b -> g j a b')
+
 class _EStep(torch.autograd.Function): # `fast` forward, `accumulate` backward
     @staticmethod
+    @products(tf32=False)
     def forward(ctx, anchor, e, x_xd, density):
         ctx.e, ctx.x_xd = e, x_xd
         return e.fast(x_xd, density)
 
     @staticmethod
+    @products(tf32=False)
     def backward(ctx, g_xk):
         ctx.e.accumulate(ctx.x_xd, g_xk.abs())
         return None, None, None, None
@@ -299,7 +315,7 @@ def forward(self:Normals, x_xd, seen_xd=None, soft=None, density=False) -> Float
     soft = None if seen_xd is None else soft # all is seen: beliefs say nothing
     value_xd, noise_xd = self.observed(x_xd, seen_xd, soft)
     density = density or soft is not None
-    if bool((noise_xd==0).all()):
+    if seen_xd is None or bool((noise_xd==0).all()):
         lp_xk = _EStep.apply(self.mu_gd, self, value_xd, density)
     else:
         lp_xk = self.normal_part(value_xd, noise_xd, density)
@@ -355,8 +371,9 @@ def em_step_(self:Normals,
     "The M-step, in place, from the counts collected; forgets them."
     if self.count is None or not float(self.count[:, 0, 0].sum()) > 0:
         return
-    n, shapes_g = self.count[:, 0, 0].double().sum(), self.shape_k.unique()
-    some = shapes_g.chunk(1 + self.count.numel()//AT_ONCE)
+    n = self.count[:, 0, 0].double().sum()
+    shapes_g = torch.arange(self.shapes, device=self.count.device)
+    some = shapes_g.chunk(1 + self.count.numel()//_few(AT_ONCE, self.count))
     pool_ab = sum(_pooled(*_mixed(self, g, n, lr)) for g in some)/n
     for g in some:
         _step_(self, g, n, lr, pseudocount, pool_ab)

@@ -128,7 +128,8 @@ def chow_liu(
     d = len(mi_dd)
     if d==1:
         return Tree((-1,), (0,))
-    cost = mi_dd.max() + 1 - mi_dd.cpu().double() # positive: zero information is still an edge
+    mi_dd = mi_dd.cpu().double()
+    cost = mi_dd.max() + 1 - mi_dd # positive: zero information is still an edge
     span = minimum_spanning_tree(np.triu(cost.numpy(), 1))
     hops = lambda i: shortest_path(span, directed=False, unweighted=True, indices=i)
     far = breadth_first_order(span, 0, directed=False)[0][-1]

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from einops import rearrange, reduce
 from jaxtyping import Float, Integer, UInt8
-from .core import Refused, require
+from .core import Refused, products, require
 from .runs import resumable, tell
 from .patches import to_patches
 from .masses import log_mass_logistic
@@ -215,8 +215,9 @@ def train(
         for i, rows in enumerate(order.to(data.device).chunk(per), epoch*per):
             opt.param_groups[0]['lr'] = config.lr*warm_cosine(i, steps)
             opt.zero_grad()
-            losses.append(loss := model.loss(data[rows], gen, i/steps))
-            loss.backward()
+            with products(tf32=True):
+                losses.append(loss := model.loss(data[rows], gen, i/steps))
+                loss.backward()
             opt.step()
         tell(loss=float(torch.stack(losses).detach().mean()))
         if best:

@@ -119,8 +119,8 @@ class Codebook(nn.Module):
         self.sum_kf.lerp_(one_xk.T @ z_xf, 1-self.ema)
         new_k = torch.randint(len(z_xf), (K,), generator=gen, device=gen.device).to(z_xf.device)
         dead_k = self.n_k < self.restart*share
-        self.n_k[dead_k] = share
-        self.sum_kf[dead_k] = z_xf[new_k][dead_k]*share
+        self.n_k.masked_fill_(dead_k, share)
+        self.sum_kf.copy_(torch.where(dead_k[:, None], z_xf[new_k]*share, self.sum_kf))
         self.e_kf.copy_(self.sum_kf/self.n_k[:, None])
 
 # %% ../nbs/42_vqvae.ipynb #c017

@@ -50,7 +50,7 @@ def _climbed(pc, seen_bd, head_b, y, steps):
         gain_b, d_b = (p_bd.log() - own_bd.log()).masked_fill(seen_bd, 0).max(1)
         if not bool((gain_b > 1e-6).any()):
             break
-        at = torch.arange(len(y)), d_b
+        at = torch.arange(len(y), device=y.device), d_b
         y = y.clone()
         y[at] = torch.where(gain_b > 1e-6, best_bd[at].to(y.dtype), y[at])
     return y
