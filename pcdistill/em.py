@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from .core import require
+from .ranks import mine, same_, sum_gradients_, summed
 from .runs import resumable, tell
 
 # %% ../nbs/25_em.ipynb #c005
@@ -151,9 +152,10 @@ def one_epoch(
             lp_b = log_prob(part)
             (-lp_b.sum()).backward()
             total += float(lp_b.detach().sum())
+        sum_gradients_(module)
         opt.step()
         module.zero_grad()
-    return total
+    return summed(total)
 
 # %% ../nbs/25_em.ipynb #c028
 def fit(
@@ -172,14 +174,17 @@ def fit(
     validate:Callable|None=None,     # () → mean validation log-likelihood; the best epoch is kept
     dims:int=1,                      # values in a row; epochs tell their bits a value
     make:Callable|None=None,         # module → optimizer; None: EM
-    order:Callable|None=None, # (gen, steps) → each step's micro-batches; None: rows at random
+    # (gen, steps) → each step's micro-batches, this rank's share of each; None: rows at random
+    order:Callable|None=None,
 ) -> list[float]:
     "Mini-batches, many times; mean log-likelihood of each epoch, measured on the way."
     sizes = n_rows, batch, micro
     require(min(sizes) >= 1,
             f'wanted at least one row in the data, a batch and at a time, got {sizes}')
     def shuffled(gen, n):
-        return (rows.split(micro) for rows in torch.randperm(n_rows, generator=gen).tensor_split(n))
+        steps = torch.randperm(n_rows, generator=gen).tensor_split(n)
+        return (mine(rows).split(micro) for rows in steps)
+    same_(module)
     opt = make(module) if make else EM(module, 1., pseudocount)
     at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))
