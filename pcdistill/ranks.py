@@ -8,8 +8,9 @@ __all__ = ['rank', 'size', 'alone', 'joined', 'first_to_end', 'share', 'mine', '
 
 # %% ../nbs/01_ranks.ipynb #c002
 import os
+import signal
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 import torch
@@ -45,7 +46,8 @@ def joined():
         return
     if int(os.environ['LOCAL_RANK']) < torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    dist.init_process_group(timeout=timedelta(days=1)) # torchrun ends it sooner if a rank dies
+    dist.init_process_group(timeout=timedelta(days=1)) # torchrun ends it sooner if a rank dies:
+    signal.signal(signal.SIGTERM, signal.default_int_handler) # it stops the others, as Ctrl-C would
     with ExitStack() as quiet:
         if rank() > 0:
             nothing = quiet.enter_context(open(os.devnull, 'w'))
@@ -59,7 +61,10 @@ def first_to_end() -> bool:
     if 'LOCAL_RANK' not in os.environ:
         return True
     place = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
-    return dist.TCPStore(*place, is_master=False).add('ended', 1)==1
+    with suppress(dist.DistError): # who kept count has ended too
+        store = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5))
+        return store.add('ended', 1)==1
+    return True
 
 # %% ../nbs/01_ranks.ipynb #c008
 def share(
