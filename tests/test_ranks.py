@@ -97,7 +97,7 @@ def teachers():
     ids_bm = torch.randint(0, 6, (70, 5), generator=rng(1))
     prior = fit_prior(ids_bm, (6,)*5, PriorConfig(width=8, heads=2, layers=1, epochs=2, batch=16), rng(2), progress=False)
     for name, net in dict(mae=mae, prior=prior).items(): made |= {f'{name}.{k}': t for k, t in net.state_dict().items()}
-    vq = VQVAE2.fit(x, replace(VQConfig.tiny(4), epochs=3, batch=32, decoded=.5), rng(0), progress=False)
+    vq = VQVAE2.fit(x, replace(VQConfig.tiny(4), epochs=1, batch=32, decoded=.5), rng(0), progress=False)
     same = VQVAE2(VQConfig.tiny(4), (1, 8, 8)).eval(); same.start_(rng(0)); same.book_top.e_kf.normal_(generator=rng(3))
     same.book_bottom.e_kf.normal_(generator=rng(4))
     ids = extract(same, x)
