@@ -347,6 +347,7 @@ def explained(e:Exception) -> tuple[str, int]:
                 'fewer --clusters, a smaller --patch or smaller images need less', 2)
     raise e
 
+# %% ../nbs/62_cli.ipynb #c012c
 def main(argv:list[str]|None=None) -> int:
     "Entry point of the console script."
     log, lines = logging.getLogger('pcdistill'), logging.StreamHandler()

@@ -145,6 +145,7 @@ def one_epoch(
 ) -> float:
     "Gradients of the parts of a step are added up, then comes the step; the total log-likelihood."
     total = 0.
+    same_(module)
     for i, parts in enumerate(steps):
         for g in opt.param_groups:
             g['lr'] = eta(i)
@@ -174,17 +175,14 @@ def fit(
     validate:Callable|None=None,     # () → mean validation log-likelihood; the best epoch is kept
     dims:int=1,                      # values in a row; epochs tell their bits a value
     make:Callable|None=None,         # module → optimizer; None: EM
-    # (gen, steps) → each step's micro-batches, this rank's share of each; None: rows at random
-    order:Callable|None=None,
+    order:Callable|None=None, # (gen, steps) → this rank's micro-batches of each step; None: random
 ) -> list[float]:
     "Mini-batches, many times; mean log-likelihood of each epoch, measured on the way."
     sizes = n_rows, batch, micro
     require(min(sizes) >= 1,
             f'wanted at least one row in the data, a batch and at a time, got {sizes}')
     def shuffled(gen, n):
-        steps = torch.randperm(n_rows, generator=gen).tensor_split(n)
-        return (mine(rows).split(micro) for rows in steps)
-    same_(module)
+        return (mine(r).split(micro) for r in torch.randperm(n_rows, generator=gen).tensor_split(n))
     opt = make(module) if make else EM(module, 1., pseudocount)
     at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))

@@ -39,7 +39,7 @@ def score(
     batch:int=64,                    # how many at once
     progress:bool=True,              # show a bar
 ) -> Float64[Tensor, "b"]:
-    "Exact log p(x) of each image, in nats of its RGB integers."
+    "Exact log p(x) of each image, in nats of its RGB integers; every rank does its share."
     require(x_bchw.dtype==torch.uint8 and len(x_bchw)>0,
             f'wanted at least one image of uint8 to score, got {len(x_bchw)} of {x_bchw.dtype}')
     bar = partial(tqdm, desc='score', disable=None if progress else True)

@@ -27,7 +27,7 @@ def extract(
     teacher:Teacher,
     x_bchw:UInt8[Tensor, "b c h w"], # images
 ) -> Integer[Tensor, "b m"]:
-    "All codes of all images, 256 images at a time."
+    "All codes of all images, 256 images at a time; every rank does its share."
     kind = smallest(max(teacher.n_codes))
     return spread(lambda x: teacher.codes(x).to(kind), 256, x_bchw)
 

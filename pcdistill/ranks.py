@@ -40,7 +40,7 @@ def alone():
 # %% ../nbs/01_ranks.ipynb #c006
 @contextmanager
 def joined():
-    "The group of processes that torchrun wants, if it started this one; in here only rank 0 speaks."
+    "The group that torchrun wants, if it started this process; in here only rank 0 speaks."
     if 'LOCAL_RANK' not in os.environ:
         yield
         return
@@ -127,7 +127,7 @@ def summed(x:float) -> float:
 
 @torch.no_grad()
 def same_(module:nn.Module):
-    "Parameters and buffers of rank 0 on all ranks, before they begin."
+    "Parameters and buffers of rank 0 on all ranks: rounding does not set them apart for long."
     if size() > 1:
         for t in module.state_dict().values():
             if t.is_floating_point():

@@ -92,6 +92,7 @@ class Norm(nn.BatchNorm2d):
             return super().forward(x_bfhw)
         return mine(super().forward(gathered(x_bfhw)))
 
+# %% ../nbs/42_vqvae.ipynb #c012c
 class Quantised(NamedTuple):
     "What a codebook makes of vectors."
     z_bnf:Tensor       # the vectors
@@ -284,6 +285,7 @@ def loss(self:VQVAE2,
     lp = lp_x.sum()/n_x/y_xcq[0].numel()
     return c.commitment*(len(x_bchw)/b)*(top.far + bottom.far) - lp
 
+# %% ../nbs/42_vqvae.ipynb #c026b
 @patch
 @torch.no_grad()
 def start_(self:VQVAE2, gen:torch.Generator):

@@ -109,7 +109,7 @@ CASES = dict(trees64=(trees64, 1e-6), normals32=(normals32, 1e-4), prior64=(prio
 
 def compare():
     "How far what ranks make together is from what one makes alone, of each case; what is most off."
-    from pcdistill.ranks import alone, joined, rank
+    from pcdistill.ranks import alone, joined, rank, summed
     from pcdistill.clusters import kmeans
     from pcdistill.core import rng
     with joined():
@@ -122,7 +122,7 @@ def compare():
             assert all(torch.equal(many[k].isfinite(), one[k].isfinite()) for k in one)
             found[name] = max(zip(off.values(), off))
         points = torch.rand(60, 2, generator=rng(0)) + rank()     # another one's points on rank 1: means are those of rank 0
-        found['kmeans'] = (float(kmeans(points, 3, rng(1)).max() > 1), 'mu_kf')
+        found['kmeans'] = (summed(float(kmeans(points, 3, rng(1)).max() > 1)), 'mu_kf')
         print('found', json.dumps(found), flush=True)
 
 def work(words, dies):
