@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from .core import require
-from .ranks import mine, same_, sum_gradients_, summed
+from .ranks import mine, sum_gradients_, summed
 from .runs import resumable, tell
 
 # %% ../nbs/25_em.ipynb #c005
@@ -145,7 +145,6 @@ def one_epoch(
 ) -> float:
     "Gradients of the parts of a step are added up, then comes the step; the total log-likelihood."
     total = 0.
-    same_(module)
     for i, parts in enumerate(steps):
         for g in opt.param_groups:
             g['lr'] = eta(i)

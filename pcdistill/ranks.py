@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank', 'size', 'alone', 'joined', 'first_to_end', 'share', 'mine', 'spread', 'agreed', 'sum_', 'sum_gradients_',
-           'summed', 'same_', 'gathered']
+           'summed', 'gathered']
 
 # %% ../nbs/01_ranks.ipynb #c002
 import os
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from contextvars import ContextVar
 from datetime import timedelta
+from io import StringIO
 import torch
 from torch import Tensor, distributed as dist, nn
 
@@ -21,12 +22,11 @@ _alone = ContextVar('alone', default=False)
 
 def rank() -> int:
     "Number of this process, from 0; rank 0 writes, prints and draws."
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() else 0
 
 def size() -> int:
     "Ranks that share the work: 1 without torchrun, and 1 in `alone`."
-    many = dist.is_available() and dist.is_initialized() and not _alone.get()
-    return dist.get_world_size() if many else 1
+    return dist.get_world_size() if dist.is_initialized() and not _alone.get() else 1
 
 @contextmanager
 def alone():
@@ -50,9 +50,8 @@ def joined():
     signal.signal(signal.SIGTERM, signal.default_int_handler) # it stops the others, as Ctrl-C would
     with ExitStack() as quiet:
         if rank() > 0:
-            nothing = quiet.enter_context(open(os.devnull, 'w'))
-            quiet.enter_context(redirect_stdout(nothing))
-            quiet.enter_context(redirect_stderr(nothing))
+            quiet.enter_context(redirect_stdout(StringIO()))
+            quiet.enter_context(redirect_stderr(StringIO()))
         yield
     dist.destroy_process_group()
 
@@ -78,6 +77,12 @@ def mine(t_x:Tensor) -> Tensor:
     "This rank's share of some rows."
     return t_x if size()==1 else t_x[share(len(t_x))]
 
+def _of_all(made): # what each rank made, on all ranks
+    of_r = [made]*size()
+    if size() > 1:
+        dist.all_gather_object(of_r, made)
+    return of_r
+
 def spread(
     f:Callable[..., Tensor], # some rows of each → rows
     batch:int,               # how many at once
@@ -88,33 +93,22 @@ def spread(
     parts = list(zip(*(mine(t).split(batch) for t in rows)))
     with alone():
         made = torch.cat([f(*part) for part in watch(parts)])
-    if size()==1:
-        return made
-    of_r = [None]*size()
-    dist.all_gather_object(of_r, made.cpu())
-    return torch.cat(of_r).to(made.device)
+    return made if size()==1 else torch.cat(_of_all(made.cpu())).to(made.device)
 
 # %% ../nbs/01_ranks.ipynb #c010
 def agreed(make:Callable):
     "What rank 0 makes, on all ranks; each waits there for the others."
-    if size()==1:
-        return make()
-    of_r, r = [None]*size(), rank()
+    first = rank()==0 or size()==1
     with alone():
-        made = make() if r==0 else None
-    dist.all_gather_object(of_r, made)
-    return of_r[0]
+        made = make() if first else None
+    return _of_all(made)[0]
 
 @torch.no_grad()
 def sum_(*tensors:Tensor):
     "Add up each tensor over all ranks, in place."
-    if size()==1:
-        return
-    whole = [t.contiguous() for t in tensors]
-    for work in [dist.all_reduce(t, async_op=True) for t in whole]:
-        work.wait()
-    for t, new in zip(tensors, whole):
-        t.copy_(new)
+    for t in tensors if size() > 1 else ():
+        dist.all_reduce(whole := t.contiguous())
+        t.copy_(whole)
 
 def sum_gradients_(module:nn.Module):
     "Add up the gradients over all ranks: what a step of one process would have."
@@ -125,32 +119,19 @@ def summed(x:float) -> float:
     sum_(x := torch.tensor(x, dtype=torch.float64))
     return x.item()
 
-@torch.no_grad()
-def same_(module:nn.Module):
-    "Parameters and buffers of rank 0 on all ranks: rounding does not set them apart for long."
-    if size() > 1:
-        for t in module.state_dict().values():
-            if t.is_floating_point():
-                dist.broadcast(new := t.contiguous(), 0)
-                t.copy_(new)
-
 # %% ../nbs/01_ranks.ipynb #c012
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx, t_x):
-        n_r = torch.zeros(size() + 1, dtype=torch.long)
-        n_r[rank() + 1] = len(t_x)
-        dist.all_reduce(n_r)
-        start_r = n_r.cumsum(0).tolist()
-        ctx.rows = slice(*start_r[rank():rank() + 2])
-        out_x = t_x.new_zeros(start_r[-1], *t_x.shape[1:])
+        n = int(summed(len(t_x)))
+        out_x, ctx.rows = t_x.new_zeros(n, *t_x.shape[1:]), share(n)
         out_x[ctx.rows] = t_x
-        dist.all_reduce(out_x)
+        sum_(out_x)
         return out_x
 
     @staticmethod
     def backward(ctx, g_x):
-        dist.all_reduce(g_x := g_x.clone(memory_format=torch.contiguous_format))
+        sum_(g_x := g_x.clone())
         return g_x[ctx.rows]
 
 def gathered(t_x:Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from einops import rearrange, reduce
 from jaxtyping import Float, Integer, UInt8
 from .core import Refused, require
-from .ranks import same_, size, spread, sum_, sum_gradients_
+from .ranks import size, spread, sum_, sum_gradients_
 from .runs import resumable, tell
 from .patches import to_patches
 from .masses import log_mass_logistic
@@ -205,7 +205,6 @@ def train(
     **adam,          # betas, weight_decay
 ) -> nn.Module:
     "The model trained by Adam, ready for use; a killed run resumes with the same numbers."
-    same_(model)
     opt = torch.optim.AdamW(model.parameters(), config.lr, **dict(weight_decay=0.) | adam)
     n = len(data)
     few = min(n, config.batch)
