@@ -368,10 +368,10 @@ def main(argv:list[str]|None=None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (KeyboardInterrupt, Exception) as e:
-        stopped = isinstance(e, KeyboardInterrupt)
-        sentence, status = (f'stopped; {AGAIN}', 130) if stopped else explained(e)
         from pcdistill.ranks import first_to_end
-        if first_to_end():
+        first, stopped = first_to_end(), isinstance(e, KeyboardInterrupt)
+        sentence, status = (f'stopped; {AGAIN}', 130) if stopped else explained(e)
+        if first:
             print(f'pcdistill: {sentence}', file=sys.stderr)
         return status
     return 0

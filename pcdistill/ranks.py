@@ -59,6 +59,7 @@ def first_to_end() -> bool:
     "Whether no other rank has told yet why the run ends; to be asked once."
     if 'LOCAL_RANK' not in os.environ:
         return True
+    signal.signal(signal.SIGTERM, signal.SIG_IGN) # what is to be said is said
     place = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     with suppress(dist.DistError): # who kept count has ended too
         store = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5))
