@@ -288,7 +288,8 @@ def fit_plain_hclt(
     y_bd = rearrange(colour.forward(some), 'b c h w -> b (h w c)')
     D, V = y_bd.shape[1], max(colour.levels(train_x.shape[1]))
     mi_dd = gaussian_mutual_information(y_bd) if D > 1024 else mutual_information(y_bd[:4000])
-    e = Trees([agreed(lambda: chow_liu(mi_dd))], V, [1], [hclt_states(D, V, n_params)], gen=gen).to(y_bd.device)
+    tree = agreed(lambda: chow_liu(mi_dd))
+    e = Trees([tree], V, [1], [hclt_states(D, V, n_params)], gen=gen).to(y_bd.device)
     model = whole_image(e, colour, tuple(train_x.shape[1:]))
     def validate():
         return float(score(model, valid_x, 250, False).mean())
