@@ -12,7 +12,7 @@ import base64, copy, html, json, math, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from pathlib import Path
 from shutil import copyfile, copytree
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from jaxtyping import Int, UInt8
 from einops import rearrange
 import pcdistill
 from .core import Refused, require, rng, bpd, device as pick_device
+from .ranks import agreed, spread
 from .show import curve, grid, table
 from .runs import Paused, key, load, load_json, read_curves, recording, resumable, save
 from .runs import save_json, time_is_up, time_limit, write_file
@@ -143,11 +144,10 @@ def stage(
                 return self.held[name]
             file = self.file(name)
             ckpt = file.with_name(f'.{file.stem}.ckpt')
-            if not file.is_file():
+            if not agreed(file.is_file):
                 with self.timed(name):
                     save(file, *make(self, ckpt))
-            for f in self.folder.glob(f'{ckpt.name}*'):
-                f.unlink()
+            agreed(lambda: [f.unlink() for f in self.folder.glob(f'{ckpt.name}*')])
             self.held[name] = read(file, self.device)
             return self.held[name]
         return method
@@ -164,7 +164,7 @@ def seconds(self:Run) -> dict[str, float]:
 @contextmanager
 def timed(self:Run, name:str):
     "Begin a stage, unless the time is up; what it takes is added to its seconds."
-    if self.began and time_is_up():
+    if self.began and agreed(time_is_up):
         raise Paused(f'the time is up before the stage {name}')
     self.began, start = True, time.time()
     if self.progress:
@@ -199,8 +199,9 @@ def teacher(self:Run, ckpt:Path):
 def codes(self:Run) -> Tensor:
     "The teacher's codes of the training images, in a compact file."
     file = self.file('codes')
-    if not file.is_file():
+    if not agreed(file.is_file):
         save(file, {'ids_bm': extract(self.teacher(), self.images('train'))}, {})
+        agreed(file.is_file)
     return load_tensors(file, self.device)['ids_bm']
 
 # %% ../nbs/61_chain.ipynb #c009
@@ -251,8 +252,7 @@ def latents(self:Run, ckpt:Path):
     by_features = self.recipe.latents=='features'
     all_codes = torch.arange(self.teacher().n_codes[0], device=self.device)
     how = self.means(rng(self.recipe.seed + 3)) if by_features else all_codes
-    parts = zip(self.images('train').split(2048), self.codes().split(2048))
-    z_bn = torch.cat([self.hard(how, *part) for part in parts])
+    z_bn = spread(partial(self.hard, how), 2048, self.images('train'), self.codes())
     n_k = torch.bincount(z_bn.flatten(), minlength=len(how))
     new_k = (n_k > 0).cumsum(0) - 1
     how = how[n_k > 0] if by_features else torch.where(n_k > 0, new_k, new_k[n_k.argmax()])
@@ -304,7 +304,7 @@ def labels(self:Run, emission:Emission, x_bchw, z_bn) -> Int[Tensor, "b m"]:
     def of(x, z):
         rows = self.rows(x, z)
         return emission.label(rows.y_xd, rows.z_xq[:, 0]).view(len(x), -1)
-    return torch.cat([of(*part) for part in zip(x_bchw.split(512), z_bn.split(512))])
+    return spread(of, 512, x_bchw, z_bn)
 
 # %% ../nbs/61_chain.ipynb #c014
 @patch
@@ -475,10 +475,10 @@ def distill(
     "The whole chain."
     require(isinstance(recipe, Recipe), f"wanted a recipe, got {recipe!r}; recipe('digits') is one")
     with time_limit(minutes):
-        claim(Path(folder), recipe)
+        agreed(lambda: claim(Path(folder), recipe))
         run = Run(recipe, folder, device, progress)
         if progress and not (run.folder/'results.json').is_file():
-            print(plan_table(estimate(recipe, run.device)), flush=True)
+            agreed(lambda: print(plan_table(estimate(recipe, run.device)), flush=True))
         with no_test(), recording(run.folder/'curves.jsonl'):
             for fit in (run.teacher, run.prior, run.latents, run.start, run.student, run.plain):
                 fit()
@@ -486,7 +486,7 @@ def distill(
         for score_on_test in (run.measured, run.readings, run.baselines):
             score_on_test()
         save_json(run.folder/'results.json', summary(run))
-        pictures(run)
+        agreed(lambda: pictures(run))
     return run
 
 # %% ../nbs/61_chain.ipynb #c025

@@ -340,21 +340,27 @@ def explained(e:Exception) -> tuple[str, int]:
         return str(e), 2
     if isinstance(e, Paused):
         return f'{e}; {AGAIN}', 3
+    if isinstance(e, torch.distributed.DistError) or 'gloo' in str(e):
+        return f'another rank of the run has ended; {AGAIN}', 1
     if isinstance(e, MemoryError|torch.OutOfMemoryError) or 'allocate memory' in str(e):
         return ('wanted more memory than there is here; '
                 'fewer --clusters, a smaller --patch or smaller images need less', 2)
     raise e
 
+# %% ../nbs/62_cli.ipynb #c012c
 def main(argv:list[str]|None=None) -> int:
     "Entry point of the console script."
     log, lines = logging.getLogger('pcdistill'), logging.StreamHandler()
-    if not sys.stderr.isatty(): # a line an epoch in place of bars
+    # a line an epoch in place of bars
+    if not sys.stderr.isatty() and os.environ.get('RANK', '0')=='0':
         log.setLevel(logging.INFO)
         log.addHandler(lines)
     try:
         try:
             words = vars(parser().parse_args(argv))
-            words.pop('command')(**words)
+            from pcdistill.ranks import joined
+            with joined():
+                words.pop('command')(**words)
         finally:
             sys.stdout.flush()
             log.removeHandler(lines)
@@ -362,8 +368,10 @@ def main(argv:list[str]|None=None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (KeyboardInterrupt, Exception) as e:
-        stopped = isinstance(e, KeyboardInterrupt)
+        from pcdistill.ranks import first_to_end
+        first, stopped = first_to_end(), isinstance(e, KeyboardInterrupt)
         sentence, status = (f'stopped; {AGAIN}', 130) if stopped else explained(e)
-        print(f'pcdistill: {sentence}', file=sys.stderr)
+        if first:
+            print(f'pcdistill: {sentence}', file=sys.stderr)
         return status
     return 0

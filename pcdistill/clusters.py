@@ -11,6 +11,7 @@ from torch import Tensor
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans, kmeans_plusplus
 from .core import require
+from .ranks import agreed
 
 # %% ../nbs/13_clusters.ipynb #c005
 def assign(
@@ -59,5 +60,6 @@ def kmeans(
         start, _ = kmeans_plusplus(points[:max(50*K, 5000)], K, random_state=seed)
     else:
         start = start_kf.float().cpu().numpy()
-    fitted = KMeans(K, init=start, n_init=1, max_iter=steps, tol=0, random_state=seed).fit(points)
-    return torch.from_numpy(fitted.cluster_centers_).to(f_xf.device)
+    means = KMeans(K, init=start, n_init=1, max_iter=steps, tol=0, random_state=seed)
+    mu_kf = agreed(lambda: means.fit(points).cluster_centers_)
+    return torch.from_numpy(mu_kf).to(f_xf.device)

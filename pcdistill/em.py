@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from .core import products, require
+from .ranks import mine, sum_gradients_, summed
 from .runs import resumable, tell
 
 # %% ../nbs/25_em.ipynb #c005
@@ -154,9 +155,10 @@ def one_epoch(
             lp_b = log_prob(part)
             (-lp_b.sum()).backward()
             total += lp_b.detach().sum().double() # not read before the epoch ends
+        sum_gradients_(module)
         opt.step()
         module.zero_grad()
-    return float(total)
+    return summed(float(total))
 
 # %% ../nbs/25_em.ipynb #c028
 def fit(
@@ -175,14 +177,14 @@ def fit(
     validate:Callable|None=None,     # () → mean validation log-likelihood; the best epoch is kept
     dims:int=1,                      # values in a row; epochs tell their bits a value
     make:Callable|None=None,         # module → optimizer; None: EM
-    order:Callable|None=None, # (gen, steps) → each step's micro-batches; None: rows at random
+    order:Callable|None=None, # (gen, steps) → this rank's micro-batches of each step; None: random
 ) -> list[float]:
     "Mini-batches, many times; mean log-likelihood of each epoch, measured on the way."
     sizes = n_rows, batch, micro
     require(min(sizes) >= 1,
             f'wanted at least one row in the data, a batch and at a time, got {sizes}')
     def shuffled(gen, n):
-        return (rows.split(micro) for rows in torch.randperm(n_rows, generator=gen).tensor_split(n))
+        return (mine(r).split(micro) for r in torch.randperm(n_rows, generator=gen).tensor_split(n))
     opt = make(module) if make else EM(module, 1., pseudocount)
     at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))

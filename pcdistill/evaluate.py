@@ -9,6 +9,7 @@ __all__ = ['score', 'Estimate', 'mean_bits', 'bits', 'Readings', 'readings', 'pa
 
 # %% ../nbs/50_evaluate.ipynb #c002
 import copy, io, math
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 import torch
@@ -20,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from .core import bpd, require
+from .ranks import agreed, mine, spread, sum_
 from .show import axes_or_new
 from .colour import Colour, RGB
 from .inputs import one_hot_evidence
@@ -37,11 +39,11 @@ def score(
     batch:int=64,                    # how many at once
     progress:bool=True,              # show a bar
 ) -> Float64[Tensor, "b"]:
-    "Exact log p(x) of each image, in nats of its RGB integers."
+    "Exact log p(x) of each image, in nats of its RGB integers; every rank does its share."
     require(x_bchw.dtype==torch.uint8 and len(x_bchw)>0,
             f'wanted at least one image of uint8 to score, got {len(x_bchw)} of {x_bchw.dtype}')
-    parts = tqdm(x_bchw.split(batch), desc='score', disable=None if progress else True)
-    return torch.cat([image(x).double() for x in parts])
+    bar = partial(tqdm, desc='score', disable=None if progress else True)
+    return spread(lambda x: image(x).double(), batch, x_bchw, watch=bar)
 
 class Estimate(NamedTuple):
     "A mean over images."
@@ -124,9 +126,9 @@ def measure(
     "log p(x), log p(x|z), log p(z) of each image by one pass through the emission, in float64."
     require(len(x_bchw)==len(z_bn)>0, 'wanted latents for each of at least one image, '
             f'got {len(x_bchw)} images and {len(z_bn)} rows of latents')
-    prior, out = copy.deepcopy(image.prior).double(), []
-    batches = list(zip(x_bchw.split(batch), z_bn.to(image.device).long().split(batch)))
-    for x, z in tqdm(batches, desc='measure', disable=None if progress else True):
+    prior = copy.deepcopy(image.prior).double()
+    bar = partial(tqdm, desc='measure', disable=None if progress else True)
+    def nats(x, z):
         e_bnk = image.evidence(x).double()
         sure_bnk = one_hot_evidence(z, image.emission.n_heads).double()
         x_b, z_b = (prior(lp_bnk)[:, 0] for lp_bnk in (e_bnk, sure_bnk))
@@ -134,8 +136,9 @@ def measure(
         require(bool((cond_b + z_b).isfinite().all()), 'wanted latents to which the student gives '
                 'a positive probability, got some with zero or NaN')
         hidden = image.hidden_nats(x)
-        out.append((x_b - hidden, torch.stack([cond_b - hidden, z_b], 1)))
-    return Measured(*map(torch.cat, zip(*out)))
+        return torch.stack([x_b - hidden, cond_b - hidden, z_b], 1)
+    nats_b3 = spread(nats, batch, x_bchw, z_bn.to(image.device).long(), watch=bar)
+    return Measured(nats_b3[:, 0], nats_b3[:, 1:])
 
 # %% ../nbs/50_evaluate.ipynb #c016
 class Ledger(NamedTuple):
@@ -218,10 +221,11 @@ def fit_one_normal(
     n, d = rows.shape
     eye_dd = torch.eye(d, dtype=torch.float64, device=rows.device)
     one_d, two_dd = torch.zeros_like(eye_dd[0]), torch.zeros_like(eye_dd)
-    for x in rows.split(1024):
+    for x in mine(rows).split(1024):
         x = x.float() - 128
         one_d += x.sum(0)
         two_dd += x.T @ x
+    sum_(one_d, two_dd)
     mu_d = one_d/n
     S_dd = two_dd/n - torch.outer(mu_d, mu_d)
     def normal(ridge):
@@ -284,7 +288,8 @@ def fit_plain_hclt(
     y_bd = rearrange(colour.forward(some), 'b c h w -> b (h w c)')
     D, V = y_bd.shape[1], max(colour.levels(train_x.shape[1]))
     mi_dd = gaussian_mutual_information(y_bd) if D > 1024 else mutual_information(y_bd[:4000])
-    e = Trees([chow_liu(mi_dd)], V, [1], [hclt_states(D, V, n_params)], gen=gen).to(y_bd.device)
+    tree = agreed(lambda: chow_liu(mi_dd))
+    e = Trees([tree], V, [1], [hclt_states(D, V, n_params)], gen=gen).to(y_bd.device)
     model = whole_image(e, colour, tuple(train_x.shape[1:]))
     def validate():
         return float(score(model, valid_x, 250, False).mean())

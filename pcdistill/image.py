@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Bool, Shaped, UInt8
 from einops import rearrange, repeat
 from fastcore.basics import patch
 from .core import Refused, require
+from .ranks import mine, summed
 from .runs import save, load
 from .colour import Colour, COLOURS
 from .patches import to_patches
@@ -203,7 +204,8 @@ def finetune(
 ) -> list[float]:
     "EM on log p(x), by the density where there are two readings; mean log p of each epoch."
     def validate():
-        return sum(float(image(x).sum()) for x in valid_bchw.split(micro))/len(valid_bchw)
+        nats = sum(float(image(x).sum()) for x in mine(valid_bchw).split(micro))
+        return summed(nats)/len(valid_bchw)
     def log_prob(rows):
         return image(x_bchw[rows], density=True)
     usual = dict(epochs=5, batch=2000, lr=(.5, .05), pseudocount=.1, desc='fine-tuning')

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from jaxtyping import Int
 from .core import require
+from .ranks import agreed
 from .inputs import Evidence
 from .structure import Tree, chow_liu, mutual_information
 from .circuit import Circuit
@@ -97,7 +98,8 @@ def fit_latent_prior(
     "Circuit over patch latents with tables counted from labels."
     z_bn, n = z_bn.long(), z_bn.shape[1]
     check_labels(z_bn, n, K)
-    tree = tree or chow_liu(mutual_information(z_bn[:n_tree], bins=K, chunk=max(1, 2048//K)))
+    few, chunk = z_bn[:n_tree], max(1, 2048//K)
+    tree = tree or agreed(lambda: chow_liu(mutual_information(few, bins=K, chunk=chunk)))
     require(tree.host==tuple(range(n)),
             'wanted a tree with one latent a patch (chow_liu, chain or binary_tree)')
     pc = Circuit(tree, Evidence(n, K), 1, torch.Generator().manual_seed(0)).to(z_bn.device)

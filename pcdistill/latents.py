@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from jaxtyping import Float, Integer, UInt8
 from .core import require
+from .ranks import spread
 from .runs import load, save
 from .teacher import Teacher
 
@@ -26,9 +27,9 @@ def extract(
     teacher:Teacher,
     x_bchw:UInt8[Tensor, "b c h w"], # images
 ) -> Integer[Tensor, "b m"]:
-    "All codes of all images, 256 images at a time."
+    "All codes of all images, 256 images at a time; every rank does its share."
     kind = smallest(max(teacher.n_codes))
-    return torch.cat([teacher.codes(x).to(kind) for x in x_bchw.split(256)])
+    return spread(lambda x: teacher.codes(x).to(kind), 256, x_bchw)
 
 # %% ../nbs/44_latents.ipynb #c008
 @torch.no_grad()
@@ -38,9 +39,8 @@ def features(
     ids_bm:Integer[Tensor, "b m"]|None=None, # their codes, if they are known
 ) -> Float[Tensor, "b n f"]:
     "What the clusters see, from the codes where that is possible."
-    xs = x_bchw.split(256)
-    ids = [None]*len(xs) if ids_bm is None else ids_bm.split(256)
-    return torch.cat([teacher.features(x, i) for x, i in zip(xs, ids)])
+    rows = (x_bchw,) if ids_bm is None else (x_bchw, ids_bm)
+    return spread(teacher.features, 256, *rows)
 
 # %% ../nbs/44_latents.ipynb #c012
 TEACHERS = {kind: f'pcdistill.{where}' for kind, where in dict(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Integer, UInt8
 from .core import require
+from .ranks import mine, spread
 from .clusters import kmeans, shuffled
 from .teacher import Sizes, Teacher, init_, train, transformer, zeros_
 
@@ -90,16 +91,18 @@ def loss(self:MAE,
     gen:torch.Generator, # the ratio, and what is hidden
     done:float=1.,       # share of the run that is done; does not matter
 ) -> Float[Tensor, ""]:
-    "Mean square error over hidden patches."
+    "Mean square error over hidden patches, this rank's part of it."
     def uniform(*shape):
         return torch.rand(shape, generator=gen, device=gen.device, dtype=torch.float32)
     y_bnd, c = self.pixels(x_bchw), self.config
-    b, n = y_bnd.shape[:2]
+    b, n, d = y_bnd.shape
     ratio = c.low + (c.high-c.low)*uniform().item()
     order_bn = uniform(b, n).argsort(1).to(y_bnd.device)
     seen_bj = order_bn[:, :min(n-1, max(1, round((1-ratio)*n)))]
     hidden_bn = torch.ones_like(order_bn, dtype=torch.bool).scatter(1, seen_bj, False)
-    return (self.guess(y_bnd, seen_bj) - y_bnd)[hidden_bn].square().mean()
+    n_hidden = b*(n - seen_bj.shape[1])
+    y_bnd, seen_bj, hidden_bn = map(mine, (y_bnd, seen_bj, hidden_bn))
+    return (self.guess(y_bnd, seen_bj) - y_bnd)[hidden_bn].square().sum()/(n_hidden*d)
 
 # %% ../nbs/43_mae.ipynb #c014
 @patch
@@ -122,6 +125,6 @@ def fit_(self:MAE, x_bchw, gen, ckpt=None, progress=True):
     require(n_images*n >= c.K, f"wanted at least {c.K} patches for {c.K} codes, got {n_images*n}")
     train(init_(self, gen), x_bchw, c, gen, ckpt, progress, betas=(.9, .95), weight_decay=.05)
     some = shuffled(x_bchw, gen, n_images)
-    f_bnf = torch.cat([self.features(x) for x in some.split(256)])
+    f_bnf = spread(self.features, 256, some)
     self.mid_nf.copy_(f_bnf.mean(0))
     self.mean_kf.copy_(kmeans((f_bnf - self.mid_nf).flatten(0, 1), c.K, gen))

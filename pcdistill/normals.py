@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import rearrange, repeat, einsum
 from fastcore.basics import patch
 from .core import cholesky, products, require
+from .ranks import mine, sum_
 from .masses import log_mass_normal
 from .clusters import assign, kmeans, shuffled
 from .circuit import pick
@@ -368,8 +369,11 @@ def em_step_(self:Normals,
     lr:float=1.,          # η: 1 for all data, less for mini-batches
     pseudocount:float=0., # more pseudo-rows a component, added to `shrink`
 ):
-    "The M-step, in place, from the counts collected; forgets them."
-    if self.count is None or not float(self.count[:, 0, 0].sum()) > 0:
+    "The M-step, in place, from the counts that all ranks collected; forgets them."
+    if self.count is None:
+        return
+    sum_(self.count)
+    if not float(self.count[:, 0, 0].sum()) > 0:
         return
     n = self.count[:, 0, 0].double().sum()
     shapes_g = torch.arange(self.shapes, device=self.count.device)
@@ -638,7 +642,7 @@ def start_(
     one = one.to(x_xd.device)
     one.mu_gd[:] = x_xd.float().mean(0)
     one.logs_kd[:] = x_xd.float().std(0).nan_to_num(1.).clamp_min(1).log()
-    for x, z in zip(x_xd.split(16384), z_x.split(16384)):
+    for x, z in zip(mine(x_xd).split(16384), mine(z_x).split(16384)):
         one.accumulate(x, one_hot(z.long(), G).float())
     one.em_step_()
     e.mu_gd.copy_(one.mu_gd)

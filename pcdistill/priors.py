@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from jaxtyping import Float, Integer
 from .core import require
+from .ranks import mine
 from .clusters import shuffled
 from .teacher import Saved, Sizes, init_, train, transformer
 from .inputs import one_hot_evidence
@@ -116,8 +117,8 @@ def log_prob(self:CodePrior, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b"
 
 @patch
 def loss(self:CodePrior, ids_bm, gen=None, done:float=1.) -> Float[Tensor, ""]:
-    "Mean cost of a code in nats."
-    return -self.log_prob(ids_bm).mean()/len(self.n_codes)
+    "Mean cost of a code in nats, this rank's part of it."
+    return -self.log_prob(mine(ids_bm)).sum()/len(ids_bm)/len(self.n_codes)
 
 # %% ../nbs/45_priors.ipynb #c039
 def fit_prior(

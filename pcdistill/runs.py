@@ -24,6 +24,7 @@ from safetensors.torch import save as _to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 from .core import Refused, require
+from .ranks import agreed, rank
 
 # %% ../nbs/02_runs.ipynb #c005
 def write_file(
@@ -32,6 +33,8 @@ def write_file(
 ) -> Path:
     "Write a file atomically; refuses if the disk will not have it, and keeps what was there."
     path = Path(path)
+    if rank() > 0:
+        return path
     temp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +196,7 @@ def read_curves(file:Path) -> dict[str, list[dict]]:
     return {loop: [rows[k] for k in sorted(rows)] for loop, rows in loops.items()}
 
 def _keep(**row): # what an epoch told
-    if _kept.get() is not None:
+    if _kept.get() is not None and rank()==0:
         with _kept.get().open('a') as f:
             f.write(json.dumps(row) + '\n')
 
@@ -241,7 +244,9 @@ def resumable(
     desc:str='', # what it says
 ) -> Iterator[int]:
     "Yield the epochs still to do, saving after each; killed and resumed, it ends the same."
-    start = _restore(path, n_epochs, state) if path and Path(path).is_file() else 0
+    there = path and agreed(Path(path).is_file)
+    start = _restore(path, n_epochs, state) if there else 0
+    agreed(lambda: start) # nobody writes before all have read
     began = saved = time.monotonic()
     off = None if progress else True   # None: off where it is no terminal
     bar = tqdm(range(start, n_epochs), desc, n_epochs, initial=start, disable=off)
@@ -259,7 +264,7 @@ def resumable(
             told = [*(f'{k} {v}' for k, v in numbers.items()),
                     f'{tqdm.format_interval(left_s)} left']
             log.info(f"{desc} {done}/{n_epochs}: {', '.join(told)}")
-        pause = more and time_is_up()
+        pause = more and agreed(time_is_up)
         soon = more and not pause and time.monotonic() - saved < every_s
         if path is None or soon:
             continue

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from einops import rearrange, reduce
 from jaxtyping import Float, Integer, UInt8
 from .core import Refused, products, require
+from .ranks import size, spread, sum_, sum_gradients_
 from .runs import resumable, tell
 from .patches import to_patches
 from .masses import log_mass_logistic
@@ -145,12 +146,12 @@ def bound(
     batch:int=256,                   # how many at once
 ) -> Bound:
     "The terms of L_T(x) for each image."
-    rows = []
-    for x in x_bchw.split(batch):
+    def terms(x):
         cond_b = teacher.log_cond(x)
         uni_b = torch.full_like(cond_b, uniform_prior(teacher.n_codes))
-        rows.append((cond_b, uni_b, prior.log_prob(teacher.codes(x)) if prior else uni_b))
-    return Bound(*map(torch.cat, zip(*rows)))
+        codes_b = prior.log_prob(teacher.codes(x)) if prior else uni_b
+        return torch.stack([cond_b, uni_b, codes_b], 1)
+    return Bound(*spread(terms, batch, x_bchw).unbind(1))
 
 # %% ../nbs/40_teacher.ipynb #c037
 def normal(shape:tuple[int,...], gen:torch.Generator) -> Tensor:
@@ -193,7 +194,8 @@ def warm_cosine(
 
 # %% ../nbs/40_teacher.ipynb #c038
 def train(
-    model:nn.Module, # has loss(rows, gen, share of the run that is done)
+    # has loss(rows, gen, share of the run that is done): of all rows, what this rank adds to it
+    model:nn.Module,
     data:Tensor,     # one row for each example
     config,          # epochs; per_epoch: rows an epoch, at most; batch: rows a step; lr
     gen:torch.Generator,
@@ -205,12 +207,14 @@ def train(
     "The model trained by Adam, ready for use; a killed run resumes with the same numbers."
     opt = torch.optim.AdamW(model.parameters(), config.lr, **dict(weight_decay=0.) | adam)
     n = len(data)
+    few = min(n, config.batch)
+    require(size() <= few, f'wanted a row a step for each of {size()} ranks, got {few} rows')
     per = max(1, min(n, config.per_epoch)//config.batch)
     steps = config.epochs*per
     state = dict(model=model, opt=opt, gen=gen) | (dict(best=best) if best else {})
     name = type(model).__name__
     for epoch in resumable(ckpt, config.epochs, state, every_s=60., progress=progress, desc=name):
-        order = torch.randperm(n, generator=gen, device=gen.device)[:per*min(n, config.batch)]
+        order = torch.randperm(n, generator=gen, device=gen.device)[:per*few]
         losses = []
         for i, rows in enumerate(order.to(data.device).chunk(per), epoch*per):
             opt.param_groups[0]['lr'] = config.lr*warm_cosine(i, steps)
@@ -218,8 +222,10 @@ def train(
             with products(tf32=True):
                 losses.append(loss := model.loss(data[rows], gen, i/steps))
                 loss.backward()
+            sum_gradients_(model)
             opt.step()
-        tell(loss=float(torch.stack(losses).detach().mean()))
+        sum_(loss_i := torch.stack(losses).detach())
+        tell(loss=float(loss_i.mean()))
         if best:
             best.look()
     return model.eval().requires_grad_(False)

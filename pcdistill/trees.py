@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Bool
 from einops import rearrange, einsum
 from fastcore.basics import patch
 from .core import require
+from .ranks import agreed
 from .runs import resumable
 from .clusters import kmeans, assign
 from .inputs import KINDS, Categorical, discrete
@@ -362,7 +363,7 @@ def started(
     def some(n):
         return rows.take(torch.randperm(len(rows.y_xd), generator=gen)[:n])
     y_xd = some(20_000).y_xd
-    tree = chow_liu(mutual_information(y_xd))
+    tree = agreed(lambda: chow_liu(mutual_information(y_xd)))
     e = Trees([tree], rows.n_values, [rows.n_heads], [config.states], config.inputs, gen)
     f_xf = y_xd.float()
     mu_kf = kmeans(f_xf, min(config.states, len(f_xf.unique(dim=0))), gen)
