@@ -221,6 +221,7 @@ def _say(
     "What was taken as what, on stderr."
     print(sentence, file=sys.stderr)
 
+# %% ../nbs/10_data.ipynb #cstr1009
 @contextmanager
 def _whole(path:Path):
     "Refuse a file whose reader fails in here."
@@ -262,6 +263,7 @@ class Parts:
             self.part, self.held = part, self.read[part]()
         return self.held[i - self.ends[part]]   # from its end
 
+# %% ../nbs/10_data.ipynb #cstr1010
 def _parquet(path:Path) -> list[tuple[int, Callable]]:
     "The groups of rows of a parquet file."
     import pyarrow.parquet as pq
@@ -520,8 +522,8 @@ def by_shards(
 ) -> Callable[[torch.Generator, int], Iterator]:
     "An `order` for `em.fit`: shards in random order, and the rows of each."
     def order(gen, steps):
-        at = torch.arange(n).split(shard)
-        of = [at[i] for i in torch.randperm(len(at), generator=gen)]
-        row_b = torch.cat([r[torch.randperm(len(r), generator=gen)] for r in of])
+        first = (torch.randperm(-(-n//shard), generator=gen)*shard).tolist()
+        rows = [i + torch.randperm(min(shard, n-i), generator=gen) for i in first]
+        row_b = torch.cat(rows)
         return (r.split(micro) for r in row_b.tensor_split(steps))
     return order
