@@ -16,7 +16,7 @@ from pcdistill import chain
 from pcdistill.chain import Run, distill
 from pcdistill.core import rng
 from pcdistill.recipes import recipe
-from pcdistill.runs import save_json, write_file
+from pcdistill.runs import load_json, save_json
 from pcdistill.show import table
 
 PHOTOS = dict(train=('astronaut_a', 'astronaut_b', 'hubble_a'), val=('coffee_a', 'coffee_b'))
@@ -72,9 +72,9 @@ def main():
         config = dict(n_fit=a.n_fit) | (dict(states=a.states, epochs=1) if a.family=='trees' else {})
         r = recipe('imagenet32', family=a.family, teacher=a.teacher, patch=a.patch, clusters=a.clusters, epochs=a.epochs, n_tune=a.n_tune, n_test=200, emission=config, batch=20_000, micro=512)
         distill(recipe('digits', teacher=a.teacher, family=a.family, n_train=50, n_test=5, epochs=1), folder/'first', 'cpu', False)   # what is imported late
-        base, watch, rows = anonymous(), Watch(), []
+        base, watch, kept = anonymous(), Watch(), folder/'stages.json'; rows = load_json(kept) if kept.is_file() else []
         def done(stage, seconds):
-            most = max(0, watch.reset() - base)/1e6; rows.append((stage, round(seconds, 1), round(most, 1))); print(*rows[-1], flush=True)
+            most = max(0, watch.reset() - base)/1e6; rows.append((stage, round(seconds, 1), round(most, 1))); print(*rows[-1], flush=True); save_json(kept, rows)
         def timed(f, name):
             def stage(*args, **kw):
                 start = time.monotonic(); out = f(*args, **kw); spent = time.monotonic() - start
