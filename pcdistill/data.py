@@ -503,7 +503,8 @@ def keep_images(
     file:Path,   # to keep them in
 ) -> UInt8[Tensor, "b c h w"]:
     "The images of a split from a file, mapped; what was killed goes on where it was."
-    row_b, n = torch.as_tensor(split.rows), len(split)
+    n = len(split)
+    row_b = torch.from_numpy(np.fromiter(split.rows, np.int64, n))
     order_b = row_b.argsort()
     if file.is_file() or bool((row_b.diff() > 0).all()):
         return rows_file(file, n, lambda at: split[at])
