@@ -217,12 +217,11 @@ def fit_one_normal(
     shape = tuple(train_x.shape[1:])
     require(tuple(valid_x.shape[1:])==shape,
             f'wanted images of one shape, got {shape} and {tuple(valid_x.shape[1:])}')
-    rows = rearrange(train_x, 'b c h w -> b (h w c)')
-    n, d = rows.shape
-    eye_dd = torch.eye(d, dtype=torch.float64, device=rows.device)
+    n, d = len(train_x), math.prod(shape)
+    eye_dd = torch.eye(d, dtype=torch.float64, device=train_x.device)
     one_d, two_dd = torch.zeros_like(eye_dd[0]), torch.zeros_like(eye_dd)
-    for x in mine(rows).split(1024):
-        x = x.float() - 128
+    for x in mine(train_x).split(1024):
+        x = rearrange(x, 'b c h w -> b (h w c)').float() - 128
         one_d += x.sum(0)
         two_dd += x.T @ x
     sum_(one_d, two_dd)
@@ -230,7 +229,7 @@ def fit_one_normal(
     S_dd = two_dd/n - torch.outer(mu_d, mu_d)
     def normal(ridge):
         L_dd = torch.linalg.cholesky(S_dd + ridge*eye_dd)
-        e, s_d = Normals(1, d, s_min=0.).to(rows.device), L_dd.diagonal()
+        e, s_d = Normals(1, d, s_min=0.).to(train_x.device), L_dd.diagonal()
         e.U_gde.copy_(torch.linalg.solve_triangular(L_dd/s_d, eye_dd, upper=False)[None])
         e.mu_gd.copy_(mu_d + 128)
         e.logs_kd.copy_(s_d.log())

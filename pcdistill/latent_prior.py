@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from jaxtyping import Int
+from jaxtyping import Integer
 from .core import require
 from .ranks import agreed
 from .inputs import Evidence
@@ -88,7 +88,7 @@ def recount_(
 # %% ../nbs/28_latent_prior.ipynb #c005
 @torch.no_grad()
 def fit_latent_prior(
-    z_bn:Int[Tensor, "b n"], # latent value of every patch
+    z_bn:Integer[Tensor, "b n"], # latent value of every patch
     K:int,                   # latent values there are
     alpha:float|None=None,   # pseudocount α of a row; None: the best of ALPHAS for left-out images
     tree:Tree|None=None,     # which patches are neighbours; None: Chow-Liu tree of the latents
@@ -96,11 +96,11 @@ def fit_latent_prior(
     n_values:Sequence[int]|None=None, # values that each latent takes; None: all
 ) -> Circuit:
     "Circuit over patch latents with tables counted from labels."
-    z_bn, n = z_bn.long(), z_bn.shape[1]
+    n = z_bn.shape[1]
     check_labels(z_bn, n, K)
-    few, chunk = z_bn[:n_tree], max(1, 2048//K)
-    tree = tree or agreed(lambda: chow_liu(mutual_information(few, bins=K, chunk=chunk)))
+    few_bn, chunk = z_bn[:n_tree].long(), max(1, 2048//K)
+    tree = tree or agreed(lambda: chow_liu(mutual_information(few_bn, bins=K, chunk=chunk)))
     require(tree.host==tuple(range(n)),
             'wanted a tree with one latent a patch (chow_liu, chain or binary_tree)')
     pc = Circuit(tree, Evidence(n, K), 1, torch.Generator().manual_seed(0)).to(z_bn.device)
-    return recount_(pc, [z_bn], alpha, n_values)
+    return recount_(pc, z_bn.split(4096), alpha, n_values)

@@ -75,7 +75,7 @@ class PriorConfig(Sizes):
     per_epoch:int = 20_000 # images an epoch, at most
     batch:int = 64         # images a step
     lr:float = 2e-3
-    held_out:float = .05   # share of the images that choose the epoch
+    held_out:float = .05   # share of the images that choose the epoch; 10,000 at most
 
     TINY = dict(width=48, epochs=12, per_epoch=2048, lr=4e-3, held_out=.1)
     PAPER = dict(width=256, layers=6, heads=8, epochs=30, per_epoch=50_000, lr=3e-4)
@@ -130,7 +130,8 @@ def fit_prior(
     progress:bool=True,
 ) -> CodePrior:
     "Trained by `teacher.train`; the epoch that is best on held-out images is kept."
-    ids_bm, n_held = shuffled(ids_bm, gen), max(1, int(len(ids_bm)*config.held_out))
+    n_held = max(1, min(10_000, int(len(ids_bm)*config.held_out)))
+    ids_bm = shuffled(ids_bm, gen)
     held, seen = ids_bm[:n_held], ids_bm[n_held*(len(ids_bm) > 1):]
     model = init_(CodePrior(config, n_codes), gen).to(ids_bm.device)
     nn.init.zeros_(model.head.weight)

@@ -78,7 +78,7 @@ def gaussian_mutual_information(
 def mutual_information(
     x_bd:Int[Tensor, "b d"], # integer data, values from 0
     bins:int=8,              # values are sorted into so many bins first
-    chunk:int=256,           # variables at a time
+    chunk:int=64,            # variables at a time
     near:int|None=None,      # only so many likely partners of each; None: all, or 16 of over 1,024
 ) -> Float[Tensor, "d d"]:
     "Mutual information of pairs, in nats, from smoothed pair counts; 0 where not measured."
@@ -87,8 +87,8 @@ def mutual_information(
     near = near or (16 if d > 1024 else d)
     if near < d-1:
         return _near_information(z_bd, gaussian_mutual_information(x_bd), near)
-    hot_bdv = torch.nn.functional.one_hot(z_bd).float()
-    v = hot_bdv.shape[-1]
+    v = int(z_bd.max()) + 1
+    hot_bdv = (z_bd[..., None]==torch.arange(v, device=z_bd.device)).float()
     a = 1/v**2                                             # one pseudo-observation a pair
     h_d = entr((hot_bdv.sum(0) + a*v)/(b + 1)).sum(1)
     out, flat = [], rearrange(hot_bdv, 'b d v -> b (d v)')

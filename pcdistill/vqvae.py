@@ -302,5 +302,5 @@ def start_(self:VQVAE2, gen:torch.Generator):
 def fit_(self:VQVAE2, x_bchw, gen, ckpt=None, progress=True):
     "Trained by `teacher.train`; a killed run resumes and ends with the same numbers."
     self.start_(gen)
-    twice = 1 + (len(x_bchw)==1)
-    train(self, x_bchw.repeat(twice, 1, 1, 1), self.config, gen, ckpt, progress)
+    x_bchw = x_bchw if len(x_bchw) > 1 else repeat(x_bchw, '1 c h w -> 2 c h w')
+    train(self, x_bchw, self.config, gen, ckpt, progress)

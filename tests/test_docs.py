@@ -87,7 +87,7 @@ def test_links_of_the_pages_lead_somewhere():
 
 @pytest.mark.parametrize('page,text,want', [
     ('mini.md', 'see `em`.', 'see [`em`](em.md).'), ('em.md', 'this, `em`,', 'this, `em`,'), ('theory/T1_circuits.md', '`em` and `T4_em`', '[`em`](../em.md) and [`T4_em`](T4_em.md)'),
-    ('mini.md', '`extra/stream`, `stream`', '[`extra/stream`](extra/stream.md), [`stream`](extra/stream.md)'), ('extra/graphs.md', '`inputs`', '[`inputs`](inputs.md)'), ('mini.md', '`inputs`', '[`inputs`](inputs.md)'),
+    ('mini.md', '`extra/sums`, `sums`', '[`extra/sums`](extra/sums.md), [`sums`](extra/sums.md)'), ('extra/graphs.md', '`inputs`', '[`inputs`](inputs.md)'), ('mini.md', '`inputs`', '[`inputs`](inputs.md)'),
     ('mini.md', '`fit_innovations`', '[`fit_innovations`](api/innovations.md#pcdistill.innovations.fit_innovations)'), ('mini.md', '`no_such_name`', '`no_such_name`'),
     ('mini.md', '[`em`](25_em.ipynb#steps)', '[`em`](em.md#steps)'), ('mini.md', '![a pad](images/pad.png)', '![a pad](nbs/images/pad.png)'), ('mini.md', '[x](https://a.b/em)', '[x](https://a.b/em)'),
     ('mini.md', '```python\n`em` $x$\n```', '```python\n`em` $x$\n```'), ('index.md', 'E07 how good', '[E07](experiments/E07_inpainting.md) how good'), ('mini.md', '## `em`', '## `em`')])

@@ -46,7 +46,7 @@ class NoiseTeacher(Teacher):
         self.salt.fill_(sklearn_seed(gen))
         self.f_kf.copy_(normal(self.f_kf.shape, gen))
         for lp_v, x in zip(self.lp_cv, x_bchw.unbind(1)):
-            n_v = x.flatten().long().bincount(minlength=256) + 1
+            n_v = sum(part.flatten().bincount(minlength=256) for part in x.split(4096)) + 1
             lp_v.copy_((n_v/n_v.sum()).log())
 
 fit_noise = partial(fit_control, NoiseTeacher)
