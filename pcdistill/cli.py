@@ -271,9 +271,9 @@ def run_play(
     folder:Path=Path('~/pcdistill-notebooks'), # of your copies of the notebooks
 ):
     "Open the notebook play in JupyterLab."
-    from pcdistill.chain import load_run
     from pcdistill.lab import open_lab, use_run
     if run:
+        from pcdistill.chain import load_run # only here: its imports are slow
         load_run(run, 'cpu')
         use_run(run)
     run_notebooks(folder)
