@@ -796,6 +796,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting._log_whole': ('inpainting.html#_log_whole', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting._soft_rows': ('inpainting.html#_soft_rows', 'pcdistill/inpainting.py'),
+                                      'pcdistill.inpainting._tiled': ('inpainting.html#_tiled', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting.answers': ('inpainting.html#answers', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting.as_png': ('inpainting.html#as_png', 'pcdistill/inpainting.py'),
                                       'pcdistill.inpainting.figure': ('inpainting.html#figure', 'pcdistill/inpainting.py'),

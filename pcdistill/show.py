@@ -62,9 +62,9 @@ def strip(
     title:str|None=None, # above
 ) -> Figure:
     "Rows of images, each with its label on the left."
-    b = max(map(len, rows.values()))
-    inch = min(.75, 6/b)
-    size = inch*b + 1.2, inch*len(rows) + .3*bool(title)
+    b, h, w = max(map(len, rows.values())), *next(iter(rows.values())).shape[-2:]
+    inch = min(max(.75, w/100), 6/b) # a large picture keeps its pixels
+    size = inch*b + 1.2, inch*h/w*len(rows) + .3*bool(title)
     fig = Figure(figsize=size, dpi=72, layout='constrained')
     for ax, (label, x_bchw) in zip(fig.subplots(len(rows), squeeze=False).flat, rows.items()):
         grid(x_bchw, b, ax)

@@ -141,11 +141,14 @@ def test_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path); grey = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8); asked = []
     Image.fromarray(grey).save('a.png'); Image.fromarray(255 - grey).convert('RGB').save('b.jpg')
     hidden = np.zeros((20, 20), np.uint8); hidden[:5] = 255; Image.fromarray(hidden).save('mask.png')
-    monkeypatch.setattr('pcdistill.inpainting.inpaint', lambda *a: asked.append(inpaint(*a)) or asked[-1])
+    monkeypatch.setattr('pcdistill.inpainting.inpaint', lambda *a, **k: asked.append(inpaint(*a, **k)) or asked[-1])
     assert cli.main(['inpaint', 'digits', '--image', 'a.png', 'b.jpg', '--mask', 'mask.png', '--samples', '1'])==0 and Path('inpaint.png').is_file()
     r, = asked; assert torch.equal(r.image, fit_image([Path('a.png'), Path('b.jpg')], (1, 8, 8)))
     assert not r.seen[:, :2].any() and r.seen[:, 2:].all()
     assert cli.main(['inpaint', 'digits', '--image', 'a.png', '--mask', 'top', '-o', 'top.png'])==0
+    assert cli.main(['inpaint', 'digits', '--image', 'a.png', '--mask', 'top', '--tiled', '-o', 'tiles.png'])==0 and Path('tiles.png').is_file()
+    assert asked[-1].image.shape==(1, 1, 16, 24) and torch.equal(asked[-1].image[0, 0], torch.tensor(grey[2:18, 3:27])) and not asked[-1].seen[0, :8].any()
+    assert cli.main(['inpaint', 'digits', '--image', 'a.png', 'b.jpg', '--tiled'])==2 and 'wanted one --image' in capsys.readouterr().err
     before = Path('mask.png').read_bytes()
     for wrong in (['--mask', 'mask.png', '-o', 'mask.png'], ['-o', 'a.png'], ['--mask', 'nose.png'], ['--image', 'none.png']):
         assert cli.main(['inpaint', 'digits', '--image', 'a.png', *wrong, '--overwrite'])==2
