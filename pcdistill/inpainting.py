@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'hiding', 'strips', 'mask', 'opened', 'fit_image', 'fit_mask', 'as_png', 'Inpainted', 'answers', 'model_of',
-           'inpaint', 'figure']
+           'inpaint', 'by_mask', 'figure']
 
 # %% ../nbs/51_inpainting.ipynb #c002
 import io
+import math
 from collections.abc import Callable
 from functools import singledispatch
 from pathlib import Path
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from jaxtyping import Bool, Float, UInt8
 from einops import rearrange
 from matplotlib.figure import Figure
-from .core import Refused, require, rng
-from .show import strip
+from .core import Refused, bpd, require, rng
+from .show import strip, table
 from .emission import Soft
 from .image import Image
 
@@ -266,6 +267,21 @@ def inpaint(
         parts.append(answers(image, x_bchw[at], seen_bhw[at], n, gen, part, belief))
     named = zip(Inpainted._fields, zip(*parts))
     return Inpainted(*(torch.cat(t, int(f=='samples')) for f, t in named))
+
+# %% ../nbs/51_inpainting.ipynb #tab00001
+def by_mask(
+    asked, # a run, its circuit, or another model that answers
+    x_bchw:UInt8[Tensor, "b c h w"], # images it has not seen
+) -> str:
+    "A table: how well images are completed under each of `MASKS`."
+    rows = []
+    for name in MASKS:
+        r = inpaint(asked, x_bchw, name, 0)
+        off = (r.mean - r.image)[(~r.seen)[:, None].expand_as(r.image)]
+        psnr = 10*math.log10(255**2/max(float(off.square().mean()), 1e-9))
+        bits = float(bpd(r.log_hidden_b.sum(), len(off)))
+        rows.append((name, psnr, bits, 'yes' if r.exact.all() else 'of the density'))
+    return table(rows, ('hidden', 'PSNR of the mean, dB', 'bits a hidden value', 'exact'))
 
 # %% ../nbs/51_inpainting.ipynb #c021
 def figure(

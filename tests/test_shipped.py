@@ -9,7 +9,7 @@ from pcdistill.core import Refused
 from pcdistill.data import images
 from pcdistill.image import load_image
 from pcdistill.innovations import load_innovations
-from pcdistill.inpainting import Inpainted, fit_image
+from pcdistill.inpainting import MASKS, Inpainted, by_mask, fit_image
 from pcdistill.recipes import recipe
 from pcdistill.runs import load, load_json
 
@@ -79,7 +79,7 @@ def test_saved_in_half_precision_where_bits_permit(done, tmp_path, monkeypatch):
     saved = load_run(done.save_pretrained(tmp_path/'half', 'mit', 'By hand.'), 'cpu'); tensors, _ = load(tmp_path/'half'/'student.safetensors')
     assert {f.name for f in (tmp_path/'half').iterdir()}==KEPT and {t.dtype for t in tensors.values()}=={torch.half}
     assert saved.recipe==done.recipe and str(saved)==str(done) and {k: v for k, v in saved.results.items() if k!='half_costs'}==done.results
-    said = (tmp_path/'half'/'README.md').read_text(encoding='utf-8'); assert 'license: mit\n' in said and 'By hand.' in said and str(done) in said and str(tmp_path) not in said
+    said = (tmp_path/'half'/'README.md').read_text(encoding='utf-8'); assert by_mask(done, x) in said and 'license: mit\n' in said and 'By hand.' in said and str(done) in said and str(tmp_path) not in said
     with torch.no_grad(): off = (saved.image(x) - done.image(x)).abs().mean()/64/np.log(2)
     assert 0 < off < 1e-3 and abs(saved.results['half_costs']) < 1e-3
     narrowed = R.narrowed
@@ -128,6 +128,13 @@ def test_the_hub(done, tmp_path, monkeypatch):
     shutil.copytree(R.SHIPPED/'photos', tmp_path/'digits'); assert load_run('digits', 'cpu').recipe.data=='photos'
     for missing in ('nothing', str(tmp_path/'none'), 'a/b/c'):
         with pytest.raises(Refused, match=f'digits, photos, fashion_mnist.*{missing}.*not there'): load_run(missing)
+
+def test_a_table_of_masks_says_what_the_definitions_say(done):
+    "PSNR and bits of the hidden values, mask by mask."
+    x = images('digits', 'test', 5); lines = by_mask(done, x).splitlines()[2:]
+    for line, name in zip(lines, MASKS, strict=True):
+        r = inpaint(done, x, name, 0); hidden = ~r.seen; mse = float((r.mean - x)[:, 0][hidden].square().mean()); bits = -float(r.log_hidden_b.sum())/np.log(2)/int(hidden.sum())
+        assert line.split()[0]==name and line.endswith('yes') and np.allclose([float(v) for v in line.split()[1:3]], [10*np.log10(255**2/mse), bits], atol=1e-3)
 
 # --- pictures in, pictures out
 
