@@ -560,13 +560,14 @@ def _completed(run, name) -> str: # what its card says of masks
     if run.image.lossy:
         return ''
     return f"""
+
 The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
 
 ```
 {by_mask(run, run.images('test')[:100])}
-```
-"""
+```"""
 
+# %% ../nbs/61_chain.ipynb #crd00001
 def card(
     run:Run,      # finished
     name:str,     # what it is called
@@ -597,8 +598,8 @@ inpaint(run, 'picture.png', 'centre')
 
 ## How it was made
 By pcdistill {r['version']}, from {r['data']['n_train']:,} training images of `{r['data']['name']}`.
-All settings are in recipe.json. {note}
-{_completed(run, name)}
+All settings are in recipe.json. {note}{_completed(run, name)}
+
 ## How good it is
 **{r['student']['bits']:.4f} bits/dim**, exact; `pcdistill evaluate` computes this again.
 

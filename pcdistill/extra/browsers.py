@@ -305,6 +305,7 @@ def growth_text(r:dict) -> str:
              .format(**r['bits']))
     return f"{here}{heads} split, {len(r['new'])} new, {moved}; {costs}: {end}."
 
+# %% ../../nbs/extra/browsers.ipynb #c030c
 def heads_figure(
     r:dict,            # a division tried
     ax:Axes|None=None, # where to draw; None makes a figure
@@ -332,6 +333,7 @@ def gains_figure(
            ylabel='bits/dim saved by dividing')
     return ax.figure
 
+# %% ../../nbs/extra/browsers.ipynb #c030d
 def growth_figure(
     history:list[dict], # of growing
     i:int,              # the step shown
