@@ -381,6 +381,7 @@ def ledger_figure(
     waterfall(ledger, student_b, dims, mean, f'mean of {b} images')
     return fig
 
+# %% ../../nbs/extra/browsers.ipynb #c034b
 def ledger_view(
     ledger:Ledger,                   # of the images
     student_b:Float[Tensor, "_"],    # log p(x) of each, nats
