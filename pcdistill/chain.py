@@ -43,7 +43,7 @@ from .priors import Choice, PriorConfig, choose_prior, fit_prior, simple_priors
 from .latents import extract, features, kind_of, load_teacher
 from .evaluate import bits, ledger_from, measure, readings, score, waterfall
 from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
-from .inpainting import mask, model_of, inpaint, figure
+from .inpainting import by_mask, mask, model_of, inpaint, figure
 from .innovations import load_innovations
 from .recipes import N_READ, Recipe, estimate, plan_table, recipe_from
 
@@ -601,6 +601,18 @@ def narrowed(
     return half, bits(gained_b, x[0].numel()).bits
 
 # %% ../nbs/61_chain.ipynb #c026d
+def _completed(run, name) -> str: # what its card says of masks
+    if run.image.lossy:
+        return ''
+    return f"""
+
+The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
+
+```
+{by_mask(run, run.images('test')[:100])}
+```"""
+
+# %% ../nbs/61_chain.ipynb #crd00001
 def card(
     run:Run,      # finished
     name:str,     # what it is called
@@ -631,7 +643,7 @@ inpaint(run, 'picture.png', 'centre')
 
 ## How it was made
 By pcdistill {r['version']}, from {r['data']['n_train']:,} training images of `{r['data']['name']}`.
-All settings are in recipe.json. {note}
+All settings are in recipe.json. {note}{_completed(run, name)}
 
 ## How good it is
 **{r['student']['bits']:.4f} bits/dim**, exact; `pcdistill evaluate` computes this again.

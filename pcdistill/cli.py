@@ -179,6 +179,7 @@ def run_inpaint(
     # what is hidden: top, left, centre, expand, strips, random90, eyes; or the file of a mask, in
     # which white hides (or what is opaque, if it has transparency)
     mask:str='centre',
+    tiled:bool=False,       # one larger --image is not fitted, but completed tile by tile
     samples:int=3,          # completions of each
     out:Path=Path('inpaint.png'), # picture to write
     seed:int=0,             # of the random draws
@@ -187,13 +188,18 @@ def run_inpaint(
 ):
     "Hide pixels of images and complete them: samples, posterior mean, entropy."
     import torch
-    from pcdistill.core import rng
+    from pcdistill.core import require, rng
     from pcdistill.data import images
     from pcdistill.inpainting import figure, fit_image, inpaint, mask as mask_of, model_of
     from pcdistill.chain import load_run
     found = load_run(run, device)
     circuit, data = model_of(found), found.recipe.data
     may_draw(out, [*files_of(found.folder), Path(data), *image, Path(mask)], overwrite)
+    require(not tiled or len(image)==1, f'wanted one --image to cut in tiles, got {len(image)}')
+    if tiled:
+        gen = rng(seed, circuit.device)
+        write_figure(figure(inpaint(circuit, image[0], mask, samples, gen, tiled=True)), out)
+        return
     x = fit_image(list(image), circuit.shape) if image else images(data, split, n)
     seen = mask_of(mask, len(x), *x.shape[2:], rng(seed))
     if not torch.equal(circuit.supported(seen), seen):
@@ -271,9 +277,9 @@ def run_play(
     folder:Path=Path('~/pcdistill-notebooks'), # of your copies of the notebooks
 ):
     "Open the notebook play in JupyterLab."
-    from pcdistill.chain import load_run
     from pcdistill.lab import open_lab, use_run
     if run:
+        from pcdistill.chain import load_run # only here: its imports are slow
         load_run(run, 'cpu')
         use_run(run)
     run_notebooks(folder)

@@ -9,7 +9,6 @@ __all__ = ['assign', 'sklearn_seed', 'shuffled', 'kmeans']
 import torch
 from torch import Tensor
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans, kmeans_plusplus
 from .core import require
 from .ranks import agreed
 
@@ -55,6 +54,7 @@ def kmeans(
         distinct = len(points.unique(dim=0))
     require(1<=K<=distinct, "wanted at least as many distinct points as clusters, "
             f"got {distinct} distinct points for {K} clusters")
+    from sklearn.cluster import KMeans, kmeans_plusplus # two seconds, so only where it is used
     points, seed = points.cpu().numpy(), sklearn_seed(gen)
     if start_kf is None:
         start, _ = kmeans_plusplus(points[:max(50*K, 5000)], K, random_state=seed)

@@ -187,10 +187,8 @@ def waterfall_bits(
     bars = ax.bar(['teacher', *names, 'student'], heights, .7, bottoms, color=colours,
                   edgecolor='k', linewidth=.5)
     said = [f'{teacher:.3f}', *(f'{step:+.3f}' for step in steps), f'{level[-1]:.3f}']
-    ax.bar_label(bars, said, fontsize=8)
-    low, high = min(level), max(level)
-    room = max(high-low, .01*high)
-    ax.set(ylim=(max(0, low-room), high+.25*room), ylabel='bits/dim')
+    ax.bar_label(bars, said, fontsize=8, padding=2)
+    ax.set(ylim=(0, 1.12*max(level)), ylabel='bits/dim')
     ax.tick_params(axis='x', labelsize=8)
     ax.set_title(title, fontsize=10)
     return ax.figure

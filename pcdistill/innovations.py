@@ -452,7 +452,7 @@ def fit_network(
 def save_innovations(
     model:Innovations,
     path:Path,
-    narrow:bool=False, # the network's weights in half precision
+    narrow:bool=False, # weights of the network, and a factor of the covariance, in half precision
 ):
     "One .safetensors file, written whole or not at all."
     make = dict(shape=model.shape, cell=model.cell, K=len(model.cells.none_k))
@@ -461,6 +461,10 @@ def save_innovations(
         make |= dict(network=asdict(model.network.config))
     half = 'network.' if narrow else ()
     tensors = {k: t.half() if k.startswith(half) else t for k, t in model.state_dict().items()}
+    if narrow: # L of S = L Lᵀ, below the diagonal and on it: rounded, it still makes a covariance
+        L_dd = cholesky(tensors.pop('S_dd').double())
+        at = torch.tril_indices(*L_dd.shape, device=L_dd.device)
+        tensors['L_t'] = L_dd[*at].half()
     save(path, tensors, dict(kind='innovations') | make)
 
 def load_innovations(path:Path, device:str|torch.device='cpu') -> Innovations:
@@ -469,6 +473,11 @@ def load_innovations(path:Path, device:str|torch.device='cpu') -> Innovations:
     kind = meta.get('kind', 'something else')
     require(kind=='innovations', f'wanted a circuit over innovations, got {kind}; fit it again')
     make = tuple(meta['shape']), meta['cell'], meta['K'], meta['shrink']
+    if 'L_t' in tensors: # it was saved narrow
+        d = len(tensors['mu_d'])
+        L_dd = torch.zeros(d, d, dtype=torch.float64)
+        L_dd[*torch.tril_indices(d, d)] = tensors.pop('L_t').double()
+        tensors['S_dd'] = (L_dd @ L_dd.T).float()
     model = Innovations(tensors['mu_d'], tensors['S_dd'], *make)
     model.prior = from_spec(meta['prior'])
     if meta.get('network'):

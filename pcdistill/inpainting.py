@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'hiding', 'strips', 'mask', 'opened', 'fit_image', 'fit_mask', 'as_png', 'Inpainted', 'answers', 'model_of',
-           'inpaint', 'figure']
+           'inpaint', 'by_mask', 'figure']
 
 # %% ../nbs/51_inpainting.ipynb #c002
 import io
+import math
 from collections.abc import Callable
 from functools import singledispatch
 from pathlib import Path
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from jaxtyping import Bool, Float, UInt8
 from einops import rearrange
 from matplotlib.figure import Figure
-from .core import Refused, require, rng
-from .show import strip
+from .core import Refused, bpd, require, rng
+from .show import strip, table
 from .emission import Soft
 from .image import Image
 
@@ -93,10 +94,12 @@ def opened(
         picture = PIL.Image.fromarray(picture[..., 0] if picture.shape[2:]==(1,) else picture)
     data = isinstance(picture, bytes)
     try:
-        im = picture
-        if not isinstance(im, PIL.Image.Image):
-            im = PIL.Image.open(io.BytesIO(im) if data else im, formats=_FORMATS)
-        im = ImageOps.exif_transpose(im) # upright
+        if isinstance(picture, PIL.Image.Image):
+            im = ImageOps.exif_transpose(picture) # upright
+        else:
+            source = io.BytesIO(picture) if data else picture
+            with PIL.Image.open(source, formats=_FORMATS) as file: # closed, whatever is in it
+                im = ImageOps.exif_transpose(file)
     except (AttributeError, OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         what = f'{len(picture):,} bytes' if data else picture
         raise Refused(f'wanted a picture, got {what}, which cannot be decoded') from None
@@ -214,6 +217,25 @@ def model_of(asked):
     "The model that answers; what has one (a run) registers how it is got at."
     return asked
 
+# %% ../nbs/51_inpainting.ipynb #til00001
+def _tiled(image, picture, seen, n, gen, batch) -> Inpainted: # of one large picture
+    (c, h, w), full = image.shape, opened(picture).size[::-1]
+    rows, cols = full[0]//h, full[1]//w
+    require(rows*cols > 0, f'wanted a picture of at least {h}×{w} pixels to cut into tiles, '
+            f'got {full[0]}×{full[1]}')
+    top, left = (full[0] - rows*h)//2, (full[1] - cols*w)//2
+    def cut(t):
+        t = t[..., top:top + rows*h, left:left + cols*w]
+        return rearrange(t, '1 ... (r h) (s w) -> (r s) ... h w', r=rows, s=cols)
+    def join(t):
+        return rearrange(t, '... (r s) c h w -> ... 1 c (r h) (s w)', r=rows)
+    x, seen_1hw = fit_image(picture, (c, *full)), mask(seen, 1, *full, gen)
+    r = inpaint(image, cut(x), cut(seen_1hw), n, gen, batch)
+    seen_1hw, entropy = (join(t[:, None])[:, 0] for t in (r.seen, r.entropy))
+    logs = (lp_b.sum(0, keepdim=True) for lp_b in (r.log_seen_b, r.log_hidden_b))
+    return Inpainted(join(r.image), seen_1hw, join(r.mean), entropy, join(r.samples), *logs,
+                     r.exact.all()[None])
+
 # %% ../nbs/51_inpainting.ipynb #c828b831
 @torch.inference_mode(False) # posteriors are gradients
 @torch.no_grad()
@@ -226,9 +248,13 @@ def inpaint(
     batch:int=64,                    # images at a time
     soft:tuple[Tensor, Tensor]|None=None, # beliefs [b c h w] about pixels: values, precisions
     belief_bnk:Float[Tensor, "b n k"]|None=None, # log-evidence of latents
+    tiled:bool=False, # one picture that is larger than the model's images: not fitted, cut in tiles
 ) -> Inpainted:
     "Mean, entropy and samples of hidden pixels, and log p of the true ones."
     image = model_of(image)
+    if tiled:
+        gen = rng(0, image.device) if gen is None else gen
+        return _tiled(image, pictures, seen_bhw, n, gen, batch)
     x_bchw, dev = fit_image(pictures, image.shape).to(image.device), image.device
     require(n >= 0 and len(x_bchw) > 0,
             f'wanted images, and no fewer than 0 samples of each, got {len(x_bchw)} and {n}')
@@ -241,6 +267,21 @@ def inpaint(
         parts.append(answers(image, x_bchw[at], seen_bhw[at], n, gen, part, belief))
     named = zip(Inpainted._fields, zip(*parts))
     return Inpainted(*(torch.cat(t, int(f=='samples')) for f, t in named))
+
+# %% ../nbs/51_inpainting.ipynb #tab00001
+def by_mask(
+    asked, # a run, its circuit, or another model that answers
+    x_bchw:UInt8[Tensor, "b c h w"], # images it has not seen
+) -> str:
+    "A table: how well images are completed under each of `MASKS`."
+    rows = []
+    for name in MASKS:
+        r = inpaint(asked, x_bchw, name, 0)
+        off = (r.mean - r.image)[(~r.seen)[:, None].expand_as(r.image)]
+        psnr = 10*math.log10(255**2/max(float(off.square().mean()), 1e-9))
+        bits = float(bpd(r.log_hidden_b.sum(), len(off)))
+        rows.append((name, psnr, bits, 'yes' if r.exact.all() else 'of the density'))
+    return table(rows, ('hidden', 'PSNR of the mean, dB', 'bits a hidden value', 'exact'))
 
 # %% ../nbs/51_inpainting.ipynb #c021
 def figure(

@@ -51,7 +51,7 @@ def grid(
     page = rearrange(page, '(r k) h w c -> (r h) (k w) c', k=cols)[:-gap, :-gap]
     inch = min(7, .7*cols)
     ax = axes_or_new(ax, (inch, inch*rows*h/(cols*w) + .3*bool(title)))
-    ax.imshow(page, interpolation='nearest')
+    ax.imshow(page.numpy(), interpolation='nearest')
     ax.set_axis_off()
     ax.set_title(title, fontsize=10)
     return ax.figure
@@ -62,9 +62,9 @@ def strip(
     title:str|None=None, # above
 ) -> Figure:
     "Rows of images, each with its label on the left."
-    b = max(map(len, rows.values()))
-    inch = min(.75, 6/b)
-    size = inch*b + 1.2, inch*len(rows) + .3*bool(title)
+    b, h, w = max(map(len, rows.values())), *next(iter(rows.values())).shape[-2:]
+    inch = min(max(.75, w/100), 6/b) # a large picture keeps its pixels
+    size = inch*b + 1.2, inch*h/w*len(rows) + .3*bool(title)
     fig = Figure(figsize=size, dpi=72, layout='constrained')
     for ax, (label, x_bchw) in zip(fig.subplots(len(rows), squeeze=False).flat, rows.items()):
         grid(x_bchw, b, ax)
@@ -88,7 +88,7 @@ def curve(
     ax = axes_or_new(ax, (4.5, 2.6))
     for label, v in lines.items():
         pair = v if isinstance(v, tuple) else (range(len(v)), v)
-        x, y = (torch.as_tensor(a).detach().cpu().double() for a in pair)
+        x, y = (torch.as_tensor(a).numpy(force=True).astype(float) for a in pair)
         ax.plot(x, y, '.-' if len(y)<=50 else '-', label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, fontsize=10)
@@ -104,7 +104,8 @@ def heat(
 ) -> Figure:
     "A matrix as colours, with its scale."
     ax = axes_or_new(ax, (3.2, 2.6))
-    im = ax.imshow(a_hw.detach().cpu().double(), vmin=vmin, interpolation='nearest', aspect='auto')
+    a_hw = a_hw.double().numpy(force=True) # as matplotlib takes it without a warning
+    im = ax.imshow(a_hw, vmin=vmin, interpolation='nearest', aspect='auto')
     ax.figure.colorbar(im, ax=ax)
     ax.set_title(title, fontsize=10)
     return ax.figure

@@ -34,8 +34,9 @@ def clean(nb:dict) -> dict:
         c['metadata'] = {k: v for k, v in c['metadata'].items() if k=='jupyter'}
         if c['cell_type']!='code': continue
         c['execution_count'] = None
-        c['outputs'] = [o for o in c['outputs'] if WIDGET not in o.get('data', {})]
+        c['outputs'] = [o for o in c['outputs'] if WIDGET not in o.get('data', {}) or 'image/png' in o['data']]
         for o in c['outputs']:
+            o.get('data', {}).pop(WIDGET, None) # what stands in its place stays
             if 'execution_count' in o: o['execution_count'] = None
             if 'metadata' in o: o['metadata'] = {}
     return nb

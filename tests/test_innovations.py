@@ -177,6 +177,13 @@ def test_a_network_says_what_to_expect(tmp_path):
     assert (tmp_path/'n.safetensors').stat().st_size < .7*(tmp_path/'m.safetensors').stat().st_size and torch.allclose(Asked(narrow, x, seen).mean_bh, asked.mean_bh, atol=.5)
     assert {t.dtype for t in narrow.state_dict().values()}=={torch.float}
 
+def test_a_covariance_in_half_precision_stays_one(tmp_path):
+    "What is stored is a factor: ill-conditioned, it has no negative direction when it comes back."
+    m = small(); v = torch.linspace(1, 50, len(m.S_dd)); m.S_dd.copy_(torch.outer(v, v) + .01*torch.eye(len(v)))
+    save_innovations(m, tmp_path/'n.safetensors', narrow=True); back = load_innovations(tmp_path/'n.safetensors')
+    assert (back.S_dd - m.S_dd).abs().max() < 2e-3*m.S_dd.max() and torch.linalg.eigvalsh(back.S_dd.double()).min() > 0
+    assert (tmp_path/'n.safetensors').stat().st_size < 2*len(v)*(len(v)+1)/2 + 4*sum(t.numel() for k, t in m.state_dict().items() if k!='S_dd') + 4000
+
 def test_a_network_is_trained_through_the_circuit(tmp_path):
     "Its loss falls and nothing else learns; alone first; a run that is stopped twice goes on with the same numbers."
     from pcdistill.runs import Paused, time_limit

@@ -1,5 +1,5 @@
 "Masks, and every answer about hidden pixels as a sum over all completions."
-import io, math
+import io, itertools, math
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill.colour import COLOURS
@@ -341,3 +341,24 @@ def test_a_default_of_float64_changes_nothing(name):
     try: got = inpaint(image, x, seen, 1, rng(2))
     finally: torch.set_default_dtype(torch.float32)
     assert torch.allclose(got.mean.float(), want.mean, atol=1e-2) and torch.equal(got.samples, want.samples) and got.log_seen_b.dtype==torch.float32
+
+# --- pictures larger than the model's images
+
+def test_a_large_picture_is_completed_tile_by_tile(refuses):
+    "Tiles of the largest centred window, side by side; each is what it is alone, and their log-probabilities add up."
+    image, c = toy(0), 1
+    h, w = image.shape[1:]
+    large = torch.randint(0, 2, (c, 2*h + 1, 3*w + 2), generator=rng(0), dtype=torch.uint8)
+    seen = torch.rand(2*h + 1, 3*w + 2, generator=rng(1)) < .5
+    r = inpaint(image, large, seen, 3, rng(2), tiled=True)
+    top, left = 0, 1
+    assert torch.equal(r.image[0], large[:, top:top + 2*h, left:left + 3*w]) and torch.equal(r.seen[0], seen[top:top + 2*h, left:left + 3*w])
+    total = torch.zeros(2)
+    for i, j in itertools.product(range(2), range(3)):
+        at = slice(top + i*h, top + (i+1)*h), slice(left + j*w, left + (j+1)*w); here = slice(i*h, (i+1)*h), slice(j*w, (j+1)*w)
+        tile = inpaint(image, large[:, *at][None], seen[at], 0)
+        assert torch.allclose(r.mean[0][:, *here], tile.mean[0], atol=1e-4) and torch.allclose(r.entropy[0][here], tile.entropy[0], atol=1e-4)
+        total += torch.stack([tile.log_seen_b[0], tile.log_hidden_b[0]])
+    assert torch.allclose(total, torch.stack([r.log_seen_b[0], r.log_hidden_b[0]]), atol=1e-4) and r.exact.tolist()==[True]
+    assert r.samples.shape==(3, 1, c, 2*h, 3*w) and (r.samples[:, :, :, r.seen[0]]==r.image[:, :, r.seen[0]]).all()
+    refuses(lambda: inpaint(image, large[:, :h-1], 'left', tiled=True), 'at least')

@@ -284,6 +284,7 @@ def test_kmeans_repeats_and_uses_every_mean():
     assert assign(few, kmeans(few, 3, rng(0))).unique().numel()==3               # rare points get their means
     assert kmeans(f, 40, rng(1), n_fit=500).isfinite().all()
 
+@pytest.mark.filterwarnings('ignore:invalid value:RuntimeWarning') # NaN, which scikit-learn looks for itself
 def test_kmeans_refuses():
     f = torch.randn(30, 2, generator=rng(0))
     for bad in (lambda: kmeans(f[:5].repeat(50, 1), 6, rng(0)), lambda: kmeans(f, 0, rng(0)), lambda: kmeans(f, 31, rng(0)), lambda: kmeans(f/0, 2, rng(0)),

@@ -1,7 +1,7 @@
 """Drawing functions against enumeration; wiring by setting what JavaScript would send.
 
 The browser itself: tests/browser."""
-import io, itertools, json, math, re
+import base64, io, itertools, json, math, re
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image as Picture
@@ -206,10 +206,41 @@ def test_the_page_waits_for_an_answer(monkeypatch):
     box.pad.seed = 1
     assert box.pad.note=='' and not box.result.seen.any()
 
-def test_words_where_there_are_no_widgets():
-    for box in (inpaint_pad(coloured(), X3, ALL), growth_stepper(HISTORY)):
-        words = box._repr_mimebundle_()['text/plain']
+def every_widget():
+    "One of each kind; two pads."
+    image, x = coloured(), ALL_X[:9]
+    models, led = dict(circuit=image, normal=normal()), ledger(toy(3), x, torch.zeros(9, 2).long(), some_bound(9, 0))
+    pads = inpaint_pad(image, X3, ALL, n=2), inpaint_pad(models, X3, ~ALL)
+    pads[1].model.value = 'all'
+    return [*pads, latent_browser(image, X3), sample_browser(image, X3, 1.), growth_stepper(HISTORY),
+            ledger_view(led, toy(3)(x).detach(), x)]
+
+def test_words_and_a_figure_where_there_are_no_widgets():
+    for box in every_widget():
+        instead = box._repr_mimebundle_()
+        words, shown = instead['text/plain'], picture(base64.b64decode(instead['image/png']))
         assert 'JupyterLab' in words and 'VBox' not in words
+        assert min(shown.shape[:2]) > 60 and len(np.unique(shown.reshape(-1, shown.shape[2]), axis=0)) > 10
+
+def test_the_figure_says_what_the_controls_say():
+    box = growth_stepper(HISTORY)
+    box.step.value = 2
+    assert box.figure().axes[1].get_title()==f'step 2 of {len(HISTORY)} (green: kept)'
+    box = inpaint_pad(dict(circuit=coloured(), normal=normal()), X3, ~ALL, n=2)
+    assert 'seen, sample 1, sample 2, mean, entropy' in box.figure().axes[0].get_title()
+    box.model.value = 'all'
+    assert 'seen, mean of circuit, mean of normal, entropy' in box.figure().axes[0].get_title()
+
+def test_bars_begin_at_zero():
+    "Those of growing and of the ledger; the words above and below them are on the page."
+    image, x = toy(3), ALL_X[:9]
+    led = ledger(image, x, torch.zeros(9, 2).long(), some_bound(9, 0))
+    figures = growth_figure(HISTORY, 1), ledger_figure(led, image(x).detach(), x, 2)
+    for ax in [ax for fig in figures for ax in fig.axes if ax.patches]:
+        low, high = ax.get_ylim()
+        assert low <= 0 <= high
+        for text in ax.texts:
+            assert low < text.xy[1] < high
 
 def test_images_of_the_pad():
     box = inpaint_pad(coloured(), X3, ALL, n=1)
@@ -359,15 +390,15 @@ HISTORY = [dict(round=1, tree=0, patches=[70, 30], split=[1], new=[2], moved=12,
 
 def test_growth(refuses):
     box = growth_stepper(HISTORY)
-    one = box.picture.value
+    one = box.heads.value
     assert '12 of 100 patches moved' in box.said.value and box.step.value==1
     box.step.value += 1
-    assert box.picture.value!=one and 'nothing to divide' in box.said.value
+    assert box.heads.value!=one and 'nothing to divide' in box.said.value
     assert box.said.value==growth_text(HISTORY[1])
     box.step.value += 1
     assert box.step.value==2
     box.step.value -= 1
-    assert box.picture.value==one
+    assert box.heads.value==one
     refuses(lambda: growth_figure([], 0), 'history')
     refuses(lambda: growth_figure([dict(round=1, component=2)], 0), 'history')
 
@@ -376,14 +407,14 @@ def test_ledger_view(refuses):
     z_bn = latents(image, x).p_bnk.argmax(2)
     led, lp = ledger(image, x, z_bn, some_bound(30, 0)), image(x).detach()
     box = ledger_view(led, lp, x)
-    one = box.picture.value
+    one = box.this.value
     send(box.which, value=7)
     said = re.findall(r'(\w+) ([+-][\d.]+)', box.said.value)
     said = {n: float(v) for n, v in said}
     for n, nats_b in led._asdict().items():
         assert abs(said[n.removesuffix('_b')] - float(nats_b[7])/(8*math.log(2))) < 1e-3
     parts = said['conditional'] + said['prior'] + said['marginal']
-    assert len(said)==4 and abs(parts-said['total']) < 2e-3 and box.picture.value!=one
+    assert len(said)==4 and abs(parts-said['total']) < 2e-3 and box.this.value!=one
     refuses(lambda: ledger_figure(led, lp[:3], x, 0), 'ledger of each image')
 
 # --- the notebook
@@ -398,8 +429,8 @@ def cells(*words):
 @pytest.mark.parametrize('make', [lossy, coloured, lone])
 def test_a_lossy_colour_map_gives_a_sentence(make, capsys):
     "On such a run: no pad, with the reason; what needs no hidden pixels works."
-    sources, imports = cells('title=\'the centre hidden\'', 'pad = inpaint_pad(image', 'latent_figure(',
-                             'latent_browser(', 'sample_figure(', 'sample_browser(')
+    sources, imports = cells('title=\'the centre hidden\'', 'pad = inpaint_pad(image', 'latent_browser(',
+                             'sample_browser(')
     shown, scope = [], {}
     exec(imports, scope)
     scope |= dict(image=make(), train=X3, test=X3, display=shown.append)

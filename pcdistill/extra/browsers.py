@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ALONE', 'sides', 'patches', 'head_means', 'neighbours', 'Latents', 'latents', 'ranked', 'most_beside', 'best_patches',
            'value_text', 'Swapped', 'swap', 'latent_figure', 'latent_browser', 'nearest_images', 'Drawn', 'draw',
-           'sample_figure', 'sample_browser', 'growth_text', 'growth_figure', 'growth_stepper', 'of_image',
-           'ledger_figure', 'ledger_view']
+           'sample_figure', 'sample_browser', 'growth_text', 'heads_figure', 'gains_figure', 'growth_figure',
+           'growth_stepper', 'of_image', 'ledger_figure', 'ledger_view']
 
 # %% ../../nbs/extra/browsers.ipynb #c002
 import math
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from jaxtyping import Float, Int, UInt8
 from einops import rearrange, reduce, repeat
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from ..core import bpd, require, rng
-from ..show import grid, heat, strip
+from ..show import axes_or_new, grid, heat, strip
 from ..inputs import one_hot_evidence
 from ..circuit import soft_choice, soft_posterior
 from ..emission import moments_of_rows, tempered
@@ -215,6 +216,7 @@ def latent_browser(
     follow(show_value, box.every)
     follow(show_image, box.every, box.which, box.piece, box.reach)
     box.near.observe(go, 'value')
+    box.figure = lambda: latent_figure(l, order[box.every.value])
     return box
 
 # %% ../../nbs/extra/browsers.ipynb #c021
@@ -271,8 +273,7 @@ def sample_browser(
 ) -> ui.VBox:
     "Samples with their bits; the nearest training images of the one chosen; temperature and seed."
     seed = ui.BoundedIntText(max=2**31-1, description='seed')
-    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature',
-                            style=dict(description_width='initial'))
+    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature')
     every, said = chooser('samples', 58), ui.HTML(f'rms of images never trained on: {usual:.0f}')
     near = Gallery(label='the chosen sample and its nearest training images', width=78)
     rows = [ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])]
@@ -288,6 +289,7 @@ def sample_browser(
         put(near, torch.stack([s.x[i], *s.near_bmchw[i]]), names)
     follow(again, seed, T)
     follow(look, every)
+    box.figure = lambda: sample_figure(Drawn(*(t[:8] for t in box.drawn)), usual)
     return box
 
 # %% ../../nbs/extra/browsers.ipynb #c030
@@ -303,37 +305,59 @@ def growth_text(r:dict) -> str:
              .format(**r['bits']))
     return f"{here}{heads} split, {len(r['new'])} new, {moved}; {costs}: {end}."
 
+# %% ../../nbs/extra/browsers.ipynb #c030c
+def heads_figure(
+    r:dict,            # a division tried
+    ax:Axes|None=None, # where to draw; None makes a figure
+) -> Figure:
+    "The patches of each head of one tree."
+    ax, heads = axes_or_new(ax, (4., 2.9)), range(len(r['patches']))
+    colours = ['tab:orange' if h in r['split'] else '.7' for h in heads]
+    ax.bar([str(h) for h in heads], r['patches'], color=colours)
+    ax.set(title=f"tree {r['tree']}", xlabel='head (orange: split)', ylabel='patches')
+    return ax.figure
+
+def gains_figure(
+    history:list[dict], # of growing
+    i:int,              # the step that is marked
+    ax:Axes|None=None,  # where to draw; None makes a figure
+) -> Figure:
+    "What every division tried has saved."
+    require(len(history) > 0 and all('bits' in r for r in history), 'wanted the history of '
+            f'growing, a dictionary for each division, got {len(history)} of something else')
+    ax, steps = axes_or_new(ax, (4., 2.9)), range(1, len(history)+1)
+    gains = [r['bits']['without'] - r['bits']['with_it'] for r in history]
+    ax.bar(steps, gains, color=['tab:green' if r['accepted'] else 'tab:red' for r in history])
+    ax.axvline(i+1, color='k', linestyle=':')
+    ax.set(title=f'step {i+1} of {len(history)} (green: kept)', xlabel='step',
+           ylabel='bits/dim saved by dividing')
+    return ax.figure
+
+# %% ../../nbs/extra/browsers.ipynb #c030d
 def growth_figure(
     history:list[dict], # of growing
     i:int,              # the step shown
 ) -> Figure:
     "The patches of each head of one tree, and what every division tried has saved."
-    require(len(history) > 0 and all('bits' in r for r in history), 'wanted the history of '
-            f'growing, a dictionary for each division, got {len(history)} of something else')
-    r, steps = history[i], range(1, len(history)+1)
-    fig = Figure(figsize=(8, 2.9), dpi=72, layout='constrained')
-    heads, saved = fig.subplots(1, 2)
-    split = ['tab:orange' if h in r['split'] else '.7' for h in range(len(r['patches']))]
-    heads.bar([str(h) for h in range(len(split))], r['patches'], color=split)
-    heads.set(title=f"tree {r['tree']}", xlabel='head (orange: split)', ylabel='patches')
-    gains = [h['bits']['without'] - h['bits']['with_it'] for h in history]
-    colours = ['tab:green' if h['accepted'] else 'tab:red' for h in history]
-    saved.bar(steps, gains, color=colours)
-    saved.axvline(i+1, color='k', linestyle=':')
-    saved.set(title=f'step {i+1} of {len(history)} (green: kept)', xlabel='step',
-              ylabel='bits/dim saved by dividing')
-    return fig
+    heads, gains = Figure(figsize=(8, 2.9), dpi=72, layout='constrained').subplots(1, 2)
+    gains_figure(history, i, gains)
+    return heads_figure(history[i], heads)
 
 # %% ../../nbs/extra/browsers.ipynb #c030b
 def growth_stepper(history:list[dict]) -> ui.VBox:
     "Forward and back through progressive growing, with the arrow keys for instance."
     step = ui.BoundedIntText(1, min=1, max=len(history), description='step')
-    picture, said = ui.Image(width=600), ui.HTML()
+    heads, gains, said = ui.Image(width=300), ui.Image(width=300), ui.HTML()
+    def figure():
+        return growth_figure(history, step.value-1)
     def show():
-        picture.value = as_png(growth_figure(history, step.value-1), 144.)
-        said.value = growth_text(history[step.value-1])
+        i = step.value-1
+        gains.value = as_png(gains_figure(history, i), 144.)
+        heads.value = as_png(heads_figure(history[i]), 144.)
+        said.value = growth_text(history[i])
     follow(show, step)
-    return panel([step, picture, said], 'growth', step=step, picture=picture, said=said)
+    rows = [step, ui.HBox([heads, gains]), said]
+    return panel(rows, 'growth', figure=figure, step=step, heads=heads, gains=gains, said=said)
 
 # %% ../../nbs/extra/browsers.ipynb #c034
 def of_image(ledger:Ledger, i:int) -> Ledger:
@@ -357,19 +381,27 @@ def ledger_figure(
     waterfall(ledger, student_b, dims, mean, f'mean of {b} images')
     return fig
 
+# %% ../../nbs/extra/browsers.ipynb #c034b
 def ledger_view(
     ledger:Ledger,                   # of the images
     student_b:Float[Tensor, "_"],    # log p(x) of each, nats
     x_bchw:UInt8[Tensor, "b c h w"], # the images
 ) -> ui.VBox:
     "Student against teacher, term by term, for the image chosen; below each image its total."
-    dims, picture, said = x_bchw[0].numel(), ui.Image(width=680), ui.HTML()
+    dims, said = x_bchw[0].numel(), ui.HTML()
     totals = [f'{-b:+.2f}' for b in bpd(ledger.total_b[:16], dims)]
     which = put(chooser('image', 44), x_bchw[:16], totals, 16)
+    def figure():
+        return ledger_figure(ledger, student_b, x_bchw, which.value)
+    def drawn(ledger, student_b, title):
+        return as_png(waterfall(ledger, student_b, dims, None, title), 144.)
+    this = ui.Image(width=340)
+    mean = ui.Image(width=340, value=drawn(ledger, student_b, f'mean of {len(x_bchw)} images'))
     def show():
         i = which.value
-        picture.value = as_png(ledger_figure(ledger, student_b, x_bchw, i), 144.)
+        this.value = drawn(of_image(ledger, i), student_b[i:i+1], f'image {i}')
         terms = [f'{n} {bits:+.3f}' for n, bits in of_image(ledger, i).saved(dims).items()]
         said.value = f'bits a dimension saved on image {i}: ' + ', '.join(terms)
     follow(show, which)
-    return panel([which, picture, said], 'ledger', which=which, picture=picture, said=said)
+    rows = [which, ui.HBox([this, mean]), said]
+    return panel(rows, 'ledger', figure=figure, which=which, this=this, mean=mean, said=said)

@@ -372,13 +372,15 @@ def test_first_screen(opened):
     assert at['y'] > 0 and at['y'] + at['height'] < opened.viewport_size['height']
     shoot(opened, 'first_screen')
 
-# Is any part of the panel cut off? Do its words stand out from the page? What is wide?
+# Is any part of the panel cut off? Do its words stand out from the page, and apart from each other? What is wide?
 LAYOUT = '''box => {
     const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number); return (r + g + b)/765 }
     const style = e => getComputedStyle(e), [canvas, scale] = ['canvas', '.pcd-scale'].map(s => box.querySelector(s))
-    const right = box.getBoundingClientRect().right, words = [...box.querySelectorAll('.pcd-name, .pcd-readout, button')]
-    return { cut: [...box.querySelectorAll('.pcd-one, .pcd-scale, button, canvas')].filter(e => e.getBoundingClientRect().right > right + 1).length,
-             bar: Math.abs(scale.offsetHeight - scale.parentElement.offsetHeight), canvas: canvas.getBoundingClientRect().width,
+    const right = box.getBoundingClientRect().right, words = [...box.querySelectorAll('.pcd-name, .pcd-readout, button, .widget-html-content, .widget-label')].filter(e => e.checkVisibility())
+    const place = e => e.getBoundingClientRect(), apart = (a, b) => a.right < b.left + 1 || b.right < a.left + 1 || a.bottom < b.top + 1 || b.bottom < a.top + 1
+    return { cut: [...box.querySelectorAll('.pcd-one, .pcd-scale, button, canvas, img, input:not([type=file])')].filter(e => e.getBoundingClientRect().right > right + 1).length,
+             over: words.flatMap((a, i) => words.slice(i + 1).filter(b => !a.contains(b) && !b.contains(a) && !apart(place(a), place(b))).map(b => `${a.innerText} over ${b.innerText}`)),
+             bar: scale ? Math.abs(scale.offsetHeight - scale.parentElement.offsetHeight) : 0, canvas: canvas ? place(canvas).width : 0,
              faint: words.filter(e => Math.abs(light(style(e).color) - light(style(box.closest('.jp-Notebook')).backgroundColor)) < .4 && !e.matches('[aria-pressed=true]')
                                       && e.checkVisibility() && !e.closest('.widget-toggle-buttons')).map(e => e.outerHTML) }
 }'''
@@ -395,13 +397,17 @@ def test_layout(opened, ask, widget):
         opened.wait_for_function(is_light)
         for width in (800, 1600):
             opened.set_viewport_size(dict(width=width, height=1000))
-            box = widget('inpaint')
-            box.locator('.pcd-scale').wait_for()
-            found = steady('the layout', lambda: box.evaluate(LAYOUT))
-            assert found['cut']==0 and found['bar'] < 1 and found['faint']==[], (theme, width, found)
-            wide[theme, width] = found['canvas']
-            shoot(box, f'layout_{theme}_{width}')
-    assert wide['Light', 1600] > 1.5*wide['Light', 800]==1.5*wide['Dark', 800]
+            for name in ('inpaint', 'latents', 'samples', 'growth', 'ledger'):
+                box = widget(name)
+                if name=='inpaint':
+                    box.locator('.pcd-scale').wait_for()
+                found = steady('the layout', lambda: box.evaluate(LAYOUT))
+                assert found['cut']==0 and found['bar'] < 1, (name, theme, width, found)
+                assert found['faint']==[] and found['over']==[], (name, theme, width, found)
+                wide[name, theme, width] = found['canvas']
+                shoot(box, f'layout_{name}_{theme}_{width}')
+    small = wide['inpaint', 'Light', 800]
+    assert wide['inpaint', 'Light', 1600] > 1.5*small==1.5*wide['inpaint', 'Dark', 800]
     opened.set_viewport_size(dict(width=1280, height=1000))
 
 def test_new_draws_and_save(opened, ask, widget):
@@ -609,7 +615,7 @@ SOURCE = """async image => {
 
 def figure_of(box, ok):
     "The figure in a widget, as the browser has it, as soon as it is as wanted."
-    image = box.locator('.widget-image')
+    image = box.locator('.widget-image').first
     def wanted():
         shown = image.evaluate(SOURCE)
         return ok(shown) and shown
@@ -640,11 +646,12 @@ def test_ledger(opened, ask, widget):
     shoot(box, 'ledger_view')
 
 def test_figures(opened):
-    "Figures beside the widgets are pictures, also in a kernel whose pyplot drew none."
+    "Two figures are pictures, also in a kernel whose pyplot drew none; each widget brings its own for who has none."
     shown = opened.evaluate("""() => [...window.jupyterapp.shell.currentWidget.model.cells]
         .flatMap(c => c.outputs?.toJSON() ?? []).map(o => o.data ?? {})""")
     figures = [d for d in shown if 'Figure size' in str(d.get('text/plain'))]
-    assert len(figures)==6 and all('image/png' in d for d in figures)
+    widgets = [d for d in shown if 'application/vnd.jupyter.widget-view+json' in d]
+    assert len(figures)==2 and len(widgets)==6 and all('image/png' in d for d in figures + widgets)
 
 NAMELESS = """box => [...box.querySelectorAll('button, input, select, canvas, [tabindex="0"], '
         + '[role=listbox], [role=img], [role=option]')]
