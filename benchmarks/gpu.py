@@ -494,7 +494,10 @@ def some_images(bench:Bench, n:dict) -> tuple[str, dict]:
     if (Path(os.environ.get('PCDISTILL_DATA', os.devnull))/'cifar10').is_dir() and not bench.small:
         return 'CIFAR-10', {s: images('cifar10', s, k) for s, k in n.items()}
     from streaming import crops
-    made = {s: crops('train' if s=='train' else 'valid', k, [0], torch.device('cpu'))(rng(i)) for i, (s, k) in enumerate(n.items())}
+    def cut(split, k, i):
+        rows = crops('train' if split=='train' else 'valid', k, 32, rng(i))
+        return torch.from_numpy(rows).view(k, 3, 32, 32)
+    made = {s: cut(s, k, i) for i, (s, k) in enumerate(n.items())}
     if bench.small:
         made = {s: x[:, :, :8, :8].contiguous() for s, x in made.items()}
     return "crops of the package's photographs", made

@@ -59,7 +59,7 @@ def test_what_the_package_gives_by_itself_comes_first():
 
 def test_signatures_are_whole():
     page = texts()['api/inpainting.md']
-    assert 'belief_bnk:Float[Tensor, "b n k"]|None=None, # log-evidence of latents\n) -> Inpainted\n```\n\nMean, entropy and samples' in page
+    assert 'belief_bnk:Float[Tensor, "b n k"]|None=None, # log-evidence of latents\n    tiled:bool=False, # one picture that is larger than the model\'s images: not fitted, cut in tiles\n) -> Inpainted\n```\n\nMean, entropy and samples' in page
     assert '@dataclass(frozen=True)\nclass InnovationsConfig:\n    cell:int = 4           # side of a cell, even' in texts()['api/innovations.md']
     assert 'def groups(' in texts()['api/normals.md'] and 'distinct rows among those at' in texts()['api/normals.md']   # a comment above says it
     assert '    def __init__(self, K:int, d:int, shrink:float=100.)\n```' in texts()['api/innovations.md']

@@ -431,11 +431,11 @@ def test_as_a_process(tmp_path):
 def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
     "Teacher, code prior, divisions of heads, the best epoch of student and of the plain HCLT: all chosen without."
     opened, scoring = [], []
-    def guarded(name, split='train', n=None):
+    def guarded(name, split='train', f=R.open_split):
         assert split!='test' or scoring, 'test images were opened before the final scoring'
         opened.append(split)
-        return images(name, split, n)
-    monkeypatch.setattr(R, 'images', guarded)
+        return f(name, split)
+    monkeypatch.setattr(R, 'open_split', guarded)
     monkeypatch.setattr(R, 'bound', lambda *a, f=R.bound: (scoring or pytest.fail('scored too early')) and f(*a))
     measured = R.Run.measured
     def late(self):
@@ -452,7 +452,11 @@ def test_the_plan_opens_no_test_image(monkeypatch):
     def guarded(name, split='train', n=None):
         assert split!='test'
         return images(name, split, n)
-    for m in (R, importlib.import_module('pcdistill.recipes')): monkeypatch.setattr(m, 'images', guarded)
+    monkeypatch.setattr(importlib.import_module('pcdistill.recipes'), 'images', guarded)
+    def split_guarded(name, split='train', f=R.open_split):
+        assert split!='test'
+        return f(name, split)
+    monkeypatch.setattr(R, 'open_split', split_guarded)
     assert 'student' in estimate(small(autoregressive=False))
 
 def test_validation_images_choose(tmp_path, monkeypatch):
