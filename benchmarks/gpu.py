@@ -495,7 +495,7 @@ def some_images(bench:Bench, n:dict) -> tuple[str, dict]:
         return 'CIFAR-10', {s: images('cifar10', s, k) for s, k in n.items()}
     from streaming import crops
     def cut(split, k, i):
-        rows = crops('train' if split=='train' else 'valid', k, 32, rng(i))
+        rows = crops('train' if split=='train' else 'val', k, 32, rng(i))
         return torch.from_numpy(rows).view(k, 3, 32, 32)
     made = {s: cut(s, k, i) for i, (s, k) in enumerate(n.items())}
     if bench.small:
