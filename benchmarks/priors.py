@@ -89,18 +89,17 @@ def pairs_of(like:Circuit, z_bn):
     counts = count_pairs([z_bn], like.n_states, like.tree.parent)
     return counts.pair_nst[like.plan().nodes[1:]].float()
 
-def score_of(prior, z_bn) -> float:
+def score_of(prior, z_bn, K) -> float:
     "Mean log p of latents, nats an image."
-    K = prior.parts[0].n_states if isinstance(prior, Mixture) else prior.n_states
     with torch.no_grad():
         parts = [prior(one_hot_evidence(z, K)).double() for z in z_bn.split(50)]
     return float(torch.cat(parts).mean())
 
-def best_of(made, valid_z):
+def best_of(made, valid_z, K):
     "The prior of an iterator that validation images find likeliest; one at a time is kept."
     best = -math.inf, None
     for prior in made:
-        best = max(best, (score_of(prior, valid_z), prior), key=lambda b: b[0])
+        best = max(best, (score_of(prior, valid_z, K), prior), key=lambda b: b[0])
     return best[1]
 
 def tied(tree:Circuit, z_bn, valid_z, side) -> Circuit:
@@ -119,7 +118,7 @@ def tied(tree:Circuit, z_bn, valid_z, side) -> Circuit:
             base_est = torch.stack([of[o] for o in offset])
             for b in STRENGTHS:
                 yield with_tables(tree, pair_est, base_est, b)
-    return best_of(made(), valid_z)
+    return best_of(made(), valid_z, K)
 
 def trees(tree:Circuit, z_bn, valid_z, x, M, rounds=3) -> Mixture:
     "A tree for each group of images."
@@ -138,7 +137,7 @@ def trees(tree:Circuit, z_bn, valid_z, x, M, rounds=3) -> Mixture:
                 told = one_hot_evidence(z, K)
                 lp_bm.append(torch.cat([part(told) for part in now.parts], 1) + now.logw_m)
         of_b = torch.cat(lp_bm).argmax(1)
-    return best_of(map(mixture, STRENGTHS), valid_z)
+    return best_of(map(mixture, STRENGTHS), valid_z, K)
 
 def hidden(tree, z_bn, valid_z, K, S, epochs):
     "Hidden states on a tree, by EM from a random start."
@@ -202,12 +201,6 @@ def rows(image, z_bn, valid_z, x, a):
         yield f'quad, {S} states', lambda: hidden(quad_tree(side, side), z_bn, valid_z, K, S,
                                                   a.epochs)
 
-def latent_bits(prior, z_bn, K) -> float:
-    "Bits a latent."
-    with torch.no_grad():
-        parts = [prior(one_hot_evidence(z, K)).double() for z in z_bn.split(50)]
-    return -float(torch.cat(parts).mean())/z_bn.shape[1]/math.log(2)
-
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--images', type=int, default=20_000)
@@ -225,12 +218,12 @@ def main():
                 seconds='processor time', rows=[])
     if a.out.exists():
         done = json.loads(a.out.read_text())
-    for scales in a.scales:
-        mean_kf = kmeans(to_patches(x, PATCH).float().flatten(0, 1), 64, rng(0), n_fit=60_000)
-        z_bn = torch.cat([assign(to_patches(part, PATCH).float(), mean_kf)
+    mean_kf = kmeans(to_patches(x, PATCH).float().flatten(0, 1), 64, rng(0), n_fit=60_000)
+    label_bn = torch.cat([assign(to_patches(part, PATCH).float(), mean_kf)
                           for part in x.split(1000)])
+    for scales in a.scales:
         config = SquaresConfig(epochs=4, scales=scales)
-        image, _, _ = start(x, z_bn, 64, 'normals', config, PATCH, 'rgb', rng(0))
+        image, _, _ = start(x, label_bn, 64, 'normals', config, PATCH, 'rgb', rng(0))
         e, K = image.emission, image.emission.n_heads
         def components(x):
             return torch.cat([e.label(to_patches(part.long(), PATCH).flatten(0, 1))
@@ -240,7 +233,8 @@ def main():
             if any((r['prior'], r['K'])==(name, K) for r in done['rows']):
                 continue
             prior, seconds = timed(make)
-            row = dict(prior=name, K=K, latent=latent_bits(prior, ask.z_bn, K), **ask(prior),
+            latent = -score_of(prior, ask.z_bn, K)/ask.z_bn.shape[1]/math.log(2)
+            row = dict(prior=name, K=K, latent=latent, **ask(prior),
                        parameters=free(prior), seconds=seconds, commit=COMMIT)
             done['rows'].append(row)
             save_json(a.out, done)
