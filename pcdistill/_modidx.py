@@ -785,6 +785,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'pcdistill.innovations.from_sizes_': ('innovations.html#from_sizes_', 'pcdistill/innovations.py'),
                                        'pcdistill.innovations.load_innovations': ( 'innovations.html#load_innovations',
                                                                                    'pcdistill/innovations.py'),
+                                       'pcdistill.innovations.log_normals': ('innovations.html#log_normals', 'pcdistill/innovations.py'),
                                        'pcdistill.innovations.normal_of': ('innovations.html#normal_of', 'pcdistill/innovations.py'),
                                        'pcdistill.innovations.save_innovations': ( 'innovations.html#save_innovations',
                                                                                    'pcdistill/innovations.py'),
