@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Order', 'log_normals', 'Cells', 'Innovations', 'Asked', 'dequantised', 'answers_of_innovations', 'InnovationsConfig',
-           'normal_of', 'sizes', 'from_sizes_', 'fit_innovations', 'fit_network', 'save_innovations',
+           'normal_of', 'sizes', 'from_sizes_', 'fit_innovations', 'Through', 'fit_network', 'save_innovations',
            'load_innovations']
 
 # %% ../nbs/54_innovations.ipynb #cb8a7b5b
@@ -25,6 +25,7 @@ from .structure import chain
 from .circuit import Circuit, from_spec, soft_choice, soft_posterior
 from .em import fit
 from .latent_prior import fit_latent_prior
+from .normals import groups
 from .image import Image, patch_places
 from .masked import MaskedConfig, MaskedNet, fit_masked, mirrored, random_mask
 from .teacher import train
@@ -329,8 +330,7 @@ def answers_of_innovations(
     "The same for images with masks of their own."
     require(soft is None and belief_bnk is None,
             'wanted what is seen and nothing else, got beliefs; they need a circuit over patches')
-    masks, of_b = seen.flatten(1).unique(dim=0, return_inverse=True)
-    rows = [(of_b==i).nonzero().flatten() for i in range(len(masks))]
+    masks, rows = zip(*groups(seen.flatten(1), torch.arange(len(x), device=seen.device)))
     parts = [_answers(model, x[at], m.view_as(seen[0]), n, gen) for at, m in zip(rows, masks)]
     back, named = torch.cat(rows).argsort(), zip(Inpainted._fields, zip(*parts))
     both = {name: torch.cat(t, int(name=='samples')) for name, t in named}
@@ -433,6 +433,12 @@ def loss(self:Innovations, x_bchw, gen:torch.Generator, share:float) -> Float[Te
     nats_b = asked.log_prob(dequantised(asked.x_bd, gen))/len(order.h)
     return (off_bh.square().sum(1)/order.L_hh.square().sum() - nats_b).mean()
 
+class Through(nn.Module):
+    "What a model is trained by through its circuit: its network alone learns, and is kept."
+    def __init__(self, model:Innovations):
+        super().__init__()
+        self.network, self.loss = model.network, model.loss
+
 def fit_network(
     model:Innovations,                # given a network
     x_bchw:UInt8[Tensor, "_ c h w"],  # training images
@@ -446,7 +452,8 @@ def fit_network(
     model.network = net.requires_grad_(True)
     through = replace(config, epochs=config.through, lr=config.lr/4)
     beside = ckpt and ckpt.with_suffix('.through.ckpt')
-    return train(model, x_bchw, through, gen, beside, progress, weight_decay=.01)
+    train(Through(model), x_bchw, through, gen, beside, progress, weight_decay=.01)
+    return model
 
 # %% ../nbs/54_innovations.ipynb #c43163dd
 def save_innovations(
