@@ -40,7 +40,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.chain.claim': ('chain.html#claim', 'pcdistill/chain.py'),
                                  'pcdistill.chain.comparison': ('chain.html#comparison', 'pcdistill/chain.py'),
                                  'pcdistill.chain.distill': ('chain.html#distill', 'pcdistill/chain.py'),
-                                 'pcdistill.chain.export_run': ('chain.html#export_run', 'pcdistill/chain.py'),
                                  'pcdistill.chain.from_hub': ('chain.html#from_hub', 'pcdistill/chain.py'),
                                  'pcdistill.chain.ledger_terms': ('chain.html#ledger_terms', 'pcdistill/chain.py'),
                                  'pcdistill.chain.load_choice': ('chain.html#load_choice', 'pcdistill/chain.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIPPED', 'Run', 'load_tensors', 'stage', 'load_choice', 'load_latents', 'square_labels', 'load_meta', 'number',
            'ledger_terms', 'summary', 'comparison', 'distill', 'read_recipe', 'claim', 'pictures', 'normalise_',
-           'narrowed', 'card', 'from_hub', 'load_run', 'model_of_run', 'export_run']
+           'narrowed', 'card', 'from_hub', 'load_run', 'model_of_run']
 
 # %% ../nbs/61_chain.ipynb #c002
 import base64, copy, html, json, math, time
@@ -738,24 +738,3 @@ def model_of_run(run:Run) -> nn.Module:
     if file not in run.held:
         run.held[file] = load_innovations(file, run.device)
     return run.held[file]
-
-# %% ../nbs/61_chain.ipynb #c027b
-def export_run(
-    folder:Path|str, # of a finished run
-    out:Path|str,    # JSON file to write, for nbs/experiments/results
-) -> Path:
-    "Results, and bits/dim of the first 1,000 images, to 5 digits, in one small file."
-    folder, out = Path(folder), Path(out)
-    inside = out.resolve().parent==folder.resolve()
-    require(not inside, f'wanted a file outside the run {folder}, got {out}')
-    run = load_run(folder, 'cpu')
-    results, m = run.results, run.nats
-    names = dict(student='student_student_b', start='start_student_b',
-                 teacher_conditional='teacher_conditional_b',
-                 teacher_codes='teacher_codes_prior_b', teacher_exact='teacher_exact_b')
-    conditional_b, latents_b = m['student_parts_b2'].unbind(1)
-    terms = dict(student_conditional=conditional_b, student_latents=latents_b)
-    terms |= {name: m[k] for name, k in names.items() if k in m}
-    D = math.prod(results['data']['shape'])
-    single = {k: [number(v) for v in bpd(t[:1000], D)] for k, t in terms.items()}
-    return save_json(out, dict(results=results, images=single))
