@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'Run', 'load_tensors', 'stage', 'load_choice', 'load_latents', 'square_labels', 'load_meta', 'number',
-           'ledger_terms', 'summary', 'comparison', 'distill', 'read_recipe', 'claim', 'pictures', 'normalise_',
-           'narrowed', 'card', 'from_hub', 'load_run', 'model_of_run']
+           'ledger_terms', 'summary', 'comparison', 'distill', 'read_recipe', 'claim', 'pictures', 'narrowed', 'card',
+           'from_hub', 'load_run', 'model_of_run']
 
 # %% ../nbs/61_chain.ipynb #c002
 import base64, copy, html, json, math, time
@@ -35,7 +35,7 @@ from .patches import to_patches
 from .clusters import kmeans, assign
 from .latent_prior import fit_latent_prior
 from .emission import Emission, Labelled, family
-from .em import tables
+from .em import normalise_
 from .image import Image, finetune, image_from_state, image_state
 from .image import load_image, save_image
 from .teacher import bound
@@ -581,15 +581,6 @@ def pictures(run:Run):
         fig.savefig(run.folder/f'{name}.png', dpi=120, bbox_inches='tight')
 
 # %% ../nbs/61_chain.ipynb #c026b
-@torch.no_grad()
-def normalise_(
-    image:Image, # changed in place
-) -> Image:
-    "The same circuit; its tables of log-weights, which were rounded, are normalised again."
-    for p, dim in tables(image):
-        p.copy_(torch.where(p.isneginf(), p, p.double().log_softmax(dim)))
-    return image
-
 def narrowed(
     run:Run, # finished
 ) -> tuple[dict[str, Tensor], float]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import einsum, rearrange
 from fastcore.basics import patch
 from .core import known, require
-from .em import tables
+from .em import normalise_
 
 # %% ../nbs/30_emission.ipynb #e004
 class Soft(NamedTuple):
@@ -254,10 +254,7 @@ def tempered(
     for atom in new.modules():
         if isinstance(atom, Atom):
             atom.temper_(T)
-    for p, dim in tables(new):
-        # weights of zero stay zero, even where all on an axis are: a softmax there has no value
-        p.copy_(torch.where(p.isneginf(), p, (p/T).log_softmax(dim)))
-    return new
+    return normalise_(new, T)
 
 # %% ../nbs/30_emission.ipynb #e015
 # kind → class, and name on the command line → how it is fitted;
