@@ -331,12 +331,12 @@ def labelled(self:Run, gen:torch.Generator) -> Labelled:
     if not how_made.features and len(x)*n_squares <= self.recipe.emission.n_fit:
         return self.rows(x, z_bn)
     some = self.fitted_images(gen)
+    rows = self.rows(x[some], z_bn[some])
     if not how_made.features:
-        return self.rows(x[some], z_bn[some])
+        return rows
     valid, how = self.images('valid'), self.latents()['how']
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
-    judges = self.rows(valid, self.hard(how, valid))
-    return self.rows(x[some], z_bn[some])._replace(f_xf=f_xf, valid=judges)
+    return rows._replace(f_xf=f_xf, valid=self.rows(valid, self.hard(how, valid)))
 
 @patch
 @torch.no_grad()
