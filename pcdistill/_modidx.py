@@ -550,8 +550,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'pcdistill/extra/posterior.py'),
                                            'pcdistill.extra.posterior.posterior': ( 'extra/posterior.html#posterior',
                                                                                     'pcdistill/extra/posterior.py'),
-                                           'pcdistill.extra.posterior.responsibilities': ( 'extra/posterior.html#responsibilities',
-                                                                                           'pcdistill/extra/posterior.py'),
                                            'pcdistill.extra.posterior.state_posterior': ( 'extra/posterior.html#state_posterior',
                                                                                           'pcdistill/extra/posterior.py')},
             'pcdistill.extra.predicted': { 'pcdistill.extra.predicted.Predicted': ( 'extra/predicted.html#predicted',
