@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'Run', 'load_tensors', 'stage', 'load_choice', 'load_latents', 'square_labels', 'load_meta', 'number',
-           'ledger_terms', 'summary', 'comparison', 'distill', 'read_recipe', 'claim', 'pictures', 'normalise_',
-           'narrowed', 'card', 'from_hub', 'load_run', 'model_of_run', 'export_run']
+           'ledger_terms', 'summary', 'comparison', 'distill', 'read_recipe', 'claim', 'pictures', 'narrowed', 'card',
+           'from_hub', 'load_run', 'model_of_run']
 
 # %% ../nbs/61_chain.ipynb #c002
 import base64, copy, html, json, math, time
@@ -35,7 +35,7 @@ from .patches import to_patches
 from .clusters import kmeans, assign
 from .latent_prior import fit_latent_prior
 from .emission import Emission, Labelled, family
-from .em import tables
+from .em import normalise_
 from .image import Image, finetune, image_from_state, image_state
 from .image import load_image, save_image
 from .teacher import bound
@@ -331,12 +331,12 @@ def labelled(self:Run, gen:torch.Generator) -> Labelled:
     if not how_made.features and len(x)*n_squares <= self.recipe.emission.n_fit:
         return self.rows(x, z_bn)
     some = self.fitted_images(gen)
+    rows = self.rows(x[some], z_bn[some])
     if not how_made.features:
-        return self.rows(x[some], z_bn[some])
+        return rows
     valid, how = self.images('valid'), self.latents()['how']
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
-    judges = self.rows(valid, self.hard(how, valid))
-    return self.rows(x[some], z_bn[some])._replace(f_xf=f_xf, valid=judges)
+    return rows._replace(f_xf=f_xf, valid=self.rows(valid, self.hard(how, valid)))
 
 @patch
 @torch.no_grad()
@@ -581,15 +581,6 @@ def pictures(run:Run):
         fig.savefig(run.folder/f'{name}.png', dpi=120, bbox_inches='tight')
 
 # %% ../nbs/61_chain.ipynb #c026b
-@torch.no_grad()
-def normalise_(
-    image:Image, # changed in place
-) -> Image:
-    "The same circuit; its tables of log-weights, which were rounded, are normalised again."
-    for p, dim in tables(image):
-        p.copy_(torch.where(p.isneginf(), p, p.double().log_softmax(dim)))
-    return image
-
 def narrowed(
     run:Run, # finished
 ) -> tuple[dict[str, Tensor], float]:
@@ -738,24 +729,3 @@ def model_of_run(run:Run) -> nn.Module:
     if file not in run.held:
         run.held[file] = load_innovations(file, run.device)
     return run.held[file]
-
-# %% ../nbs/61_chain.ipynb #c027b
-def export_run(
-    folder:Path|str, # of a finished run
-    out:Path|str,    # JSON file to write, for nbs/experiments/results
-) -> Path:
-    "Results, and bits/dim of the first 1,000 images, to 5 digits, in one small file."
-    folder, out = Path(folder), Path(out)
-    inside = out.resolve().parent==folder.resolve()
-    require(not inside, f'wanted a file outside the run {folder}, got {out}')
-    run = load_run(folder, 'cpu')
-    results, m = run.results, run.nats
-    names = dict(student='student_student_b', start='start_student_b',
-                 teacher_conditional='teacher_conditional_b',
-                 teacher_codes='teacher_codes_prior_b', teacher_exact='teacher_exact_b')
-    conditional_b, latents_b = m['student_parts_b2'].unbind(1)
-    terms = dict(student_conditional=conditional_b, student_latents=latents_b)
-    terms |= {name: m[k] for name, k in names.items() if k in m}
-    D = math.prod(results['data']['shape'])
-    single = {k: [number(v) for v in bpd(t[:1000], D)] for k, t in terms.items()}
-    return save_json(out, dict(results=results, images=single))

@@ -104,16 +104,16 @@ def run_distill(
 ):
     "Run the whole chain on a data set; resumes what is in --out; ends with a table."
     from pcdistill.core import device as pick_device
-    from pcdistill.chain import distill
-    from pcdistill.recipes import estimate, plan_table, recipe
-    r = recipe(data, preset, emission, dev=pick_device(device), emission=dict(map(setting, set)),
-               teacher=teacher, teacher_size=teacher_size, latents=latents, colour=colour,
-               patch=patch, clusters=clusters, epochs=epochs, n_train=n_train, n_test=n_test,
-               seed=seed)
+    from pcdistill.recipes import estimate, plan_table
+    dev = pick_device(device)
+    r = pcdistill.recipe(data, preset, emission, dev=dev, emission=dict(map(setting, set)),
+                         teacher=teacher, teacher_size=teacher_size, latents=latents,
+                         colour=colour, patch=patch, clusters=clusters, epochs=epochs,
+                         n_train=n_train, n_test=n_test, seed=seed)
     if plan:
-        return print(plan_table(estimate(r, pick_device(device))))
+        return print(plan_table(estimate(r, dev)))
     out = out or f'runs/{Path(r.data).name}-{r.preset}-{r.family}'
-    run = distill(r, out, device, minutes=minutes)
+    run = pcdistill.distill(r, out, device, minutes=minutes)
     print(f'{run}\n\nfiles in {run.folder}')
 
 # %% ../nbs/62_cli.ipynb #c007b
@@ -134,19 +134,17 @@ def run_evaluate(
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
     "Exact bits per dimension of a split."
-    from pcdistill.data import images
-    from pcdistill.evaluate import bits, mean_bits, paper_crop_bits, score
-    from pcdistill.chain import load_run
-    found = load_run(run, device)
+    from pcdistill.evaluate import mean_bits, paper_crop_bits
+    found = pcdistill.load_run(run, device)
     image, r = found.image, found.recipe
-    x = images(r.data, split, n)
+    x = pcdistill.images(r.data, split, n)
     of = f'{len(x):,} {split} images'
     if paper_metric:
         e = mean_bits(paper_crop_bits(image, x, r.micro))
         return print(f'{r.data}, upper-left quarters of {of}: {shown(e)} bits/dim of '
                      f'{image.colour.name} codes; not RGB bits; '
                      'comparable with the published 4.06 only')
-    e = bits(score(image, x, r.micro), x[0].numel())
+    e = pcdistill.bits(pcdistill.score(image, x, r.micro), x[0].numel())
     print(f'{r.data}, whole {of}: {shown(e)} bits/dim (exact, RGB)')
 
 # %% ../nbs/62_cli.ipynb #c008
@@ -162,9 +160,8 @@ def run_sample(
     "Draw images."
     from pcdistill.core import require, rng
     from pcdistill.show import grid
-    from pcdistill.chain import load_run
     require(n > 0, f'wanted a positive number of samples, got {n}')
-    found = load_run(run, device)
+    found = pcdistill.load_run(run, device)
     may_draw(out, files_of(found.folder), overwrite)
     image = found.image
     write_figure(grid(image.sample(n, rng(seed, image.device))), out)
@@ -189,10 +186,8 @@ def run_inpaint(
     "Hide pixels of images and complete them: samples, posterior mean, entropy."
     import torch
     from pcdistill.core import require, rng
-    from pcdistill.data import images
-    from pcdistill.inpainting import figure, fit_image, inpaint, mask as mask_of, model_of
-    from pcdistill.chain import load_run
-    found = load_run(run, device)
+    from pcdistill.inpainting import figure, fit_image, inpaint, model_of
+    found = pcdistill.load_run(run, device)
     circuit, data = model_of(found), found.recipe.data
     may_draw(out, [*files_of(found.folder), Path(data), *image, Path(mask)], overwrite)
     require(not tiled or len(image)==1, f'wanted one --image to cut in tiles, got {len(image)}')
@@ -200,8 +195,8 @@ def run_inpaint(
         gen = rng(seed, circuit.device)
         write_figure(figure(inpaint(circuit, image[0], mask, samples, gen, tiled=True)), out)
         return
-    x = fit_image(list(image), circuit.shape) if image else images(data, split, n)
-    seen = mask_of(mask, len(x), *x.shape[2:], rng(seed))
+    x = fit_image(list(image), circuit.shape) if image else pcdistill.images(data, split, n)
+    seen = pcdistill.mask(mask, len(x), *x.shape[2:], rng(seed))
     if not torch.equal(circuit.supported(seen), seen):
         print(f'this family is asked about whole patches: those of {circuit.patch}×{circuit.patch} '
               f'pixels that the mask {mask} cuts are hidden whole')
@@ -218,8 +213,7 @@ def run_compress(
 ):
     "Code images losslessly with a circuit."
     from pcdistill.compress import MAGIC, compress_files, run_hash
-    from pcdistill.chain import load_run
-    found = load_run(run, device)
+    found = pcdistill.load_run(run, device)
     may_write(out, MAGIC, [*images, *files_of(found.folder)], overwrite)
     mark = run_hash(found.folder/'student.safetensors')
     print(compress_files(images, found.image, mark, out))
@@ -235,8 +229,7 @@ def run_decompress(
 ):
     "Give back the images, bit by bit."
     from pcdistill.compress import decompress_file, run_hash
-    from pcdistill.chain import load_run
-    found = load_run(run, device)
+    found = pcdistill.load_run(run, device)
     mark = run_hash(found.folder/'student.safetensors')
     made = decompress_file(file, found.image, mark, out)
     print(f'wrote {len(made):,} image{"s"*(len(made)!=1)} into {out}')
@@ -247,10 +240,8 @@ def run_demo(
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
     "Distil the two embedded data sets and print the comparison."
-    from pcdistill.chain import distill
-    from pcdistill.recipes import recipe
-    demo = [recipe('digits'), recipe('photos', family='normals')]
-    runs = [distill(r, out/r.data, device) for r in demo]
+    demo = [pcdistill.recipe('digits'), pcdistill.recipe('photos', family='normals')]
+    runs = [pcdistill.distill(r, out/r.data, device) for r in demo]
     print('', *runs, 'samples.png, inpaint.png, ledger.png, curves.png and results.json are in '
           f'{out}/digits and {out}/photos', sep='\n\n')
 
@@ -279,8 +270,7 @@ def run_play(
     "Open the notebook play in JupyterLab."
     from pcdistill.lab import open_lab, use_run
     if run:
-        from pcdistill.chain import load_run # only here: its imports are slow
-        load_run(run, 'cpu')
+        pcdistill.load_run(run, 'cpu')
         use_run(run)
     run_notebooks(folder)
     open_lab(folder.expanduser()/'play.ipynb', options)
@@ -293,9 +283,8 @@ def run_app(
     no_browser:bool=False,  # print the address only
 ):
     "Serve the pad and the browsers as a web page, without a notebook."
-    from pcdistill.chain import load_run
     from pcdistill.lab import serve
-    load_run(run, 'cpu')
+    pcdistill.load_run(run, 'cpu')
     serve(run, host, port, not no_browser)
 
 # %% ../nbs/62_cli.ipynb #c010

@@ -20,10 +20,9 @@ def random_log_weights(
     shape:tuple[int, ...], # shape of the table
     dim:int,               # the axis that is normalised
     gen:torch.Generator,   # randomness
-    spread:float=1.,       # 0 gives exactly uniform weights
 ) -> Tensor:
     "Random normalised log-weights."
-    return (torch.randn(shape, generator=gen)*spread).log_softmax(dim)
+    return torch.randn(shape, generator=gen).log_softmax(dim)
 
 # %% ../nbs/21_inputs.ipynb #c010
 class _Lookup(torch.autograd.Function):

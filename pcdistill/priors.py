@@ -19,7 +19,7 @@ from .clusters import shuffled
 from .teacher import Saved, Sizes, init_, train, transformer
 from .inputs import one_hot_evidence
 from .structure import chain
-from .circuit import Circuit, from_spec, soft_posterior
+from .circuit import Circuit, from_spec
 from .em import Best
 from .latent_prior import fit_latent_prior
 

@@ -20,7 +20,7 @@ from .core import require
 from .ranks import agreed
 from .runs import resumable
 from .clusters import kmeans, assign
-from .inputs import KINDS, Categorical, discrete
+from .inputs import discrete
 from .structure import Tree, chow_liu, mutual_information
 from .circuit import Circuit, mix_up, new_values, pick
 from .em import fit
@@ -201,12 +201,6 @@ def marginals(self:Trees, x_xd, seen_xd, w_xk, soft=None) -> Float[Tensor, "x d 
     return put_seen_(P_xdv, x_xd, seen_xd, w_xk.sum(1))
 
 # %% ../nbs/31_trees.ipynb #t011
-# log p(v | s) of a row of inputs, and the log-weights of its variable's values, row by row
-@patch
-def _believed(self:Trees, soft) -> Iterator[tuple[Tensor, Tensor]]:
-    g_dxv = rearrange(soft_log_weight(soft, self.n_values), 'x d v -> d x v')
-    return zip(self.pc.inputs.log_pmf().detach(), cycle(g_dxv))
-
 @patch
 @torch.no_grad()
 def draw(self:Trees, x_xd, seen_xd, k_x, gen, soft=None) -> Int[Tensor, "x d"]:
@@ -215,22 +209,12 @@ def draw(self:Trees, x_xd, seen_xd, k_x, gen, soft=None) -> Int[Tensor, "x d"]:
     def values(state_rx):
         if soft is None:
             return self.pc.inputs.sample(state_rx, gen)
-        both = zip(self._believed(soft), state_rx)
-        lps = [lp_vs.T[state_x] + g_xv for (lp_vs, g_xv), state_x in both]
+        g_dxv = soft_log_weight(soft, self.n_values).transpose(0, 1)
+        rows = zip(self.pc.inputs.log_pmf(), cycle(g_dxv), state_rx) # the trees' variables in turn
+        lps = (lp_vs.T[state_x] + g_xv for lp_vs, g_xv, state_x in rows)
         return torch.stack([pick(lp_xv.softmax(1), gen) for lp_xv in lps], 1)
     state_ux = self.pc.descend(lp_uxs, gen, self.live_k[k_x])
     return new_values(self.pc, x_xd, seen_xd, state_ux, values)
-
-# %% ../nbs/31_trees.ipynb #t013
-@patch
-@torch.no_grad()
-def temper_(self:Trees, T:float):
-    "Inputs of any kind become tables, whose weights are then tempered like all others."
-    inputs = self.pc.inputs
-    if inputs.kind!='categorical':
-        table = Categorical(inputs.n_vars, self.n_values, self.pc.n_states, torch.Generator())
-        table.logp_dvs.copy_(inputs.log_pmf())
-        self.pc.inputs = table.to(self.pc.root_rsk)
 
 # %% ../nbs/31_trees.ipynb #t015
 # each table of a single tree, that of all trees, and where the first is in the second

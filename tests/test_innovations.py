@@ -8,6 +8,7 @@ from pcdistill.inpainting import inpaint
 from pcdistill.innovations import Asked, Innovations, InnovationsConfig, dequantised, fit_innovations, fit_network, load_innovations, save_innovations
 from pcdistill.inputs import Evidence
 from pcdistill.masked import MaskedConfig, MaskedNet, fit_masked
+from pcdistill.runs import load
 from pcdistill.structure import chain
 from pcdistill.teacher import init_
 from pcdistill.widgets import inpaint_pad
@@ -198,6 +199,7 @@ def test_a_network_is_trained_through_the_circuit(tmp_path):
     assert all(torch.equal(v, m.state_dict()[k]) for k, v in before.items())
     for _ in range(2):
         with pytest.raises(Paused), time_limit(0.): fit(tmp_path/'c')
+    assert m.S_dd.shape not in {t.shape for t in load(tmp_path/'c.through.ckpt')[0].values()}      # only the network is kept
     again = fit(tmp_path/'c'); assert all(torch.equal(a, b) for a, b in zip(m.state_dict().values(), again.state_dict().values()))
 
 def test_log_p_is_learnt_from(hidden=((1, 1), (1, 2))):

@@ -9,7 +9,7 @@ from pcdistill.extra.divergences import cross_entropy, information, kl, overlap
 from pcdistill.extra.graphs import GraphCircuit, RegionGraph, quad_graph, quad_tree
 from pcdistill.extra.inputs import Binomial
 from pcdistill.extra.logistic import DiscretisedLogistic
-from pcdistill.extra.posterior import conditional, entropy, expectation, posterior, responsibilities
+from pcdistill.extra.posterior import conditional, entropy, expectation, posterior
 from pcdistill.extra.sums import monarch, tucker
 from pcdistill.inputs import Categorical
 from pcdistill.structure import chain, chow_liu, mutual_information
@@ -47,7 +47,7 @@ def test_every_query(kind, sums, seed):
     cond = (agree(x_xd, x_bd, more_bd)*p_xk.T[head_b]).sum(1)/m_b
     assert torch.allclose(conditional(pc, x_bd, more_bd & ~seen_bd, seen_bd).double().gather(1, head_b[:, None])[:, 0], cond.log(), atol=1e-4)
     r_bk = agree(x_xd, x_bd, seen_bd) @ p_xk
-    assert torch.allclose(responsibilities(pc, x_bd, seen_bd).double(), r_bk/r_bk.sum(1, keepdim=True), atol=1e-5)
+    assert torch.allclose(pc(x_bd, seen_bd).softmax(1).double(), r_bk/r_bk.sum(1, keepdim=True), atol=1e-5)
     p_bdv, mean_var, h_bd = posterior(pc, x_bd, seen_bd, head_b).double(), expectation(pc, x_bd, seen_bd, head_b), entropy(pc, x_bd, seen_bd, head_b)
     for d in range(D):
         others = seen_bd.clone(); others[:, d] = False

@@ -47,17 +47,8 @@ def random_tree(
     gen:torch.Generator, # randomness
 ) -> Tree:
     "Variables halved at random until single ones are left; only the lowest latents host any."
-    require(d >= 1, f'wanted at least 1 variable, got {d}')
-    parent, host, todo = [], {}, [(torch.randperm(d, generator=gen).tolist(), -1)]
-    while todo:
-        vs, above = todo.pop()
-        me, m = len(parent), len(vs)//2
-        parent.append(above)
-        if m:
-            todo += [(vs[m:], me), (vs[:m], me)]
-        else:
-            host[vs[0]] = me
-    return Tree(tuple(parent), tuple(host[v] for v in range(d)))
+    tree, order_d = quad_tree(1, d), torch.randperm(d, generator=gen)
+    return Tree(tree.parent, tuple(tree.host[i] for i in order_d.argsort().tolist()))
 
 # %% ../../nbs/extra/graphs.ipynb #c019
 class RegionGraph(NamedTuple):
