@@ -52,10 +52,11 @@ def tables(
 @torch.no_grad()
 def normalise_(
     module:nn.Module, # changed in place
+    T:float=1.,       # temperature: weights to the power 1/T
 ) -> nn.Module:
     "Every table normalised again; zeros stay zeros, even where all on an axis are."
     for p, dim in tables(module):
-        p.copy_(torch.where(p.isneginf(), p, p.double().log_softmax(dim)))
+        p.copy_(torch.where(p.isneginf(), p, (p.double()/T).log_softmax(dim)))
     return module
 
 def own_steps(module:nn.Module) -> list[nn.Module]:
