@@ -59,6 +59,7 @@ def normalise_(
         p.copy_(torch.where(p.isneginf(), p, (p.double()/T).log_softmax(dim)))
     return module
 
+# %% ../nbs/25_em.ipynb #c008b
 def own_steps(module:nn.Module) -> list[nn.Module]:
     "Every part with a closed form of its own, `em_step_`."
     return [m for m in module.modules() if hasattr(m, 'em_step_')]
