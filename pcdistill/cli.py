@@ -280,8 +280,7 @@ def run_play(
     from pcdistill.lab import open_lab, use_run
     if run:
         from pcdistill.chain import load_run # only here: its imports are slow
-        load_run(run, 'cpu')
-        use_run(run)
+        use_run(load_run(run, 'cpu').folder)
     run_notebooks(folder)
     open_lab(folder.expanduser()/'play.ipynb', options)
 
@@ -295,8 +294,7 @@ def run_app(
     "Serve the pad and the browsers as a web page, without a notebook."
     from pcdistill.chain import load_run
     from pcdistill.lab import serve
-    load_run(run, 'cpu')
-    serve(run, host, port, not no_browser)
+    serve(load_run(run, 'cpu').folder, host, port, not no_browser)
 
 # %% ../nbs/62_cli.ipynb #c010
 def add_words(
