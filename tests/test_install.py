@@ -30,7 +30,7 @@ def test_help_imports_nothing_heavy(words):
     assert made.returncode==0 and 'usage: pcdistill' in made.stdout, made.stderr[-500:]
 
 def test_the_package_names_what_it_offers_and_imports_it_when_wanted():
-    code = LIGHT.format(words=['x'], what='import pcdistill; assert {"distill", "images", "inpaint", "recipe", "load_run"} <= set(dir(pcdistill))')
+    code = LIGHT.format(words=['x'], what='import pcdistill; assert pcdistill.__version__ and {"distill", "images", "inpaint", "recipe", "load_run"} <= set(dir(pcdistill))')
     code += "from pcdistill import distill, images, inpaint, recipe, load_run; assert 'torch' in sys.modules and callable(load_run)"
     made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert made.returncode==0, made.stderr[-500:]
