@@ -721,8 +721,8 @@ def load_run(
         folder = SHIPPED/name
     elif name.count('/')==1 and not folder.exists():
         folder = from_hub(name)
-    there = ', '.join(sorted(f.name for f in SHIPPED.iterdir()))
-    require(folder.exists(), f"wanted a run's folder, the name of one that ships ({there}) "
+    require(folder.exists(), "wanted a run's folder, the name of one that ships "
+            f"({', '.join(sorted(f.name for f in SHIPPED.iterdir()))}) "
             f'or a hub id, got {name}, which is not there')
     found = Run(read_recipe(folder), folder, device)
     require((folder/'student.safetensors').is_file(),
