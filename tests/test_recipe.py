@@ -259,7 +259,7 @@ def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     monkeypatch.setattr(module, 'seconds_of', lambda f, dev, warm=True: (calls.append(1), 1.)[1])
     monkeypatch.setattr(module, 'n_images', lambda data, split='train': there_are[split])
     few = dict(joined=[], halves=16) if family=='normals' else dict(states=4)
-    r = recipe('photos', 'tiny', family, teacher='pixels', autoregressive=False, clusters=4, emission=few)
+    r = recipe('digits', 'tiny', family, teacher='pixels', autoregressive=False, clusters=4, emission=few)
     def of(r, n=4000, n_test=500):
         there_are.update(train=n, test=n_test)
         return estimate(r)
@@ -268,7 +268,7 @@ def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     assert of(replace(r, epochs=2*r.epochs))['student'] > 1.5*a['student'] and of(r, n_test=1000)['measured']==2*a['measured']
     assert of(r, n=8000)['start'] > a['start'] and of(replace(r, n_train=2000))['measured']==a['measured']
     assert of(replace(r, emission=replace(r.emission, epochs=2*r.emission.epochs)))['start'] > a['start']
-    rows = 4000*(16//r.patch)**2
+    rows = 4000*(8//r.patch)**2
     steps = lambda batch: of(replace(r, emission=replace(r.emission, batch=batch)))['start']
     assert abs((steps(rows//4) - steps(rows)) - 3*r.emission.passes(4)) < 1e-6 # an M-step is paid once a batch, not once a micro-batch
 
@@ -581,7 +581,7 @@ def pipe(*words):
     return made.stderr, made.returncode
 
 def test_a_closed_pipe_is_no_traceback(done):
-    for words, want in ((['distill', '--help'], (0, 141)), (['evaluate', done[0], '-n', '2'], (141,)), (['distill', '--plan', '--teacher', 'pixels'], (141,))):
+    for words, want in ((['distill', '--help'], (0, 141)), (['evaluate', done[0], '-n', '2'], (141,)), ('distill --plan --teacher pixels --n-train 60 --n-test 4 --clusters 2 --set states=2'.split(), (141,))):
         err, status = pipe(*words)                       # argparse itself is silent when its help has no reader
         assert status in want and err=='', (words, status, err)
 
@@ -600,7 +600,7 @@ def test_stopped_while_importing(monkeypatch, capsys):
 def test_a_folder_spelled_otherwise_is_the_same_recipe(tmp_path, monkeypatch, capsys):
     (tmp_path/'d').mkdir(); monkeypatch.chdir(tmp_path); monkeypatch.setenv('HOME', str(tmp_path))
     for i, x in enumerate(images('digits', 'train', 60)): Image.fromarray(x[0].numpy()).save(tmp_path/'d'/f'{i:02}.png')
-    words = ['distill', '--teacher', 'pixels', '--clusters', '4', '--n-train', '30', '--n-test', '2', '--epochs', '1', '--out', 'run', '--data']
+    words = ['distill', '--teacher', 'pixels', '--clusters', '4', '--n-train', '30', '--n-test', '2', '--epochs', '1', '--set', 'states=3', 'epochs=1', '--out', 'run', '--data']
     assert cli.main([*words, 'd'])==0
     stages = sorted(p.name for p in (tmp_path/'run').glob('*.safetensors'))
     for spelled in ('./d', 'd/', str(tmp_path/'d'), '~/d', '../' + tmp_path.name + '/d'): assert cli.main([*words, spelled])==0, spelled
@@ -627,8 +627,9 @@ def test_help_and_plan_agree(capsys):
 
 def test_help_names_what_there_is(capsys):
     "The words in the comments of a command's parameters are those of the registries."
-    for command, words in dict(distill=[*FAMILIES, *TEACHERS, *COLOURS, *SIZES], inpaint=MASKS).items():
-        with pytest.raises(SystemExit): cli.main([command, '--help'])
+    shipped = [f.name for f in R.SHIPPED.iterdir()]
+    for command, words in {'distill': [*FAMILIES, *TEACHERS, *COLOURS, *SIZES], 'inpaint': MASKS, '': shipped}.items():
+        with pytest.raises(SystemExit): cli.main([*command.split(), '--help'])
         said = re.findall(r'\w+', capsys.readouterr().out)
         assert set(words) <= set(said), set(words) - set(said)
 
