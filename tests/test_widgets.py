@@ -174,6 +174,17 @@ def test_bits_of_what_is_hidden():
 def test_pictures_are_shown_to_scale():
     assert put(Gallery(width=80), X3).height==40
 
+def test_the_readout_is_of_the_pixel_under_the_cursor():
+    seen = ALL.clone()
+    seen[1:3, 2:6] = False
+    image = coloured()
+    r = inpaint_pad(image, X3, seen, n=1).result
+    for row, col in ((1, 2), (2, 5)):
+        lines = pixel_text(image, r, row, col).split('\n')
+        mean = ', '.join(f'{v:.4g}' for v in r.mean[0, :, row, col].tolist())
+        assert lines[2:]==[f'mean {mean}', f'entropy {float(r.entropy[0, row, col]):.2f} bits']
+    assert r.entropy[0, 1, 2]!=r.entropy[0, 2, 5]!=r.entropy[0, 0, 0]
+
 def test_new_draws():
     "Another seed, other draws and the same mean; the first seed draws what it drew."
     box = inpaint_pad(coloured(), X3, ~ALL, n=2)
