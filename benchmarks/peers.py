@@ -214,13 +214,13 @@ def circuit(c:Cell):
 def peak_gb(device:str) -> float:
     "Largest memory since the last reset."
     if device!='cpu': return torch.cuda.max_memory_allocated()/1e9
-    try: return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])*1024/1e9
+    try: return int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM')).split()[1])*1024/1e9
     except (OSError, StopIteration): return psutil.Process().memory_info().rss/1e9
 
 def allow(gb:float):
     "Refuse this process more than so much memory beyond what it holds (Linux)."
     with contextlib.suppress(OSError, StopIteration):
-        held = int(next(l for l in open('/proc/self/status') if l.startswith('VmData')).split()[1])*1024
+        held = int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmData')).split()[1])*1024
         resource.setrlimit(resource.RLIMIT_DATA, (held+int(gb*1e9), resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 def reset_peak(device:str):
@@ -367,7 +367,7 @@ def main():
     named = dict(q.split('=', 1) for q in a.python if '=' in q and q.split('=')[0] in PEERS); shared = [q for q in a.python if q.split('=')[0] not in PEERS]
     if 'spflow' in named: named.setdefault('spflow Einet', named['spflow'])
     python = {n: sys.executable if n in ('ours', 'pytorch') else named.get(n, shared[-1] if shared else sys.executable) for n in PEERS}
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if Path('/proc/cpuinfo').exists() else platform.processor()
+    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), '') if Path('/proc/cpuinfo').exists() else platform.processor()
     machine = dict(device=cpu if a.device=='cpu' else torch.cuda.get_device_name(), threads=a.threads, cores=os.cpu_count(), load=os.getloadavg()[0], torch=torch.__version__, gb=gb)
     print(f"{machine['device']}, {a.threads} threads of {os.cpu_count()} cores, load {machine['load']:.1f} at the start, at most {gb:.1f} GB a process, batch {a.batch}, {a.tree} tree")
     here = {}

@@ -1,4 +1,8 @@
-"Save finished runs as those that ship with the package, each with its model card."
+"""Save finished runs as those that ship with the package, each with its model card.
+
+    python benchmarks/ship.py FOLDER [NAME …]    # from FOLDER/shipped-NAME
+    python benchmarks/ship.py                    # only draw the pictures of those that ship again
+"""
 import sys
 from pathlib import Path
 from pcdistill import inpaint, load_run
@@ -7,6 +11,7 @@ from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.innovations import InnovationsConfig, fit_innovations, fit_network, save_innovations
 from pcdistill.masked import MaskedConfig
+from pcdistill.evaluate import waterfall_bits
 from pcdistill.inpainting import as_png, figure
 from pcdistill.runs import write_file
 
@@ -23,20 +28,32 @@ ACROSS = dict(photos=(InnovationsConfig(K=32, mirror=True), None, ''),
               fashion_mnist=(InnovationsConfig(K=32, n_fit=45_000), MaskedConfig(),
                              ' at commit 2b66207 (of its epochs alone, the batch was 64)'))
 
-def across(run) -> str:
-    "A model of innovations beside the circuit, from all training images; what the card says of it."
-    file = run.folder/'innovations.safetensors'
-    if run.recipe.data not in ACROSS:
+def add_innovations(run):
+    "A model of innovations beside the circuit, from all training images, if it is not there yet."
+    file, name = run.folder/'innovations.safetensors', run.recipe.data
+    if name not in ACROSS or file.is_file():
+        return
+    config, network, _ = ACROSS[name]
+    x, valid = (images(name, split) for split in ('train', 'valid'))
+    model = fit_innovations(x, valid, config, rng(0))
+    if network:
+        fit_network(model, x, network, rng(0), run.folder/'network.ckpt')
+    save_innovations(model, file, narrow=True)
+
+def draw(run):
+    "Pictures that need no more than what ships: the ledger, and what innovations complete."
+    r, name = run.results, run.recipe.data
+    fig = waterfall_bits(r['teacher']['bits'], r['ledger'], title=name)
+    fig.savefig(run.folder/'ledger.png', dpi=120, bbox_inches='tight')
+    if name in ACROSS:
+        shown = inpaint(run, run.images('test')[3:83:10], 'left', 3)
+        write_file(run.folder/'inpaint.png', as_png(figure(shown)))
+
+def across(name) -> str:
+    "What the card says of innovations."
+    if name not in ACROSS:
         return ''
-    config, network, word = ACROSS[run.recipe.data]
-    if not file.is_file():
-        x, valid = (images(run.recipe.data, split) for split in ('train', 'valid'))
-        model = fit_innovations(x, valid, config, rng(0))
-        if network:
-            fit_network(model, x, network, rng(0), run.folder/'network.ckpt')
-        save_innovations(model, file, narrow=True)
-    shown = inpaint(run, run.images('test')[3:83:10], 'left', 3)
-    write_file(run.folder/'inpaint.png', as_png(figure(shown)))
+    config, network, word = ACROSS[name]
     then = f', then\n`fit_network(model, train, {network}, rng(0))`{word}' if network else ''
     return f"""
 
@@ -45,9 +62,9 @@ What completes pictures here is innovations.safetensors, fitted to all training 
 a picture are a mosaic. The circuit: `inpaint(run.image, …)`. A factor of the covariance is stored
 in half precision, which changes no bits below by more than 0.0002."""
 
-def note(run, name) -> str:
+def note(name) -> str:
     "What the card says of this run alone."
-    (options, terms), more = RUNS[name], across(run)
+    (options, terms), more = RUNS[name], across(name)
     return f"""The command, at commit {COMMIT}, one thread:
 
 ```
@@ -56,11 +73,17 @@ pcdistill distill {options} --device cpu
 
 {terms}{more}"""
 
-def main(folders:Path, names:list[str]):
+def ship(folders:Path, names:list[str]):
     "Runs in `folders`/shipped-<name>; all, or those named."
     for name in names or RUNS:
         run = load_run(folders/f'shipped-{name}', 'cpu')
-        print(run.save_pretrained(SHIPPED/name, 'apache-2.0', note(run, name)))
+        add_innovations(run)
+        draw(run)
+        print(run.save_pretrained(SHIPPED/name, 'apache-2.0', note(name)))
 
 if __name__=='__main__':
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[1:]:
+        ship(Path(sys.argv[1]), sys.argv[2:])
+    else:
+        for name in RUNS:
+            draw(load_run(SHIPPED/name, 'cpu'))

@@ -23,7 +23,7 @@ PHOTOS = dict(train=('astronaut_a', 'astronaut_b', 'hubble_a'), val=('coffee_a',
 
 def anonymous() -> int:
     "Bytes of this process that no file holds."
-    return next(int(l.split()[1])*1024 for l in open('/proc/self/status') if l.startswith('RssAnon'))
+    return next(int(l.split()[1])*1024 for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('RssAnon'))
 
 class Watch(threading.Thread):
     "The most since `reset`."

@@ -62,7 +62,7 @@ class Peak:
         try: Path('/proc/self/clear_refs').write_text('5')
         except OSError: pass                                        # then the peak is that of the whole run
     def read(self) -> float:
-        try: return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])*1024/1e9
+        try: return int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM')).split()[1])*1024/1e9
         except (OSError, StopIteration): return psutil.Process().memory_info().rss/1e9
 
 TREES = dict(binary_tree=lambda: binary_tree(784), random_tree=lambda: random_tree(784, rng(0)))
@@ -101,7 +101,7 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(a.threads); dev = device(a.device)
     speed = copy_bandwidth(dev)
-    name = torch.cuda.get_device_name(dev) if dev.type=='cuda' else next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
+    name = torch.cuda.get_device_name(dev) if dev.type=='cuda' else next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
     machine = dict(device=name, threads=a.threads, cores=os.cpu_count(), load=os.getloadavg()[0], torch=torch.__version__, copy_gb_s=speed/1e9)
     print(f"{name}, {a.threads} threads of {os.cpu_count()} cores, load {machine['load']:.1f}, torch {torch.__version__}, copies {speed/1e9:.1f} GB/s\n")
     found, rows = {}, []

@@ -712,8 +712,9 @@ def load_run(
         folder = SHIPPED/name
     elif name.count('/')==1 and not folder.exists():
         folder = from_hub(name)
-    require(folder.exists(), "wanted a run's folder, the name of one that ships (digits, photos, "
-            f'fashion_mnist) or a hub id, got {name}, which is not there')
+    require(folder.exists(), "wanted a run's folder, the name of one that ships "
+            f"({', '.join(sorted(f.name for f in SHIPPED.iterdir()))}) "
+            f'or a hub id, got {name}, which is not there')
     found = Run(read_recipe(folder), folder, device)
     require((folder/'student.safetensors').is_file(),
             f'wanted a finished run, got {folder} without student.safetensors; '

@@ -124,7 +124,7 @@ def shown(
     return f'{e.bits:.4f}' + (f' ± {e.stderr:.4f}' if e.n > 1 else '')
 
 def run_evaluate(
-    run:Path,               # folder of a finished run
+    run:Path,               # folder of a finished run, or the name of one that ships
     *,
     split:str='test',       # train, valid or test
     n:int|None=None,        # images at most
@@ -211,7 +211,7 @@ def run_compress(
     overwrite:bool=False,   # write also over a file of another kind
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
-    "Code images losslessly with a circuit."
+    "Compress images with a circuit, losslessly."
     from pcdistill.compress import MAGIC, compress_files, run_hash
     found = pcdistill.load_run(run, device)
     may_write(out, MAGIC, [*images, *files_of(found.folder)], overwrite)
@@ -227,7 +227,7 @@ def run_decompress(
     out:Path=Path('.'),     # folder for the images; none that is there is overwritten
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
-    "Give back the images, bit by bit."
+    "Give back the images that were compressed, every bit the same."
     from pcdistill.compress import decompress_file, run_hash
     found = pcdistill.load_run(run, device)
     mark = run_hash(found.folder/'student.safetensors')
@@ -264,28 +264,26 @@ def run_notebooks(
 def run_play(
     options:list[str]=(),   # words for JupyterLab, after a --, such as -- --no-browser --port 9000
     *,
-    run:str|None=None,      # finished run to play with; digits are trained if not given
+    run:str|None=None,      # a finished run's folder, or name of one that ships; else trains digits
     folder:Path=Path('~/pcdistill-notebooks'), # of your copies of the notebooks
 ):
     "Open the notebook play in JupyterLab."
     from pcdistill.lab import open_lab, use_run
     if run:
-        pcdistill.load_run(run, 'cpu')
-        use_run(run)
+        use_run(pcdistill.load_run(run, 'cpu').folder)
     run_notebooks(folder)
     open_lab(folder.expanduser()/'play.ipynb', options)
 
 def run_app(
     *,
-    run:str,                # finished run to ask
+    run:str,                # folder of a finished run, or the name of one that ships
     host:str='localhost',   # address to listen on; 0.0.0.0 lets in all who know the token
     port:int=8866,          # to listen on; the next free one if it is taken
     no_browser:bool=False,  # print the address only
 ):
     "Serve the pad and the browsers as a web page, without a notebook."
     from pcdistill.lab import serve
-    pcdistill.load_run(run, 'cpu')
-    serve(run, host, port, not no_browser)
+    serve(pcdistill.load_run(run, 'cpu').folder, host, port, not no_browser)
 
 # %% ../nbs/62_cli.ipynb #c010
 def add_words(
@@ -300,7 +298,7 @@ def add_words(
         if get_origin(param.annotation) is list:
             about['nargs'] = '+' if param.default is param.empty or name=='set' else '*'
         if param.kind is not param.KEYWORD_ONLY:
-            p.add_argument(name, help=said[name], **about)
+            p.add_argument(name, help=said[name], default=argparse.SUPPRESS, **about)
             continue
         required = param.default is param.empty
         default = argparse.SUPPRESS if required else param.default or argparse.SUPPRESS
@@ -311,7 +309,8 @@ def add_words(
 def parser() -> argparse.ArgumentParser:
     "The command line, as argparse sees it."
     p = argparse.ArgumentParser('pcdistill', description='Distil a deep generative teacher into '
-        'a probabilistic circuit, score it exactly, and ask it questions.')
+        'a probabilistic circuit, score it exactly, and ask it questions. What distill makes is '
+        'a run, a folder, which the others ask; three ship: digits, photos and fashion_mnist.')
     p.add_argument('--version', action='version', version=pcdistill.__version__)
     sub = p.add_subparsers(required=True, metavar='COMMAND')
     for f in (run_distill, run_evaluate, run_sample, run_inpaint, run_compress, run_decompress,

@@ -244,9 +244,7 @@ def _parquet(path:Path) -> list[tuple[int, Callable]]:
 def _npz(path:Path) -> list[tuple[int, Callable]]:
     "The images of a batch of ImageNet, some at a time."
     head = np.lib.format
-    with _whole(path):
-        batch = zipfile.ZipFile(path)
-        file = batch.open('data.npy')
+    with _whole(path), zipfile.ZipFile(path) as batch, batch.open('data.npy') as file:
         head.read_magic(file)
         (n, *wide), _, kind = head.read_array_header_1_0(file)
         start, side = file.tell(), isqrt(wide[0]//3) if wide else 0
@@ -255,6 +253,7 @@ def _npz(path:Path) -> list[tuple[int, Callable]]:
     require(kind==np.uint8 and wide==[size] and labels==n > 0,
             f"wanted uint8 images of 3·s·s values, each with a label, in {path}, "
             f"got {kind} of shape {(n, *wide)} and {labels} labels")
+    file = zipfile.ZipFile(path).open('data.npy') # stays open: parts are read one after the other
     def read(at, b):
         with _whole(path):
             file.seek(start + at*size)

@@ -7,6 +7,7 @@ __all__ = ['POLICY', 'notebooks', 'copy_notebooks', 'use_run', 'open_lab', 'page
 
 # %% ../nbs/55_lab.ipynb #c88c65f8
 import os
+import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,26 +33,27 @@ def copy_notebooks(
     for file in sorted(filter(Path.is_file, source.rglob('*'))):
         name = file.relative_to(source)
         to, new = folder/name, file.read_bytes()
-        if any(part.startswith('.') for part in name.parts):
+        if '/.' in f'/{name.as_posix()}':
             continue
-        if to.is_file() and not overwrite and to.read_bytes()!=new:
-            kept.append(to)
-        elif not to.is_file() or overwrite:
+        if overwrite or not to.is_file():
             write_file(to, new)
+        elif to.read_bytes()!=new:
+            kept.append(to)
     return kept
 
 # %% ../nbs/55_lab.ipynb #c2ec85a0
 def use_run(
-    run:Path|str, # a run, as `load_run` takes it
+    run:Path, # folder of a finished run
 ):
     "Tell the notebooks which run to open, whatever folder they work in."
-    os.environ['PCDISTILL_RUN'] = str(Path(run).resolve() if Path(run).exists() else run)
+    os.environ['PCDISTILL_RUN'] = str(run.resolve())
 
 def open_lab(
     notebook:Path,            # to open; its folder is what JupyterLab sees
     options:Sequence[str]=(), # words of JupyterLab's own command line
 ):
     "JupyterLab on a notebook; returns when it is stopped."
+    sys.modules.setdefault('rfc3987_syntax', None)
     try:
         import anywidget
         from jupyterlab.labapp import LabApp
@@ -79,7 +81,7 @@ def page_config(
                 MappingKernelManager=dict(cull_idle_timeout=1800, cull_interval=60))
 
 def serve(
-    run:Path|str,         # a run, as `load_run` takes it
+    run:Path,             # folder of a finished run
     host:str='localhost', # address to listen on
     port:int=8866,        # to listen on; the next free one if it is taken
     browser:bool=True,    # open one

@@ -112,7 +112,7 @@ class Asked(TorchFunctionMode):
         if f in (torch.tensor, torch.as_tensor) and is_far(kwargs.get('device')):
             if f is torch.as_tensor and isinstance(args[0], Far): return args[0]
             self.device.bus[asker()] += 1
-            return far(torch.tensor(near(args[0]) if not isinstance(args[0], Tensor) else args[0].detach(), **kwargs | dict(device='cpu')))
+            return far(torch.as_tensor(near(args[0]), **kwargs | dict(device='cpu')).detach().clone())
         return f(*args, **kwargs)
 
 @contextmanager

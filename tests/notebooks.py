@@ -7,7 +7,7 @@
 A full render writes nbs/.rendered.json: what each notebook's outputs were made from (`fingerprint`). After that, a
 render of single notebooks keeps it up to date, and a test says which outputs are staler than code and results.
 """
-import argparse, ast, functools, hashlib, json, os, re, subprocess, sys, tempfile, time
+import argparse, ast, functools, hashlib, json, multiprocessing, os, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,14 +18,30 @@ def notebooks() -> list[Path]:
     "All notebooks of the project, in reading order."
     return sorted(p for p in (root/'nbs').rglob('*.ipynb') if not any(s.startswith(('.', '_')) for s in p.relative_to(root).parts))
 
+# a process that has imported what is slow, and of ours nothing; each notebook is run in a fork of it
+FORKS = multiprocessing.get_context('forkserver')
+SLOW = ['torch', 'matplotlib.pyplot', 'matplotlib_inline.backend_inline', 'scipy.sparse.csgraph', 'sklearn.cluster', 'nbdev.test', 'anywidget']
+ENV = dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', MPLBACKEND='module://matplotlib_inline.backend_inline')
+
+def nbdev_test(nb:Path, save:bool, log:str):
+    "What `nbdev-test` does, in the process that calls this; all that is said goes into a file."
+    with open(log, 'w') as f:
+        for said in (1, 2): os.dup2(f.fileno(), said)
+    multiprocessing.set_start_method(None, force=True)   # the usual one, for what a notebook itself starts
+    from nbdev.test import nbdev_test
+    nbdev_test(str(nb), save=save)   # leaves the process if a cell fails
+
 def run(nb:Path, save:bool=False, seconds:int=900) -> tuple[bool,str,float]:
-    "Run one notebook in a new process with one thread: passed, what it said, seconds."
-    env = dict(os.environ, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', MPLBACKEND='module://matplotlib_inline.backend_inline')
-    command = [str(Path(sys.executable).parent/'nbdev-test'), str(nb)] + ['--save']*save
+    "Run one notebook in a process of its own with one thread: passed, what it said, seconds."
     start = time.monotonic()
-    try: p = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired: return False, f'still running after {seconds} s', seconds
-    return p.returncode==0, p.stdout + p.stderr, time.monotonic() - start
+    with tempfile.TemporaryDirectory() as d:
+        p = FORKS.Process(target=nbdev_test, args=(nb, save, log := f'{d}/log'))
+        p.start()
+        p.join(seconds)
+        if p.is_alive():
+            p.kill()
+            return False, f'still running after {seconds} s', seconds
+        return p.exitcode==0, Path(log).read_text(encoding='utf-8', errors='replace'), time.monotonic() - start
 
 def clean(nb:dict) -> dict:
     "Without execution counts, metadata (whether a cell is folded stays), and widget views; what is left is the same after every run."
@@ -143,6 +159,9 @@ def main():
     args.add_argument('--jobs', type=int, default=2, help='notebooks at a time')
     a = args.parse_args()
     paths, failed = [p.resolve() for p in a.paths] or notebooks(), []
+    os.chdir(root)
+    os.environ.update(ENV)
+    FORKS.set_forkserver_preload(SLOW)
     before = prints(paths)   # what is run; code that changes while it runs makes outputs stale
     with ThreadPoolExecutor(a.jobs) as pool:
         runs = pool.map(lambda p: run(p, a.what=='render'), paths) if a.what!='clean' else ()

@@ -1,8 +1,10 @@
 "The package comes quickly, with its notebooks, and says in a sentence what it lacks."
-import ast, os, re, socket, subprocess, sys, time, urllib.error, urllib.request
+import ast, os, re, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 from pcdistill import lab
+from pcdistill.chain import SHIPPED
 from pcdistill.cli import main, parser
 
 root = Path(__file__).resolve().parents[1]
@@ -28,7 +30,7 @@ def test_help_imports_nothing_heavy(words):
     assert made.returncode==0 and 'usage: pcdistill' in made.stdout, made.stderr[-500:]
 
 def test_the_package_names_what_it_offers_and_imports_it_when_wanted():
-    code = LIGHT.format(words=['x'], what='import pcdistill; assert {"distill", "images", "inpaint", "recipe", "load_run"} <= set(dir(pcdistill))')
+    code = LIGHT.format(words=['x'], what='import pcdistill; assert pcdistill.__version__ and {"distill", "images", "inpaint", "recipe", "load_run"} <= set(dir(pcdistill))')
     code += "from pcdistill import distill, images, inpaint, recipe, load_run; assert 'torch' in sys.modules and callable(load_run)"
     made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert made.returncode==0, made.stderr[-500:]
@@ -72,7 +74,7 @@ def test_copies_can_be_written_though_the_package_cannot(tmp_path, monkeypatch):
 @pytest.mark.parametrize('command, module, extra', [('play', 'jupyterlab.labapp', 'lab'), ('play', 'anywidget', 'lab'), ('app', 'voila.app', 'app')])
 def test_what_is_missing_is_said_in_one_sentence(command, module, extra, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr('pcdistill.chain.load_run', lambda *_: None)
+    monkeypatch.setattr('pcdistill.chain.load_run', lambda *_: SimpleNamespace(folder=tmp_path))
     words = dict(play=['--folder', str(tmp_path)], app=['--run', 'any'])[command]
     assert main([command, *words])==2
     assert re.fullmatch(rf'pcdistill: wanted .*: pip install "pcdistill\[{extra}\]"\n', capsys.readouterr().err)
@@ -83,6 +85,14 @@ def test_a_run_that_is_not_there_opens_nothing(tmp_path, monkeypatch, capsys):
     for words in (['play', '--folder', tmp_path/'mine', '--run', tmp_path/'none'], ['app', '--run', tmp_path/'none']):
         assert main([str(w) for w in words])==2 and str(tmp_path/'none') in capsys.readouterr().err
     assert not (tmp_path/'mine').exists()
+
+def test_a_run_that_ships_is_told_by_its_folder(tmp_path, monkeypatch):
+    "So that notebooks find it in whatever folder they work, and though a folder of data has its name."
+    (tmp_path/'digits').mkdir(); monkeypatch.chdir(tmp_path); monkeypatch.setenv('PCDISTILL_RUN', '')
+    monkeypatch.setattr('pcdistill.lab.open_lab', lambda *_: None)
+    assert main(['play', '--folder', 'mine', '--run', 'digits'])==0 and os.environ['PCDISTILL_RUN']==str(SHIPPED/'digits')
+    shutil.copytree(SHIPPED/'digits', 'own')
+    assert main(['play', '--folder', 'mine', '--run', 'own'])==0 and os.environ['PCDISTILL_RUN']==str(tmp_path/'own')
 
 @pytest.mark.slow
 def test_play_opens_jupyterlab_on_the_copy(tmp_path):

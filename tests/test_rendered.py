@@ -1,5 +1,5 @@
 "Stored outputs are not staler than the code and the results they were made from."
-import json, shutil
+import json, os
 from pathlib import Path
 import pytest
 import notebooks
@@ -92,3 +92,21 @@ def test_record(project, monkeypatch):
     assert said()=={'x.ipynb': '1'}
     notebooks.record({'x.ipynb': '3'}, everything=False)
     assert said()=={'x.ipynb': '3'}
+
+# --- how notebooks are run
+
+def test_a_notebook_runs_in_a_process_of_its_own_and_a_cell_that_fails_is_seen(project):
+    nb, kept = project/'nbs'/'x.ipynb', project/'kept'
+    (project/'pyproject.toml').write_text('[project]\nname = "pcdistill"\nversion = "1"\n[tool.nbdev]\nnbs_path = "nbs"\n')
+    def ran(code, **more):
+        cell = dict(cell_type='code', id='c1', metadata={}, execution_count=None, outputs=[], source=code)
+        nb.write_text(json.dumps(dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5)))
+        return notebooks.run(nb, **more)
+    passed, said, _ = ran(f'import os, sys\nopen({str(kept)!r}, "w").write(str(os.getpid()))\nsys.one = 1; print(2 + 3)', save=True)
+    assert passed and int(kept.read_text())!=os.getpid(), said
+    assert json.loads(nb.read_text())['cells'][0]['outputs'][0]['text'][0].strip()=='5'
+    passed, said, _ = ran('import sys\nassert not hasattr(sys, "one"), "not of its own"\nassert False, "a claim that is false"', save=True)
+    assert not passed and 'a claim that is false' in said and not json.loads(nb.read_text())['cells'][0]['outputs']
+    assert not ran('import os\nos._exit(3)')[0]
+    passed, said, _ = ran('import time\ntime.sleep(60)', seconds=1)
+    assert not passed and said=='still running after 1 s'

@@ -5,13 +5,13 @@ import huggingface_hub, numpy as np, pytest, torch
 from PIL import Image
 from conftest import DATA
 from pcdistill import chain as R, cli, inpaint, load_run
-from pcdistill.core import Refused
+from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.image import load_image
-from pcdistill.innovations import load_innovations
+from pcdistill.innovations import InnovationsConfig, fit_innovations, load_innovations, save_innovations
 from pcdistill.inpainting import MASKS, Inpainted, by_mask, fit_image
 from pcdistill.recipes import recipe
-from pcdistill.runs import load, load_json
+from pcdistill.runs import load, save_json
 
 NAMES = sorted(f.name for f in R.SHIPPED.iterdir())
 
@@ -83,10 +83,23 @@ def test_saved_in_half_precision_where_bits_permit(done, tmp_path, monkeypatch):
     with torch.no_grad(): off = (saved.image(x) - done.image(x)).abs().mean()/64/np.log(2)
     assert 0 < off < 1e-3 and abs(saved.results['half_costs']) < 1e-3
     narrowed = R.narrowed
-    monkeypatch.setattr(R, 'narrowed', lambda run: (narrowed(run)[0], 1.2e-3))              # costs too much: single precision
-    whole = load_run(done.save_pretrained(tmp_path/'single'), 'cpu'); tensors, _ = load(tmp_path/'single'/'student.safetensors')
-    assert {t.dtype for t in tensors.values()}=={torch.float32} and all(torch.equal(a, b) for a, b in zip(whole.image.parameters(), done.image.parameters()))
+    for change in (-1.2e-3, 1.2e-3):                                                        # changes too much: single precision
+        monkeypatch.setattr(R, 'narrowed', lambda run: (narrowed(run)[0], change))
+        whole = load_run(done.save_pretrained(tmp_path/'single'), 'cpu'); tensors, _ = load(tmp_path/'single'/'student.safetensors')
+        assert {t.dtype for t in tensors.values()}=={torch.float32}
+    assert all(torch.equal(a, b) for a, b in zip(whole.image.parameters(), done.image.parameters()))
     assert whole.results['half_costs']==1.2e-3 and 'license: other\n' in (tmp_path/'single'/'README.md').read_text()
+
+def test_what_is_saved_with_a_run_is_its_own(done, tmp_path):
+    "Its innovations, and in the card the bits of its student, not those of the start."
+    own = shutil.copytree(done.folder, tmp_path/'own'); results = done.results; results['student']['bits'] = 1.23456
+    save_json(own/'results.json', results)
+    x, valid, test = (images('digits', split, 300) for split in ('train', 'valid', 'test'))
+    save_innovations(fit_innovations(x, valid, InnovationsConfig(K=2, epochs=1), rng(0), progress=False), own/'innovations.safetensors')
+    saved = load_run(load_run(own, 'cpu').save_pretrained(tmp_path/'saved'), 'cpu')
+    assert '**1.2346 bits/dim**' in (saved.folder/'README.md').read_text()
+    means = [inpaint(model, test[:3], 'left', 0).mean for model in (saved, load_run(own, 'cpu'), done)]
+    assert torch.equal(means[0], means[1]) and not torch.allclose(means[0], means[2], atol=1.)
 
 def test_what_half_precision_costs_is_measured_on_validation_images(done):
     half, change = R.narrowed(done); x = images('digits', 'valid', 1000)
@@ -121,13 +134,13 @@ def test_the_hub(done, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, 'create_repo', lambda name, exist_ok: created.append((name, exist_ok)))
     monkeypatch.setattr(huggingface_hub, 'upload_folder', upload); monkeypatch.setattr(huggingface_hub, 'snapshot_download', download); monkeypatch.chdir(tmp_path)
     assert done.push_to_hub('me/mine', licence='mit')=='hub/me/mine' and created==[('me/mine', True)] and {f.name for f in (hub/'me/mine').iterdir()}==KEPT
-    assert load_run('me/mine', 'cpu').recipe==done.recipe
+    assert 'license: mit\n' in (hub/'me/mine'/'README.md').read_text() and load_run('me/mine', 'cpu').recipe==done.recipe
     with pytest.raises(Refused, match='me/other.*FileNotFoundError'): load_run('me/other')
     shutil.copytree(R.SHIPPED/'photos', tmp_path/'me'/'mine')                                # a folder goes before a name
     assert load_run('me/mine', 'cpu').recipe.data=='photos'
     shutil.copytree(R.SHIPPED/'photos', tmp_path/'digits'); assert load_run('digits', 'cpu').recipe.data=='photos'
     for missing in ('nothing', str(tmp_path/'none'), 'a/b/c'):
-        with pytest.raises(Refused, match=f'digits, photos, fashion_mnist.*{missing}.*not there'): load_run(missing)
+        with pytest.raises(Refused, match=f'{", ".join(NAMES)}.*{missing}.*not there'): load_run(missing)
 
 def test_a_table_of_masks_says_what_the_definitions_say(done):
     "PSNR and bits of the hidden values, mask by mask."

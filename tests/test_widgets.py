@@ -21,8 +21,8 @@ from pcdistill.normals import Normals
 from pcdistill.structure import chain
 from pcdistill.trees import Trees
 from small_images import two_terms
-from pcdistill.widgets import (Gallery, Pad, completions, inpaint_pad, log_true, pixel_text, sheet,
-                               viridis)
+from pcdistill.widgets import (Gallery, Pad, completions, hidden_text, inpaint_pad, log_true,
+                               pixel_text, put, sheet, viridis)
 from test_evaluate import ALL_X, ledger, some_bound, toy
 
 def picture(data):
@@ -163,6 +163,28 @@ def test_the_colour_bar():
     assert 'bits a pixel' in box.unsure.names[0]
     assert (picture(box.unsure.png)==pixels((viridis(box.result.entropy)[0]*255).round().byte())).all()
 
+def test_bits_of_what_is_hidden():
+    "In all, and of each of the three values of a pixel."
+    seen = ALL.clone()
+    seen[1:3, 2:6] = False
+    r = inpaint_pad(coloured(), X3, seen, n=1).result
+    bits = -float(r.log_hidden_b)/math.log(2)
+    assert hidden_text(r)==f'8 pixels hidden: {bits:.1f} bits\n{bits/24:.2f} bits a value'
+
+def test_pictures_are_shown_to_scale():
+    assert put(Gallery(width=80), X3).height==40
+
+def test_the_readout_is_of_the_pixel_under_the_cursor():
+    seen = ALL.clone()
+    seen[1:3, 2:6] = False
+    image = coloured()
+    r = inpaint_pad(image, X3, seen, n=1).result
+    for row, col in ((1, 2), (2, 5)):
+        lines = pixel_text(image, r, row, col).split('\n')
+        mean = ', '.join(f'{v:.4g}' for v in r.mean[0, :, row, col].tolist())
+        assert lines[2:]==[f'mean {mean}', f'entropy {float(r.entropy[0, row, col]):.2f} bits']
+    assert r.entropy[0, 1, 2]!=r.entropy[0, 2, 5]!=r.entropy[0, 0, 0]
+
 def test_new_draws():
     "Another seed, other draws and the same mean; the first seed draws what it drew."
     box = inpaint_pad(coloured(), X3, ~ALL, n=2)
@@ -185,8 +207,14 @@ def test_who_is_asked():
     mean = pixels(want.mean[0].round().byte())
     assert torch.equal(box.result.entropy, want.entropy)
     assert (picture(box.big.png)==mean).all() and (picture(box.few.png)[:, 8:]==mean).all()
+    send(box.pad, at=[1, 2])
+    assert 'density' in box.pad.readout                  # the normal is shown large, and says so
+    send(box.few, value=0)
+    assert 'density' not in box.pad.readout and 'has p = ' in box.pad.readout
+    send(box.few, value=1)
     box.model.value = 'normal'
     assert box.few.names==['sample 1', 'sample 2', 'mean'] and box.few.value==1
+    assert 'density' in box.pad.readout
     assert inpaint_pad(coloured(), X3, ALL).model.options==('circuit',)
 
 def test_the_page_waits_for_an_answer(monkeypatch):
@@ -230,6 +258,17 @@ def test_the_figure_says_what_the_controls_say():
     assert 'seen, sample 1, sample 2, mean, entropy' in box.figure().axes[0].get_title()
     box.model.value = 'all'
     assert 'seen, mean of circuit, mean of normal, entropy' in box.figure().axes[0].get_title()
+
+def test_the_figure_begins_with_what_is_seen():
+    "Hidden pixels are grey; then completions, which are the image where it is seen."
+    seen = ALL.clone()
+    seen[1:3, 2:6] = False
+    box = inpaint_pad(coloured(), X3, seen, n=2)
+    row, image = box.figure().axes[0].images[0].get_array(), pixels(X3[0])/255
+    first, second = row[:, :8], row[:, 9:17]             # a pixel of white between them
+    assert np.allclose(first[seen], image[seen]) and np.allclose(first[~seen], 128/255)
+    assert np.allclose(second[seen], image[seen])
+    assert np.allclose(second, pixels(box.result.samples[0, 0])/255)
 
 def test_bars_begin_at_zero():
     "Those of growing and of the ledger; the words above and below them are on the page."

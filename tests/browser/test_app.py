@@ -26,8 +26,9 @@ class Served:
         env = surroundings(folder, run_folder)
         env['PATH'] = f'{gs.parent}{os.pathsep}{env["PATH"]}'
         command = [sys.executable, '-m', 'pcdistill', 'app', '--run', run_folder, '--no-browser', '--port', port]
-        self.process = subprocess.Popen([str(w) for w in command], cwd=folder, stdout=self.file.open('w'),
-                                        stderr=subprocess.STDOUT, env=env)
+        with self.file.open('w') as log:
+            self.process = subprocess.Popen([str(w) for w in command], cwd=folder, stdout=log,
+                                            stderr=subprocess.STDOUT, env=env)
 
     def log(self):
         return self.file.read_text()
