@@ -8,7 +8,7 @@ __all__ = ['SHIPPED', 'Run', 'load_tensors', 'stage', 'load_choice', 'load_laten
            'narrowed', 'card', 'from_hub', 'load_run', 'model_of_run', 'export_run']
 
 # %% ../nbs/61_chain.ipynb #c002
-import base64, copy, html, json, math, time
+import base64, copy, html, io, json, math, time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -26,8 +26,8 @@ import pcdistill
 from .core import Refused, require, rng, bpd, device as pick_device
 from .ranks import agreed, spread
 from .show import curve, grid, table
-from .runs import Paused, key, load, load_json, read_curves, recording, resumable, save
-from .runs import SHARD, load_rows, rows_file, save_json
+from .runs import Paused, key, load, load_json, locked, read_curves, recording
+from .runs import SHARD, load_rows, resumable, rows_file, save, save_json
 from .runs import time_is_up, time_limit, write_file
 from .data import IN_MEMORY, Split, by_shards, keep_images, no_test, open_split
 from .colour import COLOURS
@@ -102,7 +102,7 @@ def curves(self:Run) -> Figure:
         names = [k for k in rows[-1] if k not in ('epoch', 'of')]
         what = 'loss' if 'loss' in names else 'bits a value'
         ax.xaxis.get_major_locator().set_params(integer=True)
-        curve({k: (at, [row[k] for row in rows]) for k in names}, 'epoch', what, ax, loop)
+        curve({k: (at, [row.get(k, math.nan) for row in rows]) for k in names}, 'epoch', what, ax, loop)
     return fig
 
 # %% ../nbs/61_chain.ipynb #c006
@@ -168,13 +168,13 @@ def timed(self:Run, name:str):
     "Begin a stage, unless the time is up; what it takes is added to its seconds."
     if self.began and agreed(time_is_up):
         raise Paused(f'the time is up before the stage {name}')
-    self.began, start = True, time.time()
+    self.began, start = True, time.monotonic()
     if self.progress:
         print(f'{self.recipe.data}: {name} …', flush=True)
     try:
         yield
     finally:
-        spent = self.seconds.get(name, 0) + time.time()-start
+        spent = self.seconds.get(name, 0) + time.monotonic()-start
         save_json(self.folder/'seconds.json', self.seconds | {name: round(spent, 1)})
 
 @patch
@@ -518,8 +518,8 @@ def distill(
 ) -> Run:
     "The whole chain."
     require(isinstance(recipe, Recipe), f"wanted a recipe, got {recipe!r}; recipe('digits') is one")
-    with time_limit(minutes):
-        agreed(lambda: claim(Path(folder), recipe))
+    agreed(lambda: claim(Path(folder), recipe))
+    with time_limit(minutes), locked(Path(folder)):
         run = Run(recipe, folder, device, progress)
         if progress and not (run.folder/'results.json').is_file():
             agreed(lambda: print(plan_table(estimate(recipe, run.device)), flush=True))
@@ -578,7 +578,8 @@ def pictures(run:Run):
     if ledger := ledger_terms(m):
         made['ledger'] = waterfall(ledger, m['student_student_b'], x[0].numel(), title=title)
     for name, fig in made.items():
-        fig.savefig(run.folder/f'{name}.png', dpi=120, bbox_inches='tight')
+        fig.savefig(png := io.BytesIO(), dpi=120, bbox_inches='tight')
+        write_file(run.folder/f'{name}.png', png.getvalue())
 
 # %% ../nbs/61_chain.ipynb #c026b
 @torch.no_grad()

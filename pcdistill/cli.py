@@ -341,13 +341,14 @@ def explained(e:Exception) -> tuple[str, int]:
     "The sentence and the exit status for what a user can mend; raises what is an error of ours."
     import torch
     from pcdistill.core import Refused
+    from pcdistill.ranks import RankEnded
     from pcdistill.runs import Paused
     if isinstance(e, Refused):
         return str(e), 2
     if isinstance(e, Paused):
         return f'{e}; {AGAIN}', 3
-    if isinstance(e, torch.distributed.DistError) or 'gloo' in str(e):
-        return f'another rank of the run has ended; {AGAIN}', 1
+    if isinstance(e, RankEnded):
+        return f'{e}; {AGAIN}', 1
     if isinstance(e, MemoryError|torch.OutOfMemoryError) or 'allocate memory' in str(e):
         return ('wanted more memory than there is here; '
                 'fewer --clusters, a smaller --patch or smaller images need less', 2)
