@@ -8,9 +8,9 @@ __all__ = ['SHIPPED', 'Run', 'load_tensors', 'stage', 'load_choice', 'load_laten
            'narrowed', 'card', 'from_hub', 'load_run', 'model_of_run', 'export_run']
 
 # %% ../nbs/61_chain.ipynb #c002
-import base64, copy, html, io, json, math, time
+import base64, copy, html, json, math, time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cached_property, partial, wraps
 from pathlib import Path
@@ -43,7 +43,7 @@ from .priors import Choice, PriorConfig, choose_prior, fit_prior, simple_priors
 from .latents import extract, features, kind_of, load_teacher
 from .evaluate import bits, ledger_from, measure, readings, score, waterfall
 from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
-from .inpainting import by_mask, mask, model_of, inpaint, figure
+from .inpainting import as_png, by_mask, mask, model_of, inpaint, figure
 from .innovations import load_innovations
 from .recipes import N_READ, Recipe, estimate, plan_table, recipe_from
 
@@ -93,9 +93,9 @@ class Run:
 def curves(self:Run) -> Figure:
     "What each loop told of its epochs: bits a value, or the loss of a network."
     file = self.folder/'curves.jsonl'
-    require(file.is_file(), f'wanted a run that was trained in {self.folder}, '
-            'got none: curves.jsonl is not there')
-    loops = read_curves(file)
+    loops = read_curves(file) if file.is_file() else {}
+    require(len(loops)>0, f'wanted a run that was trained in {self.folder}, '
+            'got one without curves.jsonl')
     fig = Figure(figsize=(3*len(loops), 2.6), dpi=72, layout='constrained')
     for ax, (loop, rows) in zip(fig.subplots(1, len(loops), squeeze=False).flat, loops.items()):
         at = [row['epoch'] for row in rows]
@@ -142,15 +142,14 @@ def stage(
         name = make.__name__
         @wraps(make)
         def method(self):
-            if name in self.held:
-                return self.held[name]
-            file = self.file(name)
-            ckpt = file.with_name(f'.{file.stem}.ckpt')
-            if not agreed(file.is_file):
-                with self.timed(name):
-                    save(file, *make(self, ckpt))
-            agreed(lambda: [f.unlink() for f in self.folder.glob(f'{ckpt.name}*')])
-            self.held[name] = read(file, self.device)
+            if name not in self.held:
+                file = self.file(name)
+                ckpt = file.with_name(f'.{file.stem}.ckpt')
+                if not agreed(file.is_file):
+                    with self.timed(name):
+                        save(file, *make(self, ckpt))
+                agreed(lambda: [f.unlink() for f in self.folder.glob(f'{ckpt.name}*')])
+                self.held[name] = read(file, self.device)
             return self.held[name]
         return method
     return method_of
@@ -259,7 +258,8 @@ def means(self:Run, gen:torch.Generator) -> Tensor:
     x = self.images('train')
     some = torch.randperm(len(x), generator=gen)[:4000]
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
-    return kmeans(f_xf, min(self.recipe.clusters, len(f_xf.unique(dim=0))), gen)
+    mu_kf = kmeans(f_xf, min(self.recipe.clusters, len(f_xf.unique(dim=0))), gen)
+    return mu_kf[assign(f_xf, mu_kf).unique()]
 
 def load_latents(file:Path, device:torch.device) -> dict[str, Tensor]:
     "The tensors of a file, and the rows beside it."
@@ -269,18 +269,17 @@ def load_latents(file:Path, device:torch.device) -> dict[str, Tensor]:
 @stage(load_latents)
 def latents(self:Run, ckpt:Path):
     "`how` patches get latent values (see `hard`), and the values `z_bn` of the training patches."
-    x, ids_bm, by_features = self.images('train'), self.codes(), self.recipe.latents=='features'
-    all_codes = torch.arange(self.teacher().n_codes[0], device=self.device)
-    how = self.means(rng(self.recipe.seed + 3)) if by_features else all_codes
-    def first(at):
+    x, ids_bm = self.images('train'), self.codes()
+    if self.recipe.latents=='features':
+        how = self.means(rng(self.recipe.seed + 3))
+    else:
+        n, n_codes = x[0, 0].numel()//self.recipe.patch**2, self.teacher().n_codes[0]
+        n_v = sum(ids[:, :n].flatten().bincount(minlength=n_codes) for ids in ids_bm.split(SHARD))
+        new_v = (n_v > 0).cumsum(0) - 1
+        how = torch.where(n_v > 0, new_v, new_v[n_v.argmax()])
+    def values(at):
         return spread(partial(self.hard, how), 2048, x[at], ids_bm[at]).to(torch.int16)
-    first_bn = rows_file(ckpt.with_name(f'{ckpt.name}.npy'), len(x), first)
-    n_k = sum(torch.bincount(z.flatten(), minlength=len(how)) for z in first_bn.split(SHARD))
-    new_k = (n_k > 0).cumsum(0) - 1
-    rows_file(self.rows_path('latents', 'z'), len(x),
-              lambda at: new_k[first_bn[at].long()].to(torch.int16))
-    n_k, new_k = n_k.to(how.device), new_k.to(how.device)
-    how = how[n_k > 0] if by_features else torch.where(n_k > 0, new_k, new_k[n_k.argmax()])
+    rows_file(self.rows_path('latents', 'z'), len(x), values)
     return dict(how=how), {}
 
 @patch
@@ -519,7 +518,7 @@ def distill(
     "The whole chain."
     require(isinstance(recipe, Recipe), f"wanted a recipe, got {recipe!r}; recipe('digits') is one")
     agreed(lambda: claim(Path(folder), recipe))
-    with time_limit(minutes), locked(Path(folder)):
+    with time_limit(minutes), locked(Path(folder)/'recipe.json'):
         run = Run(recipe, folder, device, progress)
         if progress and not (run.folder/'results.json').is_file():
             agreed(lambda: print(plan_table(estimate(recipe, run.device)), flush=True))
@@ -531,7 +530,7 @@ def distill(
             score_on_test()
         save_json(run.folder/'results.json', summary(run))
         agreed(lambda: pictures(run))
-        agreed(lambda: [file.unlink() for file in run.folder.glob('images-*.npy')])
+        agreed(lambda: [file.unlink() for file in run.folder.glob('*images-*.npy*')])
     return run
 
 # %% ../nbs/61_chain.ipynb #c025
@@ -573,13 +572,12 @@ def pictures(run:Run):
     if not student.lossy:
         seen = mask('centre', len(x), *x.shape[2:], gen)
         made['inpaint'] = figure(inpaint(student, x, seen, 3, gen))
-    if (run.folder/'curves.jsonl').is_file():
+    with suppress(Refused): # curves.jsonl may have gone
         made['curves'] = run.curves()
     if ledger := ledger_terms(m):
         made['ledger'] = waterfall(ledger, m['student_student_b'], x[0].numel(), title=title)
     for name, fig in made.items():
-        fig.savefig(png := io.BytesIO(), dpi=120, bbox_inches='tight')
-        write_file(run.folder/f'{name}.png', png.getvalue())
+        write_file(run.folder/f'{name}.png', as_png(fig, 120.))
 
 # %% ../nbs/61_chain.ipynb #c026b
 @torch.no_grad()

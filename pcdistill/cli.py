@@ -52,12 +52,9 @@ def may_draw(out:Path, read:Sequence[Path], overwrite:bool):
 
 def write_figure(fig, path:Path):
     "Save a figure, or say why not."
-    from pcdistill.core import Refused
-    try:
-        fig.savefig(path, dpi=120, bbox_inches='tight')
-    except (OSError, ValueError) as e:
-        raise Refused(f'wanted to write a picture to {path}, but {e}') from None
-    print(f'wrote {path}')
+    from pcdistill.inpainting import as_png
+    from pcdistill.runs import write_file
+    print(f'wrote {write_file(path, as_png(fig, 120., path.suffix[1:]))}')
 
 def files_of(run:Path) -> list[Path]:
     "What a finished run is read from."

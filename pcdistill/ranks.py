@@ -16,6 +16,7 @@ from datetime import timedelta
 from io import StringIO
 import torch
 from torch import Tensor, distributed as dist, nn
+from .core import during
 
 # %% ../nbs/01_ranks.ipynb #c005
 _alone = ContextVar('alone', default=False)
@@ -28,14 +29,9 @@ def size() -> int:
     "Ranks that share the work: 1 without torchrun, and 1 in `alone`."
     return dist.get_world_size() if dist.is_initialized() and not _alone.get() else 1
 
-@contextmanager
 def alone():
     "In here a rank works as if there were no others."
-    token = _alone.set(True)
-    try:
-        yield
-    finally:
-        _alone.reset(token)
+    return during(_alone, True)
 
 # %% ../nbs/01_ranks.ipynb #c006
 @contextmanager
@@ -76,23 +72,21 @@ def share(
 
 def mine(t_x:Tensor) -> Tensor:
     "This rank's share of some rows."
-    return t_x if size()==1 else t_x[share(len(t_x))]
+    return t_x[share(len(t_x))]
 
 class RankEnded(Exception):
     "Another rank has ended; none gets on without it."
 
-@contextmanager
-def _together(): # a collective operation
+def _talk(operation:Callable, *args): # of all ranks together
     try:
-        yield
-    except RuntimeError as e: # of gloo, nccl or the store
+        operation(*args)
+    except RuntimeError as e: # of gloo, of nccl, of the store
         raise RankEnded('another rank of the run has ended') from e
 
 def _of_all(made): # what each rank made, on all ranks
     of_r = [made]*size()
     if size() > 1:
-        with _together():
-            dist.all_gather_object(of_r, made)
+        _talk(dist.all_gather_object, of_r, made)
     return of_r
 
 def spread(
@@ -119,8 +113,7 @@ def agreed(make:Callable):
 def sum_(*tensors:Tensor):
     "Add up each tensor over all ranks, in place."
     for t in tensors if size() > 1 else ():
-        with _together():
-            dist.all_reduce(whole := t.contiguous())
+        _talk(dist.all_reduce, whole := t.contiguous())
         t.copy_(whole)
 
 def sum_gradients_(module:nn.Module):

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as _to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
-from .core import Refused, require
+from .core import Refused, during, require
 from .ranks import agreed, rank
 
 # %% ../nbs/02_runs.ipynb #c005
@@ -182,16 +182,11 @@ class Paused(Exception):
 
 _end = ContextVar('end', default=math.inf)   # of the time, on the monotonic clock
 
-@contextmanager
 def time_limit(
     minutes:float|None, # None: as long as it takes
 ):
     "No epoch or stage begins in here after so many minutes."
-    token = _end.set(math.inf if minutes is None else time.monotonic() + 60*minutes)
-    try:
-        yield
-    finally:
-        _end.reset(token)
+    return during(_end, math.inf if minutes is None else time.monotonic() + 60*minutes)
 
 def time_is_up() -> bool:
     "Whether the minutes of the enclosing `time_limit` have passed."
@@ -207,22 +202,18 @@ def tell(**numbers:float):
     if _said.get() is not None:
         _said.get().update(numbers)
 
-@contextmanager
 def recording(file:Path):
     "What epochs tell in here goes to the end of a file."
-    token = _kept.set(file)
-    try:
-        yield
-    finally:
-        _kept.reset(token)
+    return during(_kept, file)
 
 def read_curves(file:Path) -> dict[str, list[dict]]:
     "Loop → its epochs in order; of one that was done twice, the later."
     loops = {}
     for line in file.read_bytes().splitlines():
-        with suppress(ValueError, KeyError): # a line that a kill cut short
+        with suppress(Exception): # of a line that is spoiled, by a kill or on the disk
             row = json.loads(line)
-            loops.setdefault(row.pop('loop'), {})[row['epoch']] = row
+            loop, epoch = row.pop('loop'), row['epoch']
+            loops.setdefault(loop, {})[epoch] = row
     return {loop: [rows[k] for k in sorted(rows)] for loop, rows in loops.items()}
 
 def _keep(**row): # what an epoch told
@@ -332,13 +323,9 @@ def load_rows(
 ) -> Tensor:
     "It, mapped: what is looked at is read; refuses a file that is missing, damaged or foreign."
     _there(path)
-    try:
-        rows, whole = np.load(path, mmap_mode='c'), np.memmap(path, mode='r')
-    except (ValueError, OSError, EOFError):
-        raise Refused(_damaged(path)) from None
-    bare = len(whole)==rows.offset + rows.nbytes # of an earlier version
-    require(bare or zlib.crc32(whole)==WHOLE, _damaged(path))
-    return torch.from_numpy(rows)
+    full = Path(path).stat().st_size > 0
+    require(full and zlib.crc32(np.memmap(path, mode='r'))==WHOLE, _damaged(path))
+    return torch.from_numpy(np.load(path, mmap_mode='c'))
 
 # %% ../nbs/02_runs.ipynb #cstr0003
 def join_rows(path:Path, n:int, shards:list[Path]):
@@ -368,19 +355,17 @@ def rows_file(
 
 # %% ../nbs/02_runs.ipynb #crv00012
 @contextmanager
-def locked(folder:Path):
-    "Refuse a folder in which another process works; what a killed one left half written goes."
-    at = os.open(folder, os.O_RDONLY)
-    try:
-        if rank()==0:
-            fcntl.flock(at, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for temp in folder.glob('.*.tmp'):
-                temp.unlink()
-    except OSError as e:
-        busy = isinstance(e, BlockingIOError)
-        require(not busy, f'wanted a folder in which nothing else works, got {folder}; '
-                'wait, or use another --out')
-    try:
+def locked(
+    file:Path, # in a folder
+):
+    "Refuse the folder in which another process works; what a killed one left half written goes."
+    with file.open() as f:
+        try:
+            if rank()==0:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for temp in file.parent.glob('.*.tmp'):
+                    temp.unlink()
+        except OSError as e:
+            require(not isinstance(e, BlockingIOError), 'wanted a folder in which nothing else '
+                    f'works, got {file.parent}; wait, or use another --out')
         yield
-    finally:
-        os.close(at)
