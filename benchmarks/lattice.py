@@ -1,6 +1,6 @@
 """What the bound in `normals` saves: exact scores on the integers (the chain) by all components of a run's emission, and by those that matter.
 
-    PCDISTILL_DATA=… python benchmarks/lattice.py --run runs/cifar10-best-gaussian
+    PCDISTILL_DATA=… python benchmarks/lattice.py --run runs/cifar10-best-normals
 
 For all normals of the emission, however nested: processor seconds of the first --images test images, median of three, either way in turn; the largest difference of log Σ_k share_k p(x | k), nats
 a row; how many components a row needed. One thread.
