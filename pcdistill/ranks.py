@@ -37,11 +37,12 @@ def alone():
 @contextmanager
 def joined():
     "The group that torchrun wants, if it started this process; in here only rank 0 speaks."
-    if 'LOCAL_RANK' not in os.environ:
+    local = int(os.environ.get('LOCAL_RANK', -1))
+    if local < 0:
         yield
         return
-    if int(os.environ['LOCAL_RANK']) < torch.cuda.device_count():
-        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    if local < torch.cuda.device_count():
+        torch.cuda.set_device(local)
     dist.init_process_group(timeout=timedelta(days=1)) # torchrun ends it sooner if a rank dies:
     signal.signal(signal.SIGTERM, signal.default_int_handler) # it stops the others, as Ctrl-C would
     with ExitStack() as quiet:
@@ -58,7 +59,7 @@ def first_to_end() -> bool:
     signal.signal(signal.SIGTERM, signal.SIG_IGN) # what is to be said is said
     place = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     with suppress(dist.DistError): # who kept count has ended too
-        store = dist.TCPStore(*place, is_master=False, timeout=timedelta(seconds=5))
+        store = dist.TCPStore(*place, timeout=timedelta(seconds=5))
         return store.add('ended', 1)==1
     return True
 

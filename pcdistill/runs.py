@@ -34,14 +34,13 @@ from .ranks import agreed, rank
 
 # %% ../nbs/02_runs.ipynb #c005
 @contextmanager
-def _refusing(path:Path): # a file that is written in here
-    "One sentence if the disk will not have it."
+def _refusing(path): # a file that is written in here: one sentence if the disk will not have it
     try:
         yield
     except OSError as e:
         had = 'what it held before is kept' if path.is_file() else 'nothing was left behind'
-        why = str(e.strerror or e).lower()
-        raise Refused(f"wanted to write {path}, but {why} ({had})") from None
+        raise Refused(f'wanted to write {path}, but '
+                      f'{str(e.strerror or e).lower()} ({had})') from None
 
 def write_file(
     path:str|Path, # final name
@@ -94,11 +93,7 @@ def load_json(
                       "got a file that is cut short or of another kind") from None
 
 # %% ../nbs/02_runs.ipynb #c009
-def _sum(
-    tensors:dict[str,Tensor], # on the CPU
-    about:str, # what describes them
-) -> str:
-    "A checksum of tensors, their names and kinds, and what describes them."
+def _sum(tensors, about): # a checksum of tensors on the CPU, and of what describes them
     found = zlib.crc32(about.encode())
     for name, t in sorted(tensors.items()):
         found = zlib.crc32(f'{name} {t.dtype} {t.shape}'.encode(), found)
@@ -207,18 +202,21 @@ def recording(file:Path):
     return during(_kept, file)
 
 def read_curves(file:Path) -> dict[str, list[dict]]:
-    "Loop → its epochs in order; of one that was done twice, the later."
+    "Loop → its epochs in order; of one done twice, the later; refuses if there are none."
+    _there(file)
     loops = {}
     for line in file.read_bytes().splitlines():
         with suppress(Exception): # of a line that is spoiled, by a kill or on the disk
             row = json.loads(line)
             loop, epoch = row.pop('loop'), row['epoch']
             loops.setdefault(loop, {})[epoch] = row
+    require(len(loops) > 0, f'wanted what epochs told in {file}, got nothing that can be read')
     return {loop: [rows[k] for k in sorted(rows)] for loop, rows in loops.items()}
 
 def _keep(**row): # what an epoch told
-    if _kept.get() is not None and rank()==0:
-        with _refusing(_kept.get()), _kept.get().open('a') as f:
+    file = _kept.get()
+    if file and rank()==0:
+        with _refusing(file), file.open('a') as f:
             f.write(json.dumps(row) + '\n')
 
 # %% ../nbs/02_runs.ipynb #c027
