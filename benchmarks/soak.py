@@ -1,6 +1,6 @@
 """Faults from outside against whole runs: SIGKILL at random moments, a full disk, broken files, two processes, a wrong clock, a read-only folder.
 
-    python benchmarks/soak.py [--kills 50] [--ranked 8] [--seed 0] [--out benchmarks/results/soak.json] [--only killed full …]
+    python benchmarks/soak.py [--kills 50] [--ranked 8] [--seed 0] [--out nbs/experiments/results/soak.json] [--only killed full …]
 
 Each fault has to end with the numbers of a run that was left alone (results.json, nats of every test image, parameters of the student), or with
 one sentence and nothing lost: the same command then goes on to those numbers. A run is a process that is forked after all imports, so that no
