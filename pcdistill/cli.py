@@ -52,12 +52,9 @@ def may_draw(out:Path, read:Sequence[Path], overwrite:bool):
 
 def write_figure(fig, path:Path):
     "Save a figure, or say why not."
-    from pcdistill.core import Refused
-    try:
-        fig.savefig(path, dpi=120, bbox_inches='tight')
-    except (OSError, ValueError) as e:
-        raise Refused(f'wanted to write a picture to {path}, but {e}') from None
-    print(f'wrote {path}')
+    from pcdistill.inpainting import as_png
+    from pcdistill.runs import write_file
+    print(f'wrote {write_file(path, as_png(fig, 120., path.suffix[1:]))}')
 
 def files_of(run:Path) -> list[Path]:
     "What a finished run is read from."
@@ -329,13 +326,14 @@ def explained(e:Exception) -> tuple[str, int]:
     "The sentence and the exit status for what a user can mend; raises what is an error of ours."
     import torch
     from pcdistill.core import Refused
+    from pcdistill.ranks import RankEnded
     from pcdistill.runs import Paused
     if isinstance(e, Refused):
         return str(e), 2
     if isinstance(e, Paused):
         return f'{e}; {AGAIN}', 3
-    if isinstance(e, torch.distributed.DistError) or 'gloo' in str(e):
-        return f'another rank of the run has ended; {AGAIN}', 1
+    if isinstance(e, RankEnded):
+        return f'{e}; {AGAIN}', 1
     if isinstance(e, MemoryError|torch.OutOfMemoryError) or 'allocate memory' in str(e):
         return ('wanted more memory than there is here; '
                 'fewer --clusters, a smaller --patch or smaller images need less', 2)

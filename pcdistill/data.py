@@ -32,7 +32,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from jaxtyping import UInt8
 from einops import rearrange
-from .core import Refused, require, rng
+from .core import Refused, during, require, rng
 from .ranks import agreed, mine
 from .runs import rows_file
 
@@ -387,14 +387,9 @@ def split_rows(
 # %% ../nbs/10_data.ipynb #c123
 _closed = ContextVar('test split is closed', default=False)
 
-@contextmanager
 def no_test():
     "In here looking at test images is refused: what is fitted or chosen must not have seen them."
-    token = _closed.set(True)
-    try:
-        yield
-    finally:
-        _closed.reset(token)
+    return during(_closed, True)
 
 # %% ../nbs/10_data.ipynb #c024
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ from .normals import Normals
 from .image import Image, whole_image
 
 # %% ../nbs/50_evaluate.ipynb #c005
+def _bar(desc, progress): # in a terminal
+    return partial(tqdm, desc=desc, disable=None if progress else True)
+
 @torch.no_grad()
 def score(
     image:nn.Module,                 # anything that maps images to log p(x)
@@ -42,8 +45,7 @@ def score(
     "Exact log p(x) of each image, in nats of its RGB integers; every rank does its share."
     require(x_bchw.dtype==torch.uint8 and len(x_bchw)>0,
             f'wanted at least one image of uint8 to score, got {len(x_bchw)} of {x_bchw.dtype}')
-    bar = partial(tqdm, desc='score', disable=None if progress else True)
-    return spread(lambda x: image(x).double(), batch, x_bchw, watch=bar)
+    return spread(lambda x: image(x).double(), batch, x_bchw, watch=_bar('score', progress))
 
 class Estimate(NamedTuple):
     "A mean over images."
@@ -127,7 +129,6 @@ def measure(
     require(len(x_bchw)==len(z_bn)>0, 'wanted latents for each of at least one image, '
             f'got {len(x_bchw)} images and {len(z_bn)} rows of latents')
     prior = copy.deepcopy(image.prior).double()
-    bar = partial(tqdm, desc='measure', disable=None if progress else True)
     def nats(x, z):
         e_bnk = image.evidence(x).double()
         sure_bnk = one_hot_evidence(z, image.emission.n_heads).double()
@@ -137,7 +138,8 @@ def measure(
                 'a positive probability, got some with zero or NaN')
         hidden = image.hidden_nats(x)
         return torch.stack([x_b - hidden, cond_b - hidden, z_b], 1)
-    nats_b3 = spread(nats, batch, x_bchw, z_bn.to(image.device).long(), watch=bar)
+    nats_b3 = spread(nats, batch, x_bchw, z_bn.to(image.device).long(),
+                     watch=_bar('measure', progress))
     return Measured(nats_b3[:, 0], nats_b3[:, 1:])
 
 # %% ../nbs/50_evaluate.ipynb #c016

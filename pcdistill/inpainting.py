@@ -143,11 +143,12 @@ def fit_mask(
 # %% ../nbs/51_inpainting.ipynb #c013
 def as_png(
     fig:Figure,
-    dpi:float|None=None, # of the picture; None: the figure's own
+    dpi:float|str='figure', # of the picture; 'figure': the figure's own
+    kind:str='png', # or svg
 ) -> bytes:
     "A figure as a picture."
     out = io.BytesIO()
-    fig.savefig(out, format='png', dpi=dpi or 'figure', bbox_inches='tight')
+    fig.savefig(out, format=kind, dpi=dpi, bbox_inches='tight')
     return out.getvalue()
 
 class Inpainted(NamedTuple):

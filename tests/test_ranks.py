@@ -162,6 +162,17 @@ def test_ranks_give_what_one_process_gives(n):
     for name, (_, most) in CASES.items(): assert found[name][0] <= most, (name, found[name])
     assert found['kmeans'][0]==0
 
+@pytest.mark.parametrize('where', ['all_reduce', 'all_gather_object'])
+def test_a_rank_that_has_ended_is_one_sentence_whatever_carries(where, monkeypatch):
+    "As nccl says it; an error of ours that happens to name a carrier stays an error."
+    from pcdistill import cli, ranks
+    def aborted(*a): raise RuntimeError('NCCL communicator was aborted on rank 1')
+    monkeypatch.setattr(ranks, 'size', lambda: 2); monkeypatch.setattr(ranks.dist, where, aborted)
+    with pytest.raises(ranks.RankEnded) as e: ranks.sum_(torch.ones(2)) if where=='all_reduce' else ranks.agreed(int)
+    sentence, status = cli.explained(e.value)
+    assert status==1 and 'another rank' in sentence and 'the same command' in sentence
+    with pytest.raises(RuntimeError, match='gloo'): cli.explained(RuntimeError('a bug beside gloo'))
+
 def close(a, b, where=''):
     "Two results are equal to 1e-4 where they are numbers."
     if isinstance(a, dict):

@@ -421,6 +421,47 @@ def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):
     with pytest.raises(Refused, match='no space left'): save_image(image, copy/'student.safetensors')
     assert (copy/'student.safetensors').read_bytes()==before and not list(copy.glob('*.tmp')) + list(copy.glob('.*.tmp'))
 
+@pytest.mark.parametrize('n', [1, 2, 4])
+def test_a_disk_that_is_full_at_the_end_is_one_sentence(n, done, copy, monkeypatch):
+    "While the student, the results or a picture is written."
+    real, count = os.fsync, [0]
+    def full(fd):
+        count[0] += 1
+        if count[0]==n: raise OSError(28, 'No space left on device')
+        return real(fd)
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(Refused, match='no space left'): distill(small(), copy, 'cpu', progress=False)
+    assert sorted(p.name for p in copy.iterdir())==sorted(p.name for p in done[0].iterdir())
+    assert numbers(distill(small(), copy, 'cpu', progress=False))==numbers(done[1])
+
+@pytest.mark.parametrize('stage', ['measured', 'student', 'readings', 'latents'])
+def test_one_turned_bit_in_a_stage_is_refused(stage, done, copy, refuses):
+    "Not taken for the numbers; without the file they are made again."
+    file, = copy.glob(f'{stage}-*.safetensors'); whole = file.read_bytes(); at = len(whole) - (3 if stage!='readings' else 30)
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 2]) + whole[at+1:]); held = {p: p.read_bytes() for p in copy.iterdir()}
+    refuses(lambda: R.distill(small(), copy, 'cpu', progress=False), 'damaged', file.name)
+    assert {p: p.read_bytes() for p in copy.iterdir()}==held
+    file.unlink(); assert numbers(distill(small(), copy, 'cpu', progress=False))==numbers(done[1])
+
+def test_curves_that_are_spoiled_end_no_run(done, copy):
+    file = copy/'curves.jsonl'; whole = file.read_bytes()
+    for data in (whole[:-40] + b'\xff', whole.replace(b'valid bits', b'valie bits', 1), b''):
+        file.write_bytes(data); assert numbers(distill(small(), copy, 'cpu', progress=False))==numbers(done[1])
+    with pytest.raises(Refused, match='curves.jsonl'): R.load_run(copy, 'cpu').curves()
+
+def test_one_process_in_a_run(done, copy, refuses):
+    (copy/'.student-x.safetensors.4711.tmp').write_bytes(b'half'); (copy/'.images-x.train.npy.through').write_bytes(b'x')
+    with runs.locked(copy/'recipe.json'): refuses(lambda: R.distill(small(), copy, 'cpu', progress=False), 'nothing else works')
+    assert numbers(distill(small(), copy, 'cpu', progress=False))==numbers(done[1])
+    assert {p.name for p in copy.iterdir()}=={p.name for p in done[0].iterdir()}
+
+def test_a_clock_that_is_set_back(done, tmp_path, monkeypatch):
+    real, calls = R.time.time, [0]
+    def back(): calls[0] += 1; return real() - 1e5*calls[0]
+    monkeypatch.setattr('time.time', back)
+    out = distill(small(), tmp_path/'run', 'cpu', progress=False)
+    assert numbers(out)==numbers(done[1]) and all(0 <= s < 600 for s in out['seconds'].values())
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_cuda_without_one(capsys, tmp_path):
     assert 'CUDA' in refused(capsys, 'distill', '--device', 'cuda', '--out', tmp_path/'x') and not (tmp_path/'x').exists()

@@ -1,6 +1,6 @@
 import dataclasses, json, os, resource, signal, subprocess, sys, textwrap
 from pathlib import Path
-import pytest, torch
+import numpy as np, pytest, torch
 from safetensors.torch import save_file
 from pcdistill import runs
 from pcdistill.core import Refused, rng
@@ -61,6 +61,35 @@ def test_truncated_at_every_kind_of_place(tmp_path, refuses):
     path = save(tmp_path/'x.safetensors', KINDS, {'a': 1}); whole = path.read_bytes()
     for n in (0, 1, 7, 8, 9, 100, len(whole)//2, len(whole)-1):
         path.write_bytes(whole[:n]); refuses(lambda: load(path), str(path))
+
+def turned(data, places):
+    "The same bytes with one bit turned, at each of these places."
+    for at in places:
+        for bit in range(8): yield data[:at] + bytes([data[at] ^ 1 << bit]) + data[at+1:]
+
+def test_no_turned_bit_is_taken_for_what_was_written(tmp_path):
+    "Of a small file every bit: it is refused, or it gives what was written."
+    path = save(tmp_path/'x.safetensors', KINDS, {'a': [1, .5, 'ö']}); whole, want = path.read_bytes(), load(path)
+    seen = dict(refused=0, same=0)
+    for data in turned(whole, range(len(whole))):
+        path.write_bytes(data)
+        try: tensors, meta = load(path)
+        except Refused: seen['refused'] += 1; continue
+        assert meta==want[1] and set(tensors)==set(want[0]) and all(torch.equal(t, want[0][k]) and t.dtype==want[0][k].dtype for k, t in tensors.items())
+        seen['same'] += 1
+    assert seen['refused'] > .9*sum(seen.values())
+
+def test_no_turned_bit_in_rows_is_taken_for_what_was_written(tmp_path, refuses):
+    path = runs.write_rows(tmp_path/'x.npy', 50, [torch.arange(100).view(50, 2).short()]); whole, want = path.read_bytes(), runs.load_rows(path).clone()
+    for data in turned(whole, range(len(whole))):
+        path.write_bytes(data); refuses(lambda: runs.load_rows(path), str(path))
+    for n in (0, 7, 90, 128, 200, len(whole)-5, len(whole)-1):
+        path.write_bytes(whole[:n]); refuses(lambda: runs.load_rows(path), str(path))
+    path.write_bytes(whole); assert torch.equal(runs.load_rows(path), want) and torch.equal(want, torch.from_numpy(np.load(path)))
+
+def test_files_of_earlier_versions_have_no_sum(tmp_path):
+    save_file({'x': torch.ones(2)}, tmp_path/'x', {'pcdistill': '{"a": 1}'})
+    tensors, meta = load(tmp_path/'x'); assert meta=={'a': 1} and torch.equal(tensors['x'], torch.ones(2))
 
 def test_foreign_and_missing(tmp_path, refuses):
     refuses(lambda: load(tmp_path/'x'), 'there is none')
@@ -150,6 +179,37 @@ def test_checkpoint_of_another_loop(tmp_path, refuses):
     refuses(lambda: list(resumable(path, 6, state, progress=False)), 'another one')
     save(path, {}, {'something': 'else'}); refuses(lambda: train(path), 'another one')
     path.write_bytes(b'rubbish'); refuses(lambda: train(path), 'cut short')
+
+def test_curves_with_lines_that_a_kill_or_a_bit_spoiled(tmp_path):
+    rows = [json.dumps(dict(loop='a', epoch=e, of=4, loss=1/e)).encode() for e in (1, 2, 3, 4)]
+    (tmp_path/'c').write_bytes(b'\n'.join([rows[0], rows[1][:20], b'\xff' + rows[2], b'{"epoch": 3}', b'[1]', b'7', rows[3]]))
+    assert [r['epoch'] for r in runs.read_curves(tmp_path/'c')['a']]==[1, 4]
+
+def test_a_full_disk_while_a_loop_speaks(tmp_path, refuses):
+    def loop():
+        with runs.recording(Path('/dev/full')):
+            for _ in resumable(None, 2, {}, progress=False): runs.tell(loss=1.)
+    refuses(loop, 'no space left')
+
+def test_one_process_in_a_folder(tmp_path, refuses):
+    "The second is refused; a kill frees the folder, and what was half written goes."
+    file = tmp_path/'x'; file.write_bytes(b'whole')
+    code = f"import time, pathlib; from pcdistill.runs import locked\nwith locked(pathlib.Path({str(file)!r})): print('in', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    assert other.stdout.readline()=='in\n'
+    half = tmp_path/'.x.safetensors.4711.tmp'; half.write_bytes(b'half')
+    def enter():
+        with runs.locked(file): pass
+    refuses(enter, 'nothing else works'); assert half.exists()
+    other.kill(); other.communicate(); enter()
+    assert [p.name for p in tmp_path.iterdir()]==['x']
+    with runs.locked(file): refuses(enter, 'nothing else works')
+    enter()
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*a): raise OSError(9, 'Bad file descriptor')
+    monkeypatch.setattr('fcntl.flock', none); (tmp_path/'x').write_bytes(b'')
+    with runs.locked(tmp_path/'x'): pass
 
 def test_a_loop_speaks_in_the_log_and_keeps_its_curve(tmp_path, caplog):
     "A line an epoch with numbers and the time left; a loop inside a loop keeps its own; without progress nothing is said."

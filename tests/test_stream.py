@@ -94,7 +94,7 @@ def test_rows_that_are_too_few_are_refused(tmp_path, refuses): refuses(lambda: r
 @pytest.mark.parametrize('keep', [0, 5, 100, -1])
 def test_rows_cut_short_are_refused(tmp_path, refuses, keep):
     path = write_rows(tmp_path/'x.npy', 50, torch.arange(50).split(7)); assert torch.equal(load_rows(path), torch.arange(50))
-    path.write_bytes(path.read_bytes()[:keep]); refuses(lambda: load_rows(path), 'wanted a whole .npy file', 'x.npy')
+    path.write_bytes(path.read_bytes()[:keep]); refuses(lambda: load_rows(path), 'wanted the whole file', 'x.npy')
 
 def test_what_is_done_to_mapped_rows_does_not_reach_the_file(tmp_path):
     path = write_rows(tmp_path/'x.npy', 5, [torch.zeros(5)]); load_rows(path).add_(1); assert load_rows(path).sum()==0
