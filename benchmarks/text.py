@@ -6,7 +6,7 @@
 The method stands in the notebook, and is taken from there: its definitions are this script's
 library. Characters and words of the text, three seeds, equal steps of EM for every start. Validation
 chooses the epoch; test rows are scored once. Seconds are processor time of one core.
-Results: nbs/neighbours/results/text.json (or text-NAME.json), after every seed; seeds that are there
+Results: nbs/neighbours/results/text.json (or text-NAME.json), after every seed; rows that are there
 are not run again.
 """
 import argparse, ast, hashlib, json, platform
@@ -18,9 +18,11 @@ from pcdistill.core import rng
 from pcdistill.runs import save_json
 
 FOLDER = HERE.parent/'nbs/neighbours'
+LONGER = {'random, twice as long': 2, 'random, 8 times as long': 8} # times the epochs
 ALL = 'random', 'random, twice as long', 'PPMI', 'masked', 'suffix', 'grown'
 FEW = 'random', 'random, twice as long', 'suffix', 'grown'
-SIZES = dict(characters={64: ALL[:-1], 128: ALL, 256: FEW}, words={64: ALL[:-1], 128: ALL})
+FIRST = (*ALL[:-1], 'random, 8 times as long')
+SIZES = dict(characters={64: FIRST, 128: ALL, 256: FEW}, words={64: ALL[:-1], 128: ALL})
 
 def definitions(notebook:Path) -> SimpleNamespace:
     "Imports, functions and classes of a notebook: what it defines, and none of what it does."
@@ -45,7 +47,7 @@ def one(nb, c, kind:str, S:int, seed:int, epochs:int, known:dict, kept:dict) -> 
     else:
         pc, start = timed(nb.started, kind, c, S, seed, f_bdf)
     before = nb.bits(pc, c.test)
-    told, em = timed(nb.fine_tuned, pc, c, epochs*(1 + ('twice' in kind)), rng(seed))
+    told, em = timed(nb.fine_tuned, pc, c, epochs*LONGER.get(kind, 1), rng(seed))
     if kind=='grown' or kind=='random' and S//2 not in kept:
         kept[S] = pc
     long_bd = long_rows(c.test)
@@ -83,10 +85,12 @@ def main():
         size = dict(data=data, values=len(c.values), rows=len(c.train),
                     rare=float((c.test==0).float().mean()))
         for seed in range(a.seeds):
-            if any((r['data'], r['seed'])==(data, seed) for r in done['rows']):
-                continue
-            known, kept, rows = embeddings(nb, c, seed, a.lessons), {}, []
-            for S, kind in ((S, kind) for S, kinds in sizes.items() for kind in kinds):
+            there = {(r['states'], r['start']) for r in done['rows']
+                     if (r['data'], r['seed'])==(data, seed)}
+            todo = [(S, k) for S, kinds in sizes.items() for k in kinds if (S, k) not in there]
+            told = {'PPMI', 'masked', 'suffix'} & {k for _, k in todo}
+            known, kept, rows = embeddings(nb, c, seed, a.lessons) if told else {}, {}, []
+            for S, kind in todo:
                 row = size | one(nb, c, kind, S, seed, a.epochs, known, kept)
                 rows.append(row)
                 print(f"{data:10} {S:4} {kind:20} seed {seed}  {row['before']:.3f} to "
