@@ -5,6 +5,7 @@ That a method from elsewhere needs no change in the core is what each of those n
 import ast, importlib, json
 import pytest
 import notebooks
+from pcdistill.core import rng
 
 root = notebooks.root
 NEIGHBOURS = sorted((root/'nbs'/'neighbours').glob('*.ipynb'))
@@ -60,6 +61,16 @@ def test_the_kit_knows_nothing_of_it():
     modules = sorted((root/'pcdistill').rglob('*.py'))
     assert modules and not [p.name for p in modules if 'neighbours' in ' '.join(notebooks.imported(p.read_text(encoding='utf-8'), 'x'))]
     assert not (root/'pcdistill'/'neighbours').exists()
+
+def test_the_script_of_the_longer_runs_finds_its_functions_in_the_notebook(monkeypatch):
+    monkeypatch.syspath_prepend(root/'benchmarks')
+    from text import FOLDER, definitions
+    nb = definitions(FOLDER/'N1_text.ipynb')
+    c = nb.corpus(list('abcab'*400), d=4, block=2, least=1)
+    assert len(c.values)==4 and c.train.shape==(400, 4) and len(c.valid)==len(c.test)==50
+    pc = nb.started('random', c, 3, 0)
+    told = nb.fine_tuned(pc, c, 1, rng(0))
+    assert told[1] < told[0] and nb.doubled(pc, rng(1)).n_states==6 and abs(nb.bits(nb.stretched(pc, 4), c.test) - nb.bits(pc, c.test)) < 1e-6
 
 def test_what_is_looked_for_is_found():
     bad = 'from pcdistill.circuit import Circuit, _Pass\nCircuit.forward = None\n@patch\ndef f(self:Circuit): pass'
