@@ -9,7 +9,6 @@ __all__ = ['log', 'SHARD', 'WHOLE', 'write_file', 'save_json', 'load_json', 'sav
 
 # %% ../nbs/02_runs.ipynb #c002
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -31,6 +30,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from .core import Refused, during, require
 from .ranks import agreed, rank
+
+try:
+    import fcntl
+except ImportError: # Windows
+    fcntl = None
 
 # %% ../nbs/02_runs.ipynb #c005
 @contextmanager
@@ -359,7 +363,7 @@ def locked(
     "Refuse the folder in which another process works; what a killed one left half written goes."
     with file.open() as f:
         try:
-            if rank()==0:
+            if rank()==0 and fcntl:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for temp in file.parent.glob('.*.tmp'):
                     temp.unlink()
