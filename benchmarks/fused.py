@@ -1,0 +1,105 @@
+"""A circuit over patches and a model across the image in one answer: does it have fewer bits than both?
+
+    PCDISTILL_DATA=… python benchmarks/fused.py        # one core; the run that ships; minutes
+
+The circuit and the innovations (with their network) are those of the run that ships. `Fused` says
+how the two become one distribution; its one number, the noise, is chosen on validation images by
+bits. Asked about the first test images, those of completions.py, for each of its masks:
+  bits     of a hidden value given the seen, probabilities of integers
+  psnr     of the mean on hidden pixels, dB
+  saved    bits an image that `fused` saves against each of the others; paired, with standard errors
+Bits and psnr of the first --few images too, for completions.py asks circuits about those only.
+Results: nbs/experiments/results/fused-DATA.json, after every mask. E07 shows them.
+"""
+import argparse, json, math
+from pathlib import Path
+import torch
+from torch import nn
+from chain import COMMIT, RESULTS
+from pcdistill.chain import load_run
+from pcdistill.core import require, rng
+from pcdistill.data import images
+from pcdistill.evaluate import mean_bits
+from pcdistill.image import Image
+from pcdistill.inpainting import MASKS, Inpainted, answers, inpaint, model_of
+from pcdistill.runs import save_json
+
+class Fused(nn.Module):
+    "Half a circuit that hears what another model expects, half that model."
+    joint = False # each mask has a distribution of its own
+
+    def __init__(self,
+        circuit:Image,    # in RGB or grey; its probabilities stay exact with soft evidence (trees)
+        other:nn.Module,  # of the same images; a model that answers
+        noise:float=150., # how far off its mean is taken to be, grey levels; more than 0
+    ):
+        super().__init__()
+        exact = circuit.emission.soft_exact and circuit.colour.name=='rgb'
+        require(exact and noise > 0, 'wanted a circuit in RGB whose soft evidence is exact, and '
+                f'noise above 0, got {circuit.emission.kind}, {circuit.colour.name}, {noise:g}')
+        self.circuit, self.other, self.noise = circuit, other, noise
+        self.shape, self.supported = circuit.shape, circuit.supported
+
+    @property
+    def device(self) -> torch.device:
+        return self.circuit.device
+
+@answers.register
+def answers_of_both(model:Fused, x, seen, n, gen, soft=None, belief_bnk=None) -> Inpainted:
+    """log p̂ = log(p + q) − log 2, the mean of both means, draws of either by the toss of a coin.
+    Entropy is given which of the two it is, so at most a bit an image below the mixture's."""
+    require(soft is None and belief_bnk is None, 'wanted what is seen alone, got beliefs')
+    q = answers(model.other, x, seen, n, gen)
+    word = q.mean, torch.full_like(q.mean, model.noise**-2)
+    p = answers(model.circuit, x, seen, n, gen, word)
+    coin = torch.rand(n, len(x), 1, 1, 1, generator=gen, device=x.device) < .5
+    log_hidden_b = torch.logaddexp(p.log_hidden_b.double(), q.log_hidden_b.double()) - math.log(2)
+    return q._replace(mean=(p.mean + q.mean)/2, entropy=(p.entropy + q.entropy)/2,
+                      samples=torch.where(coin, p.samples, q.samples), log_hidden_b=log_hidden_b)
+
+def bits_of(r:Inpainted, few=None) -> float:
+    "Bits a hidden value."
+    n = int((~r.seen[0]).sum())*r.image.shape[1]
+    return -float(r.log_hidden_b[:few].double().mean())/n/math.log(2)
+
+def psnr_of(r:Inpainted, few=None) -> float:
+    off = (r.mean.clamp(0, 255) - r.image.float())[:few, :, ~r.seen[0]]
+    return 10*math.log10(255**2/float(off.square().mean()))
+
+def asked(model, x, name) -> Inpainted:
+    return inpaint(model, x, MASKS[name](*x.shape[2:], rng(0)), 0, rng(1), batch=50)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--data', default='fashion_mnist', help='a run that ships, of trees')
+    p.add_argument('--images', type=int, default=500)
+    p.add_argument('--few', type=int, default=100)
+    p.add_argument('--valid', type=int, default=50)
+    p.add_argument('--noises', type=float, nargs='+', default=[75., 150., 300.])
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    run, file = load_run(a.data, 'cpu'), RESULTS/f'fused-{a.data}.json'
+    done = json.loads(file.read_text()) if file.is_file() else dict(
+        data=a.data, images=a.images, few=a.few, valid=a.valid, noises={}, masks={}, commit=COMMIT)
+    x, test = (images(a.data, split, n) for split, n in (('valid', a.valid), ('test', a.images)))
+    for noise in (n for n in a.noises if f'{n:g}' not in done['noises']):
+        fused = Fused(run.image, model_of(run), noise)
+        found = [bits_of(asked(fused, x, name)) for name in ('left', 'centre', 'random90')]
+        done['noises'][f'{noise:g}'] = sum(found)/len(found)
+        save_json(file, done)
+        print(noise, found, flush=True)
+    done['noise'] = float(min(done['noises'], key=done['noises'].get))
+    fused = Fused(run.image, model_of(run), done['noise'])
+    for name in (m for m in MASKS if m not in done['masks']):
+        told = dict(circuit=run.image, network=model_of(run), fused=fused)
+        told = {who: asked(model, test, name) for who, model in told.items()}
+        done['masks'][name] = {who: dict(bits=bits_of(r), psnr=psnr_of(r), few=psnr_of(r, a.few),
+                                         bits_few=bits_of(r, a.few)) for who, r in told.items()}
+        for who in ('circuit', 'network'):
+            saved = mean_bits((told['fused'].log_hidden_b - told[who].log_hidden_b)/math.log(2))
+            done['masks'][name][who] |= dict(saved=saved.bits, stderr=saved.stderr)
+        save_json(file, done)
+        print(name, done['masks'][name], flush=True)
+
+if __name__=='__main__':
+    main()
