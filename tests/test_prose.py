@@ -67,7 +67,7 @@ def test_notebooks_that_are_named_are_there(path):
     text, stems = said(path), {p.stem for p in NBS}
     numbered = re.findall(r'\b\d\d_[a-z]\w*', text)
     assert not [n for n in numbered if n not in stems], 'no such notebook'
-    for folder, stem in re.findall(r'\b(theory|experiments|howto)/(\w+)', text):
+    for folder, stem in re.findall(r'\b(theory|experiments|howto|neighbours)/(\w+)', text):
         known = (root/'nbs'/folder/f'{stem}.ipynb').is_file() or (root/'nbs'/folder/stem).is_dir()
         assert known, f'no notebook {folder}/{stem}'
 
@@ -95,7 +95,7 @@ def test_layers_of_the_index_are_the_tens_of_names():
 
 # --- lessons
 
-LESSONS = [p for p in NBS if p.parent.name in ('theory', 'howto') or p.stem=='mini']
+LESSONS = [p for p in NBS if p.parent.name in ('theory', 'howto', 'neighbours') or p.stem=='mini']
 
 @each(LESSONS)
 def test_a_lesson_shows_and_asserts(path):
