@@ -310,6 +310,7 @@ def nav() -> list:
         {'Library': library + [{'extra': pages(in_folder('extra'))}]},
         {'How to': pages(in_folder('howto'))},
         {'Experiments': pages(in_folder('experiments'))},
+        {'Neighbours': pages(in_folder('neighbours'))},
         {'Reference': ['api/index.md'] + [f'api/{m}.md' for m in modules()]},
         {'Project': list(ROOT_PAGES.values())}]
 
