@@ -112,7 +112,7 @@ def save(
     "Write tensors and their description atomically into one file."
     t = {k: v.detach().to('cpu', copy=True).contiguous() for k, v in tensors.items()}
     about = json.dumps(meta)
-    return write_file(path, _to_bytes(t, metadata={'pcdistill': about, 'sum': _sum(t, about)}))
+    return write_file(path, _to_bytes(t, metadata={'pcdistill': f'{_sum(t, about)}\n{about}'}))
 
 def load(
     path:str|Path, # file that `save` wrote
@@ -122,14 +122,14 @@ def load(
     _there(path)
     try:
         with safe_open(str(path), 'pt') as f:
-            meta = f.metadata() or {}
+            said = (f.metadata() or {}).get('pcdistill')
             tensors = {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError):
         raise Refused(_damaged(path)) from None
-    about = meta.get('pcdistill')
-    require(about is not None, f"wanted a file written by pcdistill, got {path}, "
+    require(said is not None, f"wanted a file written by pcdistill, got {path}, "
             "which carries no description of ours")
-    require(meta.get('sum') in (None, _sum(tensors, about)), _damaged(path))
+    found, _, about = said.rpartition('\n')
+    require(said[:1]=='{' or found==_sum(tensors, about), _damaged(path))
     return {k: t.to(device) for k, t in tensors.items()}, json.loads(about)
 
 # %% ../nbs/02_runs.ipynb #c016

@@ -87,6 +87,10 @@ def test_no_turned_bit_in_rows_is_taken_for_what_was_written(tmp_path, refuses):
         path.write_bytes(whole[:n]); refuses(lambda: runs.load_rows(path), str(path))
     path.write_bytes(whole); assert torch.equal(runs.load_rows(path), want) and torch.equal(want, torch.from_numpy(np.load(path)))
 
+def test_the_same_tensors_make_the_same_bytes(tmp_path):
+    "For the mark of a compressed file is a hash of its run's file; of several words in a header the order is drawn."
+    assert len({save(tmp_path/f'{i}', KINDS, {'a': 1, 'b': 2}).read_bytes() for i in range(20)})==1
+
 def test_files_of_earlier_versions_have_no_sum(tmp_path):
     save_file({'x': torch.ones(2)}, tmp_path/'x', {'pcdistill': '{"a": 1}'})
     tensors, meta = load(tmp_path/'x'); assert meta=={'a': 1} and torch.equal(tensors['x'], torch.ones(2))
