@@ -1,15 +1,16 @@
 """A circuit at ImageNet's statistics: the paper's recipe and ours at sizes one core can train, and
 how bits fall with images, latent values and parameters.
 
-    PCDISTILL_DATA=… python benchmarks/imagenet.py     # one core, about 40 minutes when it is quiet
+    PCDISTILL_DATA=… python benchmarks/imagenet.py   # one core, about 40 minutes when it is quiet
 
-The images are PCDISTILL_DATA/tiny_imagenet_64 (64×64, from JPEG; for research only, nothing of it is
-kept in the repository). Halved, as PIL's reduce(2) does it, they stand in for ImageNet32. Their
+The images are PCDISTILL_DATA/tiny_imagenet_64 (64×64, from JPEG; for research only, nothing of it
+is kept in the repository). Halved, as PIL's reduce(2) does it, they stand in for ImageNet32. Their
 'validation' is our test; validation images are the kit's own, drawn from train with a fixed seed.
 
-  runs     stages of `chain`, RGB bits/dim of the first test images: start, fine-tuned, the teacher's
-           bound, the ledger, a normal's two readings; and the same student's marginal of each aligned
-           16×16 square, and in the papers' metric (lossy BT.709 codes of the upper left quarter)
+  runs     stages of `chain`, RGB bits/dim of the first test images: start, fine-tuned, the
+           teacher's bound, the ledger, a normal's two readings; and the same student's marginal of
+           each aligned 16×16 square, and in the papers' metric (lossy BT.709 codes of the upper
+           left quarter)
   patches  a plain HCLT over aligned 16×16 squares, the task of PC-Arena, at what a core can do
   across   one normal over whole images, and a circuit over its innovations
   slopes   validation bits/dim against training images n and latent values K. Two families: 'trees',
@@ -21,7 +22,6 @@ Results: nbs/experiments/results/imagenet-statistics.json, after every row; rows
 not made again. Seconds are processor time of one core. E08 shows them.
 """
 import argparse, io, json, math, os, time
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 import pyarrow as pa, pyarrow.parquet as pq
@@ -107,7 +107,7 @@ def squares(image:Image, x) -> dict:
         for q in which_n.unique():
             nats.append(image.prior(e_bnk*(which_n==q)[:, None])[:, 0].double())
         cut = rearrange(part, 'b c (i h) (j w) -> (i j b) c h w', h=SQUARE, w=SQUARE)
-        hidden.append(image.colour.hidden_bits(cut)*SQUARE**2)
+        hidden.append(image.colour.hidden_bits(cut))
     D = 3*SQUARE**2
     own_b = bpd(torch.cat(nats), D)
     return dict(codes=estimate(own_b), rgb=estimate(own_b + torch.cat(hidden)/D))
