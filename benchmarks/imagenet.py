@@ -79,6 +79,7 @@ def recipes(n_train:int, n_test:int, small:float) -> dict:
     grown = dict(start=2, heads=4, rounds=2, epochs=cut(6), states=16, most=cut(3000),
                  n_fit=cut(120_000))
     same = grown | dict(start=4, rounds=0, epochs=3*grown['epochs'])
+    large = same | dict(states=cut(23)) # as many parameters as the grown ones have in the end
     ours = dict(scales=4, halves=cut(96), joined=(), epochs=3, n_fit=cut(100_000), batch=20_000)
     trees = dict(states=cut(32), epochs=3, n_fit=cut(160_000))
     def of(data, preset, name, **more):
@@ -87,7 +88,8 @@ def recipes(n_train:int, n_test:int, small:float) -> dict:
         return recipe(data, preset, name, shape, clusters=32, **(usual | more))
     normals = dict(emission=ours, patch=8, n_tune=cut(3000), batch=1500, micro=100)
     paper = {'paper': of(HALF, 'paper', 'grown', emission=grown, **tuned),
-             'paper, not grown': of(HALF, 'paper', 'grown', emission=same, **tuned)}
+             'paper, not grown': of(HALF, 'paper', 'grown', emission=same, **tuned),
+             'paper, not grown, as large': of(HALF, 'paper', 'grown', emission=large, **tuned)}
     return paper | {
         'normals': of(HALF, 'small', 'normals', **normals),
         'normals, BT.709': of(HALF, 'small', 'normals', colour='bt709_lossy', **normals),
@@ -183,7 +185,7 @@ IMAGES, STATES = (500, 2000, 8000), (4, 8, 32)
 GRIDS = dict(
     trees=[(n, K, 16) for K in (64, 16, 256, 4) for n in IMAGES],
     normals=[(n, K, 4) for K in (32, 8, 128, 2) for n in IMAGES if n*K < 5e5])
-GRIDS['trees'] += [*((2000, 64, S) for S in STATES), (28_800, 64, 16)]
+GRIDS['trees'] += [*((2000, 64, S) for S in STATES), *((28_800, K, 16) for K in (64, 256))]
 GRIDS['normals'] += [(28_800, 32, 4)]
 
 def passes(n:int) -> int:
@@ -264,14 +266,14 @@ def main():
             slopes[name] = Slopes(name, teacher, a.valid, a.small)
         return slopes[name].row(n, K, S)
     jobs = {f'runs: {name}': (make_run, r, a.runs/'stages') for name, r in made.items()}
-    later = {name: jobs.pop(f'runs: {name}') for name in ('trees', 'normals, 64×64')}
+    later = {name: jobs.pop(f'runs: {name}') for name in ('paper, not grown, as large', 'trees', 'normals, 64×64')}
     def grid(name):
         return {f'slopes: {name}, {n} images, K = {K}, {S}': (point, name, n, K, S)
                 for n, K, S in GRIDS[name]}
     jobs |= {'files': (files, a.test), **grid('trees'), 'patches': (patches, a.test, a.small),
              'across': (across, a.test, a.small), 'one normal': (normal, a.test),
              'runs: normals, 64×64': later['normals, 64×64'], **grid('normals'),
-             'runs: trees': later['trees']}
+             **{f'runs: {name}': job for name, job in later.items()}}
     for name, (f, *args) in jobs.items():
         other = a.only and not name.startswith(tuple(a.only))
         if name in done['rows'] or other or time.monotonic() - start > 60*a.minutes:
