@@ -184,7 +184,7 @@ def normal(n_test:int) -> dict:
 IMAGES, STATES = (500, 2000, 8000), (4, 8, 32)
 GRIDS = dict(
     trees=[(n, K, 16) for K in (64, 16, 256, 4) for n in IMAGES],
-    normals=[(n, K, 4) for K in (32, 8, 128, 2) for n in IMAGES if n*K < 5e5])
+    normals=[(n, K, 4) for K in (32, 8, 128, 2) for n in IMAGES])
 GRIDS['trees'] += [*((2000, 64, S) for S in STATES), *((28_800, K, 16) for K in (64, 256))]
 GRIDS['normals'] += [(28_800, 32, 4)]
 
@@ -265,15 +265,13 @@ def main():
             teacher = Run(made['paper'], a.runs/'stages', 'cpu', False).teacher()
             slopes[name] = Slopes(name, teacher, a.valid, a.small)
         return slopes[name].row(n, K, S)
-    jobs = {f'runs: {name}': (make_run, r, a.runs/'stages') for name, r in made.items()}
-    later = {name: jobs.pop(f'runs: {name}') for name in ('paper, not grown, as large', 'trees', 'normals, 64×64')}
     def grid(name):
         return {f'slopes: {name}, {n} images, K = {K}, {S}': (point, name, n, K, S)
                 for n, K, S in GRIDS[name]}
+    jobs = {f'runs: {name}': (make_run, r, a.runs/'stages') for name, r in made.items()}
     jobs |= {'files': (files, a.test), **grid('trees'), 'patches': (patches, a.test, a.small),
              'across': (across, a.test, a.small), 'one normal': (normal, a.test),
-             'runs: normals, 64×64': later['normals, 64×64'], **grid('normals'),
-             **{f'runs: {name}': job for name, job in later.items()}}
+             **grid('normals')}
     for name, (f, *args) in jobs.items():
         other = a.only and not name.startswith(tuple(a.only))
         if name in done['rows'] or other or time.monotonic() - start > 60*a.minutes:
