@@ -158,12 +158,12 @@ def patches(n_test:int, small:float) -> dict:
     return dict(states=model.emission.states[0], n_train=len(x), parameters=size(model),
                 rgb=estimate(b))
 
-def across(n_test:int, small:float) -> dict:
+def across(n_test:int, small:float, K:int, n_fit:int, mirror:bool) -> dict:
     x, valid, test = (images(HALF, s, n) for s, n in
                       (('train', None), ('valid', 500), ('test', n_test)))
     x = x[:round(small*len(x))]
-    config = InnovationsConfig(K=64, n_fit=4000, epochs=3)
-    return dict(K=config.K, n_train=len(x), n_fit=config.n_fit) | scored(
+    config = InnovationsConfig(K=K, n_fit=n_fit, epochs=3, mirror=mirror)
+    return dict(K=K, n_train=len(x), n_fit=n_fit, mirror=mirror) | scored(
         fit_innovations(x, valid, config, rng(0), progress=False), test)
 
 def files(n_test:int) -> dict:
@@ -270,8 +270,9 @@ def main():
                 for n, K, S in GRIDS[name]}
     jobs = {f'runs: {name}': (make_run, r, a.runs/'stages') for name, r in made.items()}
     jobs |= {'files': (files, a.test), **grid('trees'), 'patches': (patches, a.test, a.small),
-             'across': (across, a.test, a.small), 'one normal': (normal, a.test),
-             **grid('normals')}
+             'across': (across, a.test, a.small, 64, 4000, False),
+             'one normal': (normal, a.test), **grid('normals'),
+             'across, larger': (across, a.test, a.small, 128, 8000, True)}
     for name, (f, *args) in jobs.items():
         other = a.only and not name.startswith(tuple(a.only))
         if name in done['rows'] or other or time.monotonic() - start > 60*a.minutes:
