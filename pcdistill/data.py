@@ -64,7 +64,7 @@ def _decode(
     if isinstance(item, np.ndarray):
         return item
     held = item if isinstance(item, dict) else {'bytes': None, 'path': item}
-    data, name = held['bytes'], held['path']
+    data, name = held.get('bytes'), held.get('path')
     try:
         with Image.open(io.BytesIO(data) if data else name, formats=_FORMATS) as im:
             lossy = _lossy(im)

@@ -107,7 +107,7 @@ def results_named(code:str, root:Path) -> list[Path]:
     "Files of results, and scripts that make them, whose names stand in code; `{…}` in a name may be anything."
     names = {re.sub(r'\{[^{}]*\}', '*', n).split('/')[-1] for n in re.findall(r'[\w{}.*/-]+\.(?:json|csv|py)\b', code)}
     folders = [root/'nbs'/'experiments'/'results', root/'nbs'/'neighbours'/'results', root/'benchmarks', root/'benchmarks'/'results']
-    return sorted({p for d in folders for n in names if n.strip('*.')!='json' for p in d.glob(n)})
+    return sorted({p for d in folders for n in names if n.strip('*.') not in ('json', 'py') for p in d.glob(n)})
 
 def fingerprint(nb:Path, root:Path=root) -> str:
     "A number for everything a notebook's outputs are made from: its code, the modules it needs, their assets, the results it names."

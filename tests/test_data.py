@@ -367,6 +367,11 @@ def test_rows_without_an_image(tmp_path, refuses, row):
     pq.write_table(pa.table({'image': [{'bytes': png(noise(1)[0]), 'path': 'x.png'}]*18 + [row]*2}), tmp_path/'train.parquet')
     refuses(lambda: everything(tmp_path), 'cannot be decoded')
 
+def test_rows_without_a_path(tmp_path):
+    "A column of structs that hold bytes alone."
+    x = noise(20); pq.write_table(pa.table({'image': [{'bytes': png(a)} for a in x]}), tmp_path/'train.parquet')
+    assert len(everything(tmp_path))==20
+
 # --- too few
 
 def test_the_number_that_is_needed(tmp_path, refuses):
