@@ -1,20 +1,22 @@
 """Ten times more pixels than memory, through the whole chain: batches as those of ImageNet at 32×32, then `distill`.
 
     python benchmarks/streaming.py [--limit-mb 200] [--times 10] [--side 32] [--folder DIR] [--json out.json]
+    torchrun --nproc-per-node=2 benchmarks/streaming.py --folder DIR …     # each process within the limit
 
 The images are crops at any place of the three training photos, mirrored, channels exchanged, brightness moved, a little noise, written as
 train_data_batch_1.npz … and val_data.npz. The limit is of memory of the process's own (not of pages of mapped files, which the system takes
 back when it wants) above what a first chain over 50 digits leaves (all imports). A thread looks every 5 ms; the peak of each stage is printed, and the exit status is 1 if
 one is above the limit. With --folder a killed run goes on.
 """
-import argparse, math, os, sys, tempfile, threading, time
+import argparse, json, math, os, sys, tempfile, threading, time
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from pcdistill import chain
 from pcdistill.chain import Run, distill
-from pcdistill.core import rng
+from pcdistill.core import require, rng
+from pcdistill.ranks import agreed, joined, rank, size, sum_
 from pcdistill.recipes import recipe
 from pcdistill.runs import load_json, save_json
 from pcdistill.show import table
@@ -54,6 +56,13 @@ def write_batch(path:Path, n:int, split:str, side:int, seed:int):
             for i in range(0, n, 2048): f.write(crops(split, min(2048, n-i), side, gen))
         with z.open('labels.npy', 'w') as f: np.save(f, np.ones(n, np.int64))
 
+def write_data(data:Path, n:int, side:int):
+    "The batches that are not there yet."
+    data.mkdir(parents=True, exist_ok=True)
+    for i in range(11):
+        file = data/(f'train_data_batch_{i+1}.npz' if i < 10 else 'val_data.npz')
+        if not file.is_file(): write_batch(file.with_suffix('.new'), -(-n//10) if i < 10 else 500, 'train' if i < 10 else 'val', side, i); os.replace(file.with_suffix('.new'), file)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--limit-mb', type=float, default=200.); p.add_argument('--times', type=float, default=10., help='bytes of pixels over the limit')
@@ -61,20 +70,17 @@ def main():
     p.add_argument('--states', type=int, default=4); p.add_argument('--teacher', default='pixels'); p.add_argument('--family', default='trees'); p.add_argument('--n-fit', type=int, default=50_000)
     p.add_argument('--epochs', type=int, default=1); p.add_argument('--n-tune', type=int); p.add_argument('--folder', type=Path); p.add_argument('--json', type=Path)
     a = p.parse_args(); torch.set_num_threads(1); limit = a.limit_mb*1e6
-    n = math.ceil(limit*a.times/(3*a.side**2))
+    n = math.ceil(limit*a.times/(3*a.side**2)); require(size()==1 or a.folder, 'wanted --folder DIR for several processes, got none')
     with tempfile.TemporaryDirectory() as temp:
         folder = a.folder or Path(temp); data = folder/'data'/'imagenet32'; os.environ['PCDISTILL_DATA'] = str(folder/'data')
-        data.mkdir(parents=True, exist_ok=True); started = time.monotonic()
-        for i in range(11):
-            file = data/(f'train_data_batch_{i+1}.npz' if i < 10 else 'val_data.npz')
-            if not file.is_file(): write_batch(file.with_suffix('.new'), -(-n//10) if i < 10 else 500, 'train' if i < 10 else 'val', a.side, i); os.replace(file.with_suffix('.new'), file)
+        started = time.monotonic(); agreed(lambda: write_data(data, n, a.side))
         print(f'limit {a.limit_mb:.0f} MB; {n:,} images of {a.side}×{a.side}, {n*3*a.side**2/1e9:.2f} GB of pixels, written in {time.monotonic()-started:.0f} s; load {os.getloadavg()[0]:.1f}, torch {torch.__version__}', flush=True)
         config = dict(n_fit=a.n_fit) | (dict(states=a.states, epochs=1) if a.family=='trees' else {})
         r = recipe('imagenet32', family=a.family, teacher=a.teacher, patch=a.patch, clusters=a.clusters, epochs=a.epochs, n_tune=a.n_tune, n_test=200, emission=config, batch=20_000, micro=512)
         distill(recipe('digits', teacher=a.teacher, family=a.family, n_train=50, n_test=5, epochs=1), folder/'first', 'cpu', False)   # what is imported late
-        base, watch, kept = anonymous(), Watch(), folder/'stages.json'; rows = load_json(kept) if kept.is_file() else []
+        base, watch, kept = anonymous(), Watch(), folder/f'stages-{rank()}.json'; rows = load_json(kept) if kept.is_file() else []
         def done(stage, seconds):
-            most = max(0, watch.reset() - base)/1e6; rows.append((stage, round(seconds, 1), round(most, 1))); print(*rows[-1], flush=True); save_json(kept, rows)
+            most = max(0, watch.reset() - base)/1e6; rows.append((stage, round(seconds, 1), round(most, 1))); print(*rows[-1], flush=True); kept.write_text(json.dumps(rows))
         def timed(f, name):
             def stage(*args, **kw):
                 start = time.monotonic(); out = f(*args, **kw); spent = time.monotonic() - start
@@ -85,10 +91,10 @@ def main():
         for name in ('teacher', 'prior', 'latents', 'start', 'student', 'plain', 'measured', 'readings', 'baselines'): setattr(Run, name, once(timed, getattr(Run, name), name))
         run = distill(r, folder/'run', 'cpu')
         done('pictures and results', 0.)
-    worst = max(most for *_, most in rows)
+    peak_r = torch.zeros(size()); peak_r[rank()] = max(most for *_, most in rows); sum_(peak_r); worst = float(peak_r.max())
     print('\n' + table(rows, ['stage (with those it asks for)', 'seconds', 'peak MB above the imports']))
     print(f'\n{n*3*a.side**2/1e6:.0f} MB of pixels, peak {worst:.0f} MB above the {base/1e6:.0f} of the imports and a first small chain: {n*3*a.side**2/1e6/worst:.1f} times the peak\n\n{run}')
-    if a.json: save_json(a.json, dict({k: v for k, v in vars(a).items() if k not in ('json', 'folder')}, images=n, mb=n*3*a.side**2/1e6, imports_mb=base/1e6, peak_mb=worst,
+    if a.json and rank()==0: save_json(a.json, dict({k: v for k, v in vars(a).items() if k not in ('json', 'folder')}, ranks=size(), peak_mb_of_ranks=[round(v, 1) for v in peak_r.tolist()], images=n, mb=n*3*a.side**2/1e6, imports_mb=base/1e6, peak_mb=worst,
                                       stages=[dict(zip(('stage', 'seconds', 'peak_mb'), row)) for row in rows], results=run.results))
     sys.exit(worst > a.limit_mb)
 
@@ -96,4 +102,5 @@ def once(timed, f, name):
     "A stage is timed the first time it is asked for in a run."
     return lambda self: f(self) if name in self.held else timed(f, name)(self)
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    with joined(): main()
