@@ -48,7 +48,7 @@ class Generator(GENERATOR):
 
 class Opened:
     "A safetensors file whose tensors go far away."
-    def __init__(self, path, kind, device): self.far, self.file = torch.device(device)==FAR, SAFE_OPEN(path, kind, 'cpu')
+    def __init__(self, path, kind, device='cpu'): self.far, self.file = torch.device(device)==FAR, SAFE_OPEN(path, kind, 'cpu')
     def __enter__(self): self.file.__enter__(); return self
     def __exit__(self, *e): return self.file.__exit__(*e)
     def __getattr__(self, name): return getattr(self.file, name)

@@ -227,3 +227,9 @@ def test_a_loop_speaks_in_the_log_and_keeps_its_curve(tmp_path, caplog):
     assert [m.rpartition(',')[0] for m in caplog.messages]==['inner 1/2: loss 0', 'inner 2/2: loss 0.5', 'outer 1/2: train 3, valid 4', 'inner 1/2: loss 1', 'inner 2/2: loss 1.5', 'outer 2/2: train 4, valid 4']
     assert all(m.endswith('left') for m in caplog.messages)
     assert {k: [r['epoch'] for r in v] for k, v in read_curves(tmp_path/'c').items()}=={'inner': [1, 2], 'outer': [1, 2], 'silent': [1]} and read_curves(tmp_path/'c')['inner'][0]['loss']==1.
+
+def test_tensors_that_are_parts_of_others_are_saved(tmp_path):
+    "A column of one row has a stride, and no gaps."
+    part = torch.arange(9., dtype=torch.float64).view(3, 3)[:1, 0]
+    runs.save(tmp_path/'x.safetensors', {'a': part}, {})
+    assert torch.equal(runs.load(tmp_path/'x.safetensors')[0]['a'], part)

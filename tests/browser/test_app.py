@@ -1,5 +1,5 @@
 """The page of `pcdistill app` in a real (headless) Chromium: widgets that work, and a kernel that takes no orders."""
-import http.client, os, re, subprocess, sys, urllib.error, urllib.request
+import contextlib, http.client, os, re, subprocess, sys, urllib.error, urllib.request
 from urllib.parse import urlparse
 import psutil, pytest
 from PIL import Image
@@ -157,7 +157,7 @@ def test_pages_of_other_sites_cannot_speak_to_a_kernel(visited, served):
         out = http.client.HTTPConnection(urlparse(served.url).netloc, timeout=PATIENCE)
         out.request('GET', f'/api/kernels/{kernel}/channels?session_id=a', headers={'Cookie': cookie, 'Origin': origin, 'Upgrade': 'websocket',
             'Connection': 'Upgrade', 'Sec-WebSocket-Version': '13', 'Sec-WebSocket-Key': 'AAAAAAAAAAAAAAAAAAAAAA=='})
-        return out.getresponse().status
+        with contextlib.closing(out), out.getresponse() as answer: return answer.status
     assert (status(served.base), status('http://elsewhere.example'))==(101, 403)
 
 def test_it_listens_on_this_machine_only(served):
