@@ -50,6 +50,7 @@ def joined():
             quiet.enter_context(redirect_stdout(StringIO()))
             quiet.enter_context(redirect_stderr(StringIO()))
         yield
+    dist.barrier() # none leaves while another is still being told
     dist.destroy_process_group()
 
 def first_to_end() -> bool:
