@@ -110,7 +110,8 @@ def save(
     meta:dict, # whatever JSON can hold: configuration, shapes, version
 ) -> Path:
     "Write tensors and their description atomically into one file."
-    t = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    t = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format)
+         for k, v in tensors.items()}
     about = json.dumps(meta)
     return write_file(path, _to_bytes(t, metadata={'pcdistill': f'{_sum(t, about)}\n{about}'}))
 
