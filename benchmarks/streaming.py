@@ -96,11 +96,12 @@ def main():
     print(f'\n{n*3*a.side**2/1e6:.0f} MB of pixels, peak {worst:.0f} MB above the {base/1e6:.0f} of the imports and a first small chain: {n*3*a.side**2/1e6/worst:.1f} times the peak\n\n{run}')
     if a.json and rank()==0: save_json(a.json, dict({k: v for k, v in vars(a).items() if k not in ('json', 'folder')}, ranks=size(), peak_mb_of_ranks=[round(v, 1) for v in peak_r.tolist()], images=n, mb=n*3*a.side**2/1e6, imports_mb=base/1e6, peak_mb=worst,
                                       stages=[dict(zip(('stage', 'seconds', 'peak_mb'), row)) for row in rows], results=run.results))
-    sys.exit(worst > a.limit_mb)
+    return int(worst > a.limit_mb)
 
 def once(timed, f, name):
     "A stage is timed the first time it is asked for in a run."
     return lambda self: f(self) if name in self.held else timed(f, name)(self)
 
 if __name__ == '__main__':
-    with joined(): main()
+    with joined(): status = main()   # the exit comes when all ranks have left together
+    sys.exit(status)

@@ -47,14 +47,13 @@ class Generator(GENERATOR):
     def device(self): return self.at
 
 class Opened:
-    "A safetensors file whose tensors go far away."
-    def __init__(self, path, kind, device='cpu'): self.far, self.file = torch.device(device)==FAR, SAFE_OPEN(path, kind, 'cpu')
+    "A safetensors file, whose tensors are read without the modes in here: as always, on the CPU."
+    def __init__(self, path, kind): self.file = SAFE_OPEN(path, kind)
     def __enter__(self): self.file.__enter__(); return self
     def __exit__(self, *e): return self.file.__exit__(*e)
     def __getattr__(self, name): return getattr(self.file, name)
     def get_tensor(self, k):
-        with torch._C.DisableTorchFunction(), _disable_current_modes(): t = self.file.get_tensor(k)
-        return t.to(FAR) if self.far else t
+        with torch._C.DisableTorchFunction(), _disable_current_modes(): return self.file.get_tensor(k)
 
 def counts(): return _get_current_dispatch_mode_stack()[-1]
 
