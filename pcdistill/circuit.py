@@ -318,8 +318,8 @@ def root_value(self:Circuit, lp_ubs:Float[Tensor, "u b s"]) -> Float[Tensor, "b 
     w = (t.to(lp_ubs.dtype) for t in (self.edges_est, self.root_rsk))
     return _Pass.apply(lp_ubs, *w, self.plan(), torch.is_grad_enabled())
 
-# numbers of evidence at a time when scoring on a CPU: tensors over 32 MB are slow
-EVIDENCE_AT_ONCE = 1 << 23
+# numbers of evidence at a time when scoring on a CPU: many rows need no more memory than some
+EVIDENCE_AT_ONCE = 1 << 24
 
 @patch
 def forward(self:Circuit,
