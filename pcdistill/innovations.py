@@ -267,11 +267,13 @@ def log_mass(self:Asked) -> Float[Tensor, "b"]:
     for e, at, L_kee in self.parts:
         x_qbe, y_qbe = (t_bpe[:, at][..., e].transpose(0, 1) for t_bpe in (x_bpe, y_bpe))
         y_ex, s_q1e = rearrange(y_qbe, 'q b e -> e (q b)'), sd_pe[at][:, None, e]
-        for k, L_ee in enumerate(L_kee):
-            r_ex = torch.linalg.solve_triangular(L_ee, y_ex, upper=False)
-            r_qbe, sd_q1e = rearrange(r_ex, 'e (q b) -> q b e', q=len(at)), s_q1e*L_ee.diagonal()
-            lp_qbe = log_mass_normal(r_qbe*sd_q1e, sd_q1e, x_qbe==0, x_qbe==255)
-            more_bpk[:, at, k] = lp_qbe.sum(2).T
+        few = max(1, (1 << 22)//y_ex.numel()) # normals at a time
+        for k, L_kee in zip(torch.arange(len(L_kee)).split(few), L_kee.split(few)):
+            r_kex = torch.linalg.solve_triangular(L_kee, y_ex, upper=False)
+            r_kqbe = rearrange(r_kex, 'k e (q b) -> k q b e', q=len(at))
+            sd_kq1e = s_q1e*L_kee.diagonal(dim1=1, dim2=2)[:, None, None]
+            lp_kqbe = log_mass_normal(r_kqbe*sd_kq1e, sd_kq1e, x_qbe==0, x_qbe==255)
+            more_bpk[:, at[:, None], k] = rearrange(lp_kqbe.sum(3), 'k q b -> b q k')
     return self.gained(more_bpk)
 
 # %% ../nbs/54_innovations.ipynb #c53d19a5
