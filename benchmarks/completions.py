@@ -4,7 +4,13 @@
     … --data fashion_mnist
     … --data tiny_imagenet_64 --halve     # at 32×32
 
-The network takes most of the time; it goes on where it was when it is stopped.
+The network takes most of the time; it goes on where it was when it is stopped. On a GPU, a larger one:
+
+    … --data cifar10 --network paper --device cuda --models   # makes models, asks nothing; here or
+    …                                                         # elsewhere, then without --models
+
+`--models` tells how many images a second it trains on before it starts, and what that makes in all.
+`paper` is 10 million images alone and 2.5 million through the circuit (`MaskedConfig.paper`).
 
 Asked are
   nearest      the mean of the k training images nearest on the seen pixels, k chosen on validation
@@ -41,6 +47,7 @@ eight images; models in --runs, by the command that is in the file. The classifi
 test images is there too; it learns from the labels in PCDISTILL_DATA/DATA.
 """
 import argparse, copy, json, math, os, time
+from dataclasses import replace
 from pathlib import Path
 import pyarrow.parquet as pq
 import torch
@@ -49,7 +56,7 @@ from torch import nn
 from chain import COMMIT, RESULTS
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import COLOURS, RGB
-from pcdistill.core import rng
+from pcdistill.core import device, rng
 from pcdistill.data import images, open_split
 from pcdistill.either import SquaresConfig
 from pcdistill.emission import Labelled, family
@@ -93,6 +100,18 @@ def made(file:Path, make, load, save):
         print(f'{file.name}: {time.monotonic() - start:.0f} s', flush=True)
     return load(file)
 
+def planned(model, x_bchw, config) -> str:
+    "What training a network will take, from two batches of each of its two parts."
+    per_image, dev = [], x_bchw.device
+    for part in (dict(), dict(through=2)):
+        start = time.monotonic()
+        some = replace(config, **dict(epochs=2, through=0, per_epoch=len(x_bchw)) | part)
+        fit_network(copy.deepcopy(model), x_bchw, some, rng(0, dev), progress=False)
+        per_image.append((time.monotonic() - start)/2/len(x_bchw))
+    alone, both = per_image
+    minutes = (config.epochs*alone + config.through*max(0, both - alone))*config.per_epoch/60
+    return f'{1/alone:.0f} images a second alone; all of the training, about {minutes:.0f} minutes'
+
 def models(train, valid, a) -> dict:
     "Name → what is asked."
     def one(name, make, load=load_image, save=save_image):
@@ -104,10 +123,15 @@ def models(train, valid, a) -> dict:
         return fit_innovations(train, valid, config, rng(0), ckpt)
     told = one('innovations', innovations, load_innovations, save_innovations)
     better = copy.deepcopy(told)
+    dev, preset = device(a.device), '' if a.network=='small' else f'-{a.network}'
+    masked = getattr(MaskedConfig, a.network)(mirror=config.mirror)
     def net():
-        masked, ckpt = MaskedConfig(mirror=config.mirror), a.runs/f'{a.data}-masked.ckpt'
-        return fit_network(better, train, masked, rng(0), ckpt).network
-    better.network = one('network', net, lambda file: MaskedNet.from_state(*load(file)),
+        better.to(dev)
+        print(planned(better, train[:masked.batch].to(dev), masked), flush=True)
+        ckpt = a.runs/f'{a.data}-masked{preset}.ckpt'
+        fit_network(better, train.to(dev), masked, rng(0, dev), ckpt)
+        return better.to('cpu').network
+    better.network = one(f'network{preset}', net, lambda file: MaskedNet.from_state(*load(file)),
                          lambda net, file: save(file, *net.state()))
     plain = one('plain', lambda: fit_plain_hclt(train[:20_000], COLOURS['rgb'], 2_000_000, rng(0)))
     return {'plain HCLT': plain, 'circuit': one('circuit', lambda: circuit_of(train[:20_000])),
@@ -275,6 +299,9 @@ def main():
     p.add_argument('--images', type=int, default=500)
     p.add_argument('--few', type=int, default=100)
     p.add_argument('--K', type=int, default=128, help='normals of a cell')
+    p.add_argument('--network', choices=('tiny', 'small', 'paper'), default='small')
+    p.add_argument('--device', default='cpu', help='where the network is trained')
+    p.add_argument('--models', action='store_true', help='make the models, ask nothing')
     p.add_argument('--runs', type=Path, default=Path('runs/completions'))
     p.add_argument('--masks', nargs='+', choices=MASKS, default=list(MASKS))
     p.add_argument('--out', type=Path, default=RESULTS, help='folder')
@@ -284,6 +311,10 @@ def main():
                           for s, n in (('train', None), ('valid', 1000), ('test', None)))
     x, others = test[:a.images], test[a.images:2*a.images]
     asked, out = models(train, valid, a), a.out/f'completions-{a.data}.json'
+    if a.models:
+        return
+    if a.network!='small':
+        out = out.with_stem(f'{out.stem}-{a.network}')
     net = made(a.runs/f'{a.data}-classifier.safetensors',
                lambda: fit_classifier(train, classes(a.data, 'train')), load_classifier,
                save_classifier)
