@@ -7,6 +7,10 @@ The images are crops at any place of the three training photos, mirrored, channe
 train_data_batch_1.npz … and val_data.npz. The limit is of memory of the process's own (not of pages of mapped files, which the system takes
 back when it wants) above what a first chain over 50 digits leaves (all imports). A thread looks every 5 ms; the peak of each stage is printed, and the exit status is 1 if
 one is above the limit. With --folder a killed run goes on.
+
+    python benchmarks/streaming.py --pass --images 1281167 --side 32 --limit-mb 4000    # as many images as ImageNet has
+
+--pass: no chain, only one pass: the batches into one file, then every image once, shuffled by shards; each is counted, and its sum compared.
 """
 import argparse, json, math, os, sys, tempfile, threading, time
 from importlib.resources import files
@@ -16,6 +20,7 @@ from PIL import Image
 from pcdistill import chain
 from pcdistill.chain import Run, distill
 from pcdistill.core import require, rng
+from pcdistill.data import by_shards, open_split
 from pcdistill.ranks import agreed, joined, rank, size, sum_
 from pcdistill.recipes import recipe
 from pcdistill.runs import load_json, save_json
@@ -63,18 +68,39 @@ def write_data(data:Path, n:int, side:int):
         file = data/(f'train_data_batch_{i+1}.npz' if i < 10 else 'val_data.npz')
         if not file.is_file(): write_batch(file.with_suffix('.new'), -(-n//10) if i < 10 else 500, 'train' if i < 10 else 'val', side, i); os.replace(file.with_suffix('.new'), file)
 
+def one_pass(folder:Path, side:int) -> list:
+    "Every training image once, in shuffled order: (what, seconds, peak MB)."
+    base, watch, rows = anonymous(), Watch(), []
+    def told(what, start): rows.append((what, round(time.monotonic() - start, 1), round(max(0, watch.reset() - base)/1e6, 1))); print(*rows[-1], flush=True)
+    start = time.monotonic(); split = open_split('imagenet32'); n = len(split); told('batches opened', start)
+    start = time.monotonic(); x_bchw = chain.keep_images(split, folder/'images.npy'); told('images into one file', start)
+    start, order, seen_b, sum_b = time.monotonic(), by_shards(n, 512), torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int32)
+    for step in order(rng(0), round(n/20_000)):
+        for at in step: seen_b[at], sum_b[at] = True, x_bchw[at].flatten(1).int().sum(1, dtype=torch.int32)
+    told('every image once, shuffled', start)
+    some = torch.randperm(n, generator=rng(1))[:50].tolist()
+    require(bool(seen_b.all()), f'wanted all of {n} images, got {int(seen_b.sum())}')
+    require([int(split[i:i+1].sum()) for i in some]==sum_b[some].tolist(), 'wanted the pixels of the batches, got others')
+    return rows
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--limit-mb', type=float, default=200.); p.add_argument('--times', type=float, default=10., help='bytes of pixels over the limit')
     p.add_argument('--side', type=int, default=32); p.add_argument('--patch', type=int, default=8); p.add_argument('--clusters', type=int, default=8)
     p.add_argument('--states', type=int, default=4); p.add_argument('--teacher', default='pixels'); p.add_argument('--family', default='trees'); p.add_argument('--n-fit', type=int, default=50_000)
     p.add_argument('--epochs', type=int, default=1); p.add_argument('--n-tune', type=int); p.add_argument('--folder', type=Path); p.add_argument('--json', type=Path)
+    p.add_argument('--pass', dest='once', action='store_true', help='one pass over the images, no chain'); p.add_argument('--images', type=int, help='instead of --times')
     a = p.parse_args(); torch.set_num_threads(1); limit = a.limit_mb*1e6
-    n = math.ceil(limit*a.times/(3*a.side**2)); require(size()==1 or a.folder, 'wanted --folder DIR for several processes, got none')
+    n = a.images or math.ceil(limit*a.times/(3*a.side**2)); require(size()==1 or a.folder, 'wanted --folder DIR for several processes, got none')
     with tempfile.TemporaryDirectory() as temp:
         folder = a.folder or Path(temp); data = folder/'data'/'imagenet32'; os.environ['PCDISTILL_DATA'] = str(folder/'data')
         started = time.monotonic(); agreed(lambda: write_data(data, n, a.side))
         print(f'limit {a.limit_mb:.0f} MB; {n:,} images of {a.side}×{a.side}, {n*3*a.side**2/1e9:.2f} GB of pixels, written in {time.monotonic()-started:.0f} s; load {os.getloadavg()[0]:.1f}, torch {torch.__version__}', flush=True)
+        if a.once:
+            rows = one_pass(folder, a.side); worst = max(most for *_, most in rows)
+            print(f'\n{table(rows, ["what", "seconds", "peak MB above the imports"])}\n\n{n*3*a.side**2/1e6:.0f} MB of pixels')
+            if a.json: save_json(a.json, dict(limit_mb=a.limit_mb, side=a.side, images=n, mb=n*3*a.side**2/1e6, peak_mb=worst, stages=[dict(zip(('stage', 'seconds', 'peak_mb'), row)) for row in rows]))
+            return int(worst > a.limit_mb)
         config = dict(n_fit=a.n_fit) | (dict(states=a.states, epochs=1) if a.family=='trees' else {})
         r = recipe('imagenet32', family=a.family, teacher=a.teacher, patch=a.patch, clusters=a.clusters, epochs=a.epochs, n_tune=a.n_tune, n_test=200, emission=config, batch=20_000, micro=512)
         distill(recipe('digits', teacher=a.teacher, family=a.family, n_train=50, n_test=5, epochs=1), folder/'first', 'cpu', False)   # what is imported late
