@@ -4,18 +4,23 @@
 
 The circuit and the innovations (with their network) are those of the run that ships. `Fused` says
 how the two become one distribution; its one number, the noise, is chosen on validation images by
-bits. Asked about the first test images, those of completions.py, for each of its masks:
+bits. Then neighbours are heard too: `Heard` is half of what the network says, half the mean of the k
+training images that are nearest on the seen pixels, k chosen on validation images. It is a function
+of what is seen like the network alone, so innovations stay normalised, and so does `Fused` of it
+(`with neighbours`). Asked about the first test images, those of completions.py, for each mask:
   bits     of a hidden value given the seen, probabilities of integers
   psnr     of the mean on hidden pixels, dB
   saved    bits an image that `fused` saves against each of the others; paired, with standard errors
+  nearer   squared error that each saves against `nearest` of completions.py; paired, likewise
 Bits and psnr of the first --few images too, for completions.py asks circuits about those only.
 Results: nbs/experiments/results/fused-DATA.json, after every mask. E07 shows them.
 """
-import argparse, json, math
-from pathlib import Path
+import argparse, copy, json, math
 import torch
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 from chain import COMMIT, RESULTS
+from completions import errors, nearest
 from pcdistill.chain import load_run
 from pcdistill.core import require, rng
 from pcdistill.data import images
@@ -57,6 +62,20 @@ def answers_of_both(model:Fused, x, seen, n, gen, soft=None, belief_bnk=None) ->
     return q._replace(mean=(p.mean + q.mean)/2, entropy=(p.entropy + q.entropy)/2,
                       samples=torch.where(coin, p.samples, q.samples), log_hidden_b=log_hidden_b)
 
+class Heard(nn.Module):
+    "What a network and the nearest training images say, half and half."
+    def __init__(self,
+        net:nn.Module,               # a MaskedNet
+        train:UInt8[Tensor, "_ c h w"],
+        k:int,                       # neighbours; k=10 of 54,000 images is usual
+    ):
+        super().__init__()
+        self.net, self.train_bchw, self.k, self.config = net, train, k, net.config
+
+    def forward(self, x_bchw, seen_b1hw, mean_bchw):
+        near_bchw = nearest(self.train_bchw, x_bchw, seen_b1hw[0, 0], self.k)
+        return (self.net(x_bchw, seen_b1hw, mean_bchw) + near_bchw)/2
+
 def bits_of(r:Inpainted, few=None) -> float:
     "Bits a hidden value."
     n = int((~r.seen[0]).sum())*r.image.shape[1]
@@ -69,6 +88,11 @@ def psnr_of(r:Inpainted, few=None) -> float:
 def asked(model, x, name) -> Inpainted:
     return inpaint(model, x, MASKS[name](*x.shape[2:], rng(0)), 0, rng(1), batch=50)
 
+def saved(better_b, worse_b) -> dict:
+    "What the first saves, image by image."
+    told = mean_bits(worse_b - better_b)
+    return dict(saved=told.bits, stderr=told.stderr)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--data', default='fashion_mnist', help='a run that ships, of trees')
@@ -76,30 +100,49 @@ def main():
     p.add_argument('--few', type=int, default=100)
     p.add_argument('--valid', type=int, default=50)
     p.add_argument('--noises', type=float, nargs='+', default=[75., 150., 300.])
+    p.add_argument('--ks', type=int, nargs='+', default=[3, 10, 30])
     a = p.parse_args()
     torch.set_num_threads(1)
     run, file = load_run(a.data, 'cpu'), RESULTS/f'fused-{a.data}.json'
+    told = model_of(run)
     done = json.loads(file.read_text()) if file.is_file() else dict(
         data=a.data, images=a.images, few=a.few, valid=a.valid, noises={}, masks={}, commit=COMMIT)
-    x, test = (images(a.data, split, n) for split, n in (('valid', a.valid), ('test', a.images)))
+    train, x, test = (images(a.data, split, n) for split, n in
+                      (('train', None), ('valid', a.valid), ('test', a.images)))
+    some, seen = ('left', 'centre', 'random90'), {m: MASKS[m](*x.shape[2:], rng(0)) for m in MASKS}
     for noise in (n for n in a.noises if f'{n:g}' not in done['noises']):
-        fused = Fused(run.image, model_of(run), noise)
-        found = [bits_of(asked(fused, x, name)) for name in ('left', 'centre', 'random90')]
+        fused = Fused(run.image, told, noise)
+        found = [bits_of(asked(fused, x, name)) for name in some]
         done['noises'][f'{noise:g}'] = sum(found)/len(found)
         save_json(file, done)
         print(noise, found, flush=True)
     done['noise'] = float(min(done['noises'], key=done['noises'].get))
-    fused = Fused(run.image, model_of(run), done['noise'])
+    if 'k' not in done:
+        def off(k):
+            return sum(float(errors(nearest(train, x, seen[m], k), x, seen[m]).mean()) for m in some)
+        done['ks'] = {k: off(k) for k in a.ks}
+        done['k'] = min(done['ks'], key=done['ks'].get)
+    heard = copy.deepcopy(told)
+    heard.network = Heard(told.network, train, done['k'])
+    others = json.loads((RESULTS/f'completions-{a.data}.json').read_text())['masks']
+    models = {'circuit': run.image, 'network': told, 'fused': Fused(run.image, told, done['noise']),
+              'neighbours': heard, 'with neighbours': Fused(run.image, heard, done['noise'])}
     for name in (m for m in MASKS if m not in done['masks']):
-        told = dict(circuit=run.image, network=model_of(run), fused=fused)
-        told = {who: asked(model, test, name) for who, model in told.items()}
-        done['masks'][name] = {who: dict(bits=bits_of(r), psnr=psnr_of(r), few=psnr_of(r, a.few),
-                                         bits_few=bits_of(r, a.few)) for who, r in told.items()}
-        for who in ('circuit', 'network'):
-            saved = mean_bits((told['fused'].log_hidden_b - told[who].log_hidden_b)/math.log(2))
-            done['masks'][name][who] |= dict(saved=saved.bits, stderr=saved.stderr)
+        k = others[name]['nearest']['k'] # chosen on validation images for this mask
+        near_b = errors(nearest(train, test, seen[name], k), test, seen[name])
+        rs, rows = {who: asked(model, test, name) for who, model in models.items()}, {}
+        for who, r in rs.items():
+            rows[who] = dict(bits=bits_of(r), psnr=psnr_of(r), few=psnr_of(r, a.few),
+                             bits_few=bits_of(r, a.few))
+            rows[who]['nearer'] = saved(errors(r.mean, test, seen[name]), near_b)
+        for who, by in (('circuit', 'fused'), ('network', 'fused'), ('circuit', 'with neighbours'),
+                        ('fused', 'with neighbours'), ('neighbours', 'with neighbours')):
+            bits_b, by_b = (-rs[m].log_hidden_b.double()/math.log(2) for m in (who, by))
+            rows[who][f'saved by {by}'] = saved(by_b, bits_b)
+        near = 10*math.log10(255**2/float(near_b.mean()))
+        done['masks'][name] = rows | dict(nearest=dict(psnr=near, k=k))
         save_json(file, done)
-        print(name, done['masks'][name], flush=True)
+        print(name, json.dumps(done['masks'][name]), flush=True)
 
 if __name__=='__main__':
     main()
