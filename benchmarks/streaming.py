@@ -117,11 +117,11 @@ def main():
         for name in ('teacher', 'prior', 'latents', 'start', 'student', 'plain', 'measured', 'readings', 'baselines'): setattr(Run, name, once(timed, getattr(Run, name), name))
         run = distill(r, folder/'run', 'cpu')
         done('pictures and results', 0.)
-    peak_r = torch.zeros(size()); peak_r[rank()] = max(most for *_, most in rows); sum_(peak_r); worst = float(peak_r.max())
-    print('\n' + table(rows, ['stage (with those it asks for)', 'seconds', 'peak MB above the imports']))
-    print(f'\n{n*3*a.side**2/1e6:.0f} MB of pixels, peak {worst:.0f} MB above the {base/1e6:.0f} of the imports and a first small chain: {n*3*a.side**2/1e6/worst:.1f} times the peak\n\n{run}')
-    if a.json and rank()==0: save_json(a.json, dict({k: v for k, v in vars(a).items() if k not in ('json', 'folder')}, ranks=size(), peak_mb_of_ranks=[round(v, 1) for v in peak_r.tolist()], images=n, mb=n*3*a.side**2/1e6, imports_mb=base/1e6, peak_mb=worst,
-                                      stages=[dict(zip(('stage', 'seconds', 'peak_mb'), row)) for row in rows], results=run.results))
+        peak_r = torch.zeros(size()); peak_r[rank()] = max(most for *_, most in rows); sum_(peak_r); worst = float(peak_r.max())
+        print('\n' + table(rows, ['stage (with those it asks for)', 'seconds', 'peak MB above the imports']))
+        print(f'\n{n*3*a.side**2/1e6:.0f} MB of pixels, peak {worst:.0f} MB above the {base/1e6:.0f} of the imports and a first small chain: {n*3*a.side**2/1e6/worst:.1f} times the peak\n\n{run}')
+        if a.json and rank()==0: save_json(a.json, dict({k: v for k, v in vars(a).items() if k not in ('json', 'folder')}, ranks=size(), peak_mb_of_ranks=[round(v, 1) for v in peak_r.tolist()], images=n, mb=n*3*a.side**2/1e6, imports_mb=base/1e6, peak_mb=worst,
+                                          stages=[dict(zip(('stage', 'seconds', 'peak_mb'), row)) for row in rows], results=run.results))
     return int(worst > a.limit_mb)
 
 def once(timed, f, name):
