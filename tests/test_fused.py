@@ -3,7 +3,8 @@ import math, sys
 from pathlib import Path
 import pytest, torch
 sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
-from fused import Fused
+from completions import nearest
+from fused import Fused, Heard
 from pcdistill.core import Refused, rng
 from pcdistill.inpainting import inpaint
 from small_images import patches, trees
@@ -50,3 +51,12 @@ def test_what_is_refused():
     dense = patches(normals(3, 4, 256), (1, 4, 4))
     for bad in (lambda: Fused(dense, small()), lambda: Fused(circuit(), small(), 0.), lambda: inpaint(Fused(circuit(), small()), picture(), mask((1, 1)), soft=(picture().float(),)*2)):
         with pytest.raises(Refused, match='wanted'): bad()
+
+def test_neighbours_are_heard_and_all_stays_normalised():
+    m, train, at = small(network=True), picture(40, seed=5), [(0, 1), (1, 0)]; alone, net = inpaint(m, picture(1), mask(*at), 0).mean, m.network
+    m.network, seen = Heard(net, train, 3), mask(*at); rows, _ = every(picture(1), *at); r = inpaint(m, rows, seen, 0, batch=2048)
+    assert abs(r.log_hidden_b.double().exp().sum() - 1) < 1e-3 and (r.mean[:, 0, ~seen] - r.mean[:1, 0, ~seen]).abs().max() < 1e-3    # a function of what is seen
+    x, prior = picture(1), torch.full((1, 1, 4, 4), 128.); near = nearest(train, x, seen, 3)
+    off = (train.float() - x.float())[:, 0, seen].square().sum(1); assert torch.allclose(near[0], train[off.topk(3, largest=False).indices].float().mean(0))
+    assert torch.allclose(m.network(x, seen[None, None], prior), (net(x, seen[None, None], prior) + near)/2, atol=1e-3)
+    assert (inpaint(m, x, seen, 0).mean - alone)[0, 0, ~seen].abs().max() > .1
