@@ -6,7 +6,8 @@ Two trees. `binary_tree` has a latent for each variable, inner ones too (784 lat
 bottom only (1,567 latents, as in region trees). Forward and training steps are timed against the bare matrix products of
 the same shapes, taken in turn in the same run, so that other load on the machine falls on both. `cpu` is the processor time
 of all threads, least of all rounds: with --threads 1 it hardly depends on what else runs. Each tree has a process of its own,
-so that peak memory is its own too. The bandwidth floor: bytes that must pass through memory, over the speed of a large copy.
+so that peak memory is its own too. Then where the time of a training step with its EM step goes, by kinds of operations (torch.profiler;
+on a CPU): what is no product is a pass over tensors of u·b·s or of the tables' size. The bandwidth floor: bytes that must pass through memory, over the speed of a large copy.
 """
 import argparse, json, multiprocessing, os, platform, statistics, time
 from collections.abc import Callable
@@ -65,6 +66,23 @@ class Peak:
         try: return int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM')).split()[1])*1024/1e9
         except (OSError, StopIteration): return psutil.Process().memory_info().rss/1e9
 
+# kind → names of its operations; the rest are additions, products by elements, maxima, sums
+KINDS = {'matrix products': ('bmm',), 'exp and log': ('exp', 'log'), 'look-ups and their way back': ('index_select', 'index_add', 'scatter_add', 'embedding'),
+         'new zeros': ('fill', 'zero')}
+
+def where(step:Callable, n:int=10) -> dict[str, float]:
+    "Share of each kind of operations in the time of a step, as torch.profiler has it."
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CPU]) as p:
+        for _ in range(n): step()
+    spent = {k: 0. for k in (*KINDS, 'by elements')}
+    for e in p.key_averages():
+        if e.key.startswith('aten::'):
+            name = e.key.removeprefix('aten::').rstrip('_')
+            spent[next((k for k, names in KINDS.items() if name in names), 'by elements')] += e.self_cpu_time_total
+    whole = sum(e.self_cpu_time_total for e in p.key_averages())
+    return {k: t/whole for k, t in spent.items()} | {'between operations': 1 - sum(spent.values())/whole}
+
 TREES = dict(binary_tree=lambda: binary_tree(784), random_tree=lambda: random_tree(784, rng(0)))
 
 def measure(name:str, dev:str, threads:int, rounds:int, b:int=256, values:int=256, states:int=32) -> dict:
@@ -90,7 +108,8 @@ def measure(name:str, dev:str, threads:int, rounds:int, b:int=256, values:int=25
     median, least = ({k: f(v) for k, v in t.items()} for f in (statistics.median, min))
     return dict(latents=len(tree.parent), levels=len(pc.plan().levels), parameters=sum(p.numel() for p in pc.parameters()),
                 median_s=median, min_s=least, cpu_s={k: min(v) for k, v in cpu.items()}, product_share=statistics.median(p/s for p, s in zip(t['products'], t['step'])),
-                gb_moved=bytes_moved(pc, b)/1e9, rss_before_gb=before, peak_forward_gb=top_forward, peak_train_gb=top_train)
+                gb_moved=bytes_moved(pc, b)/1e9, rss_before_gb=before, peak_forward_gb=top_forward, peak_train_gb=top_train,
+                where={} if cuda else where(step_em))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,6 +133,9 @@ def main():
             rows.append([f'{label} ({r["latents"]} latents)' if stat=='median_s' else '', stat[:-2], *(f'{m[k]*1e3:.1f}' for k in ('forward', 'step', 'step_em', 'products')),
                          f'{r["product_share"] if stat=="median_s" else m["products"]/m["step"]:.0%}', f'{floor*1e3:.0f}', f'{r["rss_before_gb"]:.2f}', f'{r["peak_forward_gb"]:.2f}', f'{r["peak_train_gb"]:.2f}'])
     print(table(rows, ['milliseconds', '', 'forward', 'forward + backward', '+ EM step', 'bare products', 'share', 'bandwidth floor', 'GB before', 'peak forward', 'peak train']))
+    if dev.type=='cpu':
+        kinds = next(iter(found.values()))['where']
+        print('\n' + table([(label, *(f'{r["where"][k]:.0%}' for k in kinds)) for label, r in found.items()], ['of a step with EM', *kinds]))
     if a.json: a.json.write_text(json.dumps(dict(machine=machine, **found), indent=1))
 
 if __name__ == '__main__': main()
