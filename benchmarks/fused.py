@@ -11,7 +11,8 @@ of what is seen like the network alone, so innovations stay normalised, and so d
   bits     of a hidden value given the seen, probabilities of integers
   psnr     of the mean on hidden pixels, dB
   saved    bits an image that `fused` saves against each of the others; paired, with standard errors
-  nearer   squared error that each saves against `nearest` of completions.py; paired, likewise
+  nearer   squared error that each saves against `nearest` of completions.py; paired, likewise;
+           `normal`: psnr of one normal over whole images, and what `neighbours` saves against it
 Bits and psnr of the first --few images too, for completions.py asks circuits about those only.
 Results: nbs/experiments/results/fused-DATA.json, after every mask. E07 shows them.
 """
@@ -27,6 +28,7 @@ from pcdistill.data import images
 from pcdistill.evaluate import mean_bits
 from pcdistill.image import Image
 from pcdistill.inpainting import MASKS, Inpainted, answers, inpaint, model_of
+from pcdistill.innovations import Innovations
 from pcdistill.runs import save_json
 
 class Fused(nn.Module):
@@ -124,6 +126,7 @@ def main():
         done['k'] = min(done['ks'], key=done['ks'].get)
     heard = copy.deepcopy(told)
     heard.network = Heard(told.network, train, done['k'])
+    one = Innovations(told.mu_d, told.S_dd, told.shape, told.cell, 1)
     others = json.loads((RESULTS/f'completions-{a.data}.json').read_text())['masks']
     models = {'circuit': run.image, 'network': told, 'fused': Fused(run.image, told, done['noise']),
               'neighbours': heard, 'with neighbours': Fused(run.image, heard, done['noise'])}
@@ -140,7 +143,11 @@ def main():
             bits_b, by_b = (-rs[m].log_hidden_b.double()/math.log(2) for m in (who, by))
             rows[who][f'saved by {by}'] = saved(by_b, bits_b)
         near = 10*math.log10(255**2/float(near_b.mean()))
-        done['masks'][name] = rows | dict(nearest=dict(psnr=near, k=k))
+        normal_b = errors(asked(one, test, name).mean, test, seen[name])
+        own_b = errors(rs['neighbours'].mean, test, seen[name])
+        normal = dict(psnr=10*math.log10(255**2/float(normal_b.mean())),
+                      neighbours_save=saved(own_b, normal_b))
+        done['masks'][name] = rows | dict(nearest=dict(psnr=near, k=k), normal=normal)
         save_json(file, done)
         print(name, json.dumps(done['masks'][name]), flush=True)
 
