@@ -90,12 +90,14 @@ def recipes(n_train:int, n_test:int, small:float) -> dict:
     paper = {'paper': of(HALF, 'paper', 'grown', emission=grown, **tuned),
              'paper, not grown': of(HALF, 'paper', 'grown', emission=same, **tuned),
              'paper, not grown, as large': of(HALF, 'paper', 'grown', emission=large, **tuned)}
+    fewer = dict(n_train=cut(4000), n_test=n_test//2)
     return paper | {
+        'paper, 64×64': of(FULL, 'paper', 'grown', emission=grown, **(tuned | fewer)),
         'normals': of(HALF, 'small', 'normals', **normals),
         'normals, BT.709': of(HALF, 'small', 'normals', colour='bt709_lossy', **normals),
         'trees': of(HALF, 'small', 'trees', emission=trees, **tuned),
         'normals, 64×64': of(FULL, 'small', 'normals', teacher='pixels',
-                             **(normals | dict(n_train=cut(4000), n_test=n_test//2)))}
+                             **(normals | fewer))}
 
 @torch.no_grad()
 def squares(image:Image, x) -> dict:
