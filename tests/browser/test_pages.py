@@ -15,11 +15,11 @@ V, index = len(values), {v: i for i, v in enumerate(values)}
 net, m = Writer(V, D, 16, 1, 2).requires_grad_(False), random_hmm(V, 3, rng(0))
 page = words_page(m, net.next)"""
 LAKE = """
-desc, LAKES = [''.join(c.decode() for c in row) for row in gymnasium.make('FrozenLake-v1').unwrapped.desc], {}
+desc, lakes = [''.join(c.decode() for c in row) for row in gymnasium.make('FrozenLake-v1').unwrapped.desc], {}
 for name, ice in (('ice', True), ('no ice', False)):
     w = world('FrozenLake-v1', 100, is_slippery=ice)
     data = windows(w, play(w, torch.full((16, 4), 1/4), 500, rng(1)))
-    LAKES[name] = Lake(w, counted(data), data)
+    lakes[name] = Lake(w, counted(data), data)
 page = lake_page()"""
 SMALL = dict(words=('N2_constraints', WORDS), lake=('N5_returns', LAKE))
 
@@ -132,7 +132,7 @@ def test_lake(page):
     assert f"{ask('sum(field_of(p[-1])==chr(71) for p in page.fields)')} reached the goal" in box.inner_text()
     press(box, 'planned')
     until('what is said of the policy', lambda: 'planned reaches the goal' in box.inner_text())
-    goal = ask("float(judge(LAKES['ice'].w, page.policy.pi_oa[None]))")
+    goal = ask("float(judge(lakes['ice'].w, page.policy.pi_oa[None]))")
     assert f'{goal:.1%} of episodes' in box.inner_text() and '6 walks' not in box.inner_text()
     assert hard.is_disabled()
     fields.get_by_role('option').nth(5).click()
