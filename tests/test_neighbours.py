@@ -3,7 +3,7 @@
 That a method from elsewhere needs no change in the core is what each of those notebooks shows; here it is read from their code.
 """
 import ast, importlib, json
-import pytest
+import pytest, torch
 import notebooks
 from pcdistill.core import rng
 
@@ -71,6 +71,13 @@ def test_the_script_of_the_longer_runs_finds_its_functions_in_the_notebook(monke
     pc = nb.started('random', c, 3, 0)
     told = nb.fine_tuned(pc, c, 1, rng(0))
     assert told[1] < told[0] and nb.doubled(pc, rng(1)).n_states==6 and abs(nb.bits(nb.stretched(pc, 4), c.test) - nb.bits(pc, c.test)) < 1e-6
+
+def test_the_script_of_returns_finds_its_functions_in_the_notebook(monkeypatch):
+    monkeypatch.syspath_prepend(root/'benchmarks')
+    from returns import HERE, definitions
+    n5 = definitions(HERE/'N5_returns.ipynb')
+    w, *_ = n5['WORLDS']['lake']
+    assert len(n5['WORLDS'])==4 and 0 < float(n5['judge'](w, torch.full((1, 16, 4), 1/4))) < n5['optimum'](w)[0]==1
 
 def test_what_is_looked_for_is_found():
     bad = 'from pcdistill.circuit import Circuit, _Pass\nCircuit.forward = None\n@patch\ndef f(self:Circuit): pass'

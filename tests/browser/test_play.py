@@ -173,13 +173,13 @@ def loaded(page):
     page.wait_for_function(f"() => {HERE}?.content?.widgets?.length > 5")
     page.wait_for_selector('.jp-Notebook .jp-Cell')
 
-def run_all(page, lab):
-    "Run all cells and wait for the last one; returns the kernel."
+def run_all(page, lab, last='terms'):
+    "Run all cells and wait for what the last one makes; returns the kernel."
     page.wait_for_function(f"() => {HERE}.sessionContext.session?.kernel?.status === 'idle'")
     until('an idle kernel', lambda: (k := lab.kernel()) and k['execution_state']=='idle')
     page.asks = ask = Kernel(lab)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    until('the last cell', lambda: ask("'terms' in globals()", 900), 900, .5)
+    until('the last cell', lambda: ask(f"'{last}' in globals()", 900), 900, .5)
     return ask
 
 def works(page, lab):
