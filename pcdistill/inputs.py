@@ -135,19 +135,7 @@ def sample(self:Discrete,
     at_db = row_db + u_db*(1-1e-9)                        # stays on its stretch when rounded
     return (torch.searchsorted(line, at_db, right=True) - row_db*V).T
 
-@patch
-@torch.no_grad()
-def mode(self:Discrete, state_db:Int[Tensor, "d b"]) -> Int[Tensor, "b d"]:
-    "The most likely value of each variable given its latent's state."
-    return self.log_pmf().argmax(1).gather(1, state_db).T
-
 # %% ../nbs/21_inputs.ipynb #c017
-@patch
-@torch.no_grad()
-def best(self:Discrete) -> Float[Tensor, "d s"]:
-    "Log-probability of the most likely value under each state."
-    return self.log_pmf().amax(1)
-
 def values(like:Tensor, n:int) -> Tensor:
     "The integers 0 … n−1 as a column, of the type and on the device of a tensor."
     return torch.arange(n, device=like.device).to(like)[:, None]
@@ -217,7 +205,7 @@ def one_hot_evidence(
 
 # %% ../nbs/21_inputs.ipynb #c062
 # kind → class, or the module of the kit that has it
-KINDS = dict(categorical=Categorical, logistic='extra.logistic', binomial='extra.inputs')
+KINDS = dict(categorical=Categorical, logistic='extra.logistic')
 
 def discrete(kind:str) -> type:
     "The class of the discrete inputs of a kind."

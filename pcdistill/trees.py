@@ -314,7 +314,7 @@ class TreesConfig(FamilyConfig):
     "How trees are made and trained."
     states:int=32             # states of a latent
     own:bool=False            # each label has a tree, latents, and inputs of its own
-    inputs:str='categorical'  # or 'logistic', 'binomial'
+    inputs:str='categorical'  # or 'logistic'
     epochs:int=4              # passes over the labelled patches
     micro:int=4096            # patches at a time in memory
     lr_end:float=.1           # last EM step (the first is 1)
