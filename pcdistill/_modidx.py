@@ -18,7 +18,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.chain.Run.latents': ('chain.html#run.latents', 'pcdistill/chain.py'),
                                  'pcdistill.chain.Run.means': ('chain.html#run.means', 'pcdistill/chain.py'),
                                  'pcdistill.chain.Run.measured': ('chain.html#run.measured', 'pcdistill/chain.py'),
-                                 'pcdistill.chain.Run.n_labels': ('chain.html#run.n_labels', 'pcdistill/chain.py'),
                                  'pcdistill.chain.Run.nats': ('chain.html#run.nats', 'pcdistill/chain.py'),
                                  'pcdistill.chain.Run.needs': ('chain.html#run.needs', 'pcdistill/chain.py'),
                                  'pcdistill.chain.Run.plain': ('chain.html#run.plain', 'pcdistill/chain.py'),

@@ -27,7 +27,7 @@ from .core import Refused, require, rng, bpd, device as pick_device
 from .ranks import agreed, spread
 from .show import curve, grid, table
 from .runs import Paused, key, load, load_json, locked, read_curves, recording
-from .runs import SHARD, load_rows, resumable, rows_file, save, save_json
+from .runs import load_rows, resumable, rows_file, save, save_json
 from .runs import time_is_up, time_limit, write_file
 from .data import IN_MEMORY, Split, by_shards, keep_images, no_test, open_split
 from .colour import COLOURS
@@ -110,7 +110,7 @@ def needs(self:Run, name:str) -> list:
     r = self.recipe
     teacher = [r.data, r.n_train, r.patch, r.teacher, r.teacher_size, r.clusters, r.seed]
     prior = [teacher, r.autoregressive, 'priors']
-    latents = [teacher, r.clusters, r.latents, 'latents']
+    latents = [teacher, r.clusters, 'latents']
     start = [latents, r.colour, r.family, r.emission, 'start']
     student = [start, r.epochs, r.batch, r.lr, r.pseudocount, r.n_tune, 'student']
     chain = dict(images=[r.data, r.n_train], teacher=teacher, codes=teacher, prior=prior,
@@ -239,16 +239,13 @@ def prior(self:Run, ckpt:Path):
 
 # %% ../nbs/61_chain.ipynb #c011
 @patch
-def hard(self:Run, how:Tensor, x_bchw, ids_bm=None) -> Int[Tensor, "b n"]:
-    "z = h(x) of images: by cluster means `how_kf`, or by the latent value `how_v` of each code."
-    if self.recipe.latents=='features':
-        return assign(features(self.teacher(), x_bchw, ids_bm), how)
-    n = x_bchw[0, 0].numel()//self.recipe.patch**2
-    return how[(self.teacher().codes(x_bchw) if ids_bm is None else ids_bm)[:, :n].long()]
+def hard(self:Run, mu_kf:Tensor, x_bchw, ids_bm=None) -> Int[Tensor, "b n"]:
+    "z = h(x) of images: the nearest mean of each patch."
+    return assign(features(self.teacher(), x_bchw, ids_bm), mu_kf)
 
 @patch
 def means(self:Run, gen:torch.Generator) -> Tensor:
-    "Means of the features' clusters, as `hard` wants them."
+    "Means of the features' clusters."
     x = self.images('train')
     some = torch.randperm(len(x), generator=gen)[:4000]
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
@@ -262,25 +259,12 @@ def load_latents(file:Path, device:torch.device) -> dict[str, Tensor]:
 @patch
 @stage(load_latents)
 def latents(self:Run, ckpt:Path):
-    "`how` patches get latent values (see `hard`), and the values `z_bn` of the training patches."
-    x, ids_bm = self.images('train'), self.codes()
-    if self.recipe.latents=='features':
-        how = self.means(rng(self.recipe.seed + 3))
-    else:
-        n, n_codes = x[0, 0].numel()//self.recipe.patch**2, self.teacher().n_codes[0]
-        n_v = sum(ids[:, :n].flatten().bincount(minlength=n_codes) for ids in ids_bm.split(SHARD))
-        new_v = (n_v > 0).cumsum(0) - 1
-        how = torch.where(n_v > 0, new_v, new_v[n_v.argmax()])
+    "Means `mu_kf` of the clusters, and the latent values `z_bn` of the training patches."
+    x, ids_bm, mu_kf = self.images('train'), self.codes(), self.means(rng(self.recipe.seed + 3))
     def values(at):
-        return spread(partial(self.hard, how), 2048, x[at], ids_bm[at]).to(torch.int16)
+        return spread(partial(self.hard, mu_kf), 2048, x[at], ids_bm[at]).to(torch.int16)
     rows_file(self.rows_path('latents', 'z'), len(x), values)
-    return dict(how=how), {}
-
-@patch
-def n_labels(self:Run) -> int:
-    "How many latent values a patch can have."
-    how = self.latents()['how']
-    return len(how) if self.recipe.latents=='features' else int(how.max()) + 1
+    return dict(mu_kf=mu_kf), {}
 
 # %% ../nbs/61_chain.ipynb #c012b
 def square_labels(
@@ -304,7 +288,7 @@ def rows(self:Run, x_bchw, z_bn) -> Labelled:
     squares = [to_patches(colour.forward(x), r.side).flatten(0, 1) for x in x_bchw.split(2048)]
     z_xq = square_labels(z_bn, x_bchw.shape[2]//r.patch, r.emission.across)
     levels = max(colour.levels(x_bchw.shape[1]))
-    return Labelled(torch.cat(squares), z_xq, levels, self.n_labels(), r.side)
+    return Labelled(torch.cat(squares), z_xq, levels, len(self.latents()['mu_kf']), r.side)
 
 @patch
 def fitted_images(self:Run, gen:torch.Generator) -> Int[Tensor, "b"]:
@@ -312,7 +296,7 @@ def fitted_images(self:Run, gen:torch.Generator) -> Int[Tensor, "b"]:
     z_bn, config = self.latents()['z_bn'], self.recipe.emission
     n_images = -(-config.n_fit*config.across**2//z_bn.shape[1])
     some = torch.randperm(len(z_bn), generator=gen)[:n_images]
-    lacking = set(range(self.n_labels())) - set(z_bn[some].unique().tolist())
+    lacking = set(range(len(self.latents()['mu_kf']))) - set(z_bn[some].unique().tolist())
     first = [int((z_bn==k).any(1).int().argmax()) for k in lacking]
     return torch.cat([some, torch.tensor(first, dtype=torch.long)]).to(self.device)
 
@@ -327,9 +311,9 @@ def labelled(self:Run, gen:torch.Generator) -> Labelled:
     rows = self.rows(x[some], z_bn[some])
     if not how_made.features:
         return rows
-    valid, how = self.images('valid'), self.latents()['how']
+    valid, mu_kf = self.images('valid'), self.latents()['mu_kf']
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
-    return rows._replace(f_xf=f_xf, valid=self.rows(valid, self.hard(how, valid)))
+    return rows._replace(f_xf=f_xf, valid=self.rows(valid, self.hard(mu_kf, valid)))
 
 @patch
 @torch.no_grad()
@@ -383,9 +367,9 @@ def plain(self:Run, ckpt:Path):
 def measured(self:Run, ckpt:Path):
     "Nats per test image of everything that is compared; float64."
     micro, teacher, prior = self.recipe.micro, self.teacher(), self.prior()
-    models, how = dict(start=self.start(), student=self.student()), self.latents()['how']
+    models, mu_kf = dict(start=self.start(), student=self.student()), self.latents()['mu_kf']
     def nats_of(x):
-        z_bn = self.labels(models['start'].emission, x, self.hard(how, x))
+        z_bn = self.labels(models['start'].emission, x, self.hard(mu_kf, x))
         named = {name: measure(image, x, z_bn, micro, False) for name, image in models.items()}
         if prior:
             named['teacher'] = bound(teacher, prior.prior, x)

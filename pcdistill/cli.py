@@ -84,8 +84,6 @@ def run_distill(
     set:list[str]=(),
     teacher:str|None=None,  # vqvae, vqconv, mae, switching, pixels, pca or noise
     teacher_size:str|None=None, # tiny, small or paper
-    # features (clusters of the teacher's feature vectors) or codes (its own code of each patch)
-    latents:str|None=None,
     colour:str|None=None,   # colour map of the circuit: rgb, ycocg_r, bt709_lossy
     patch:int|None=None,    # side of a patch
     clusters:int|None=None, # labels of a patch
@@ -104,9 +102,9 @@ def run_distill(
     from pcdistill.recipes import estimate, plan_table
     dev = pick_device(device)
     r = pcdistill.recipe(data, preset, emission, dev=dev, emission=dict(map(setting, set)),
-                         teacher=teacher, teacher_size=teacher_size, latents=latents,
-                         colour=colour, patch=patch, clusters=clusters, epochs=epochs,
-                         n_train=n_train, n_test=n_test, seed=seed)
+                         teacher=teacher, teacher_size=teacher_size, colour=colour, patch=patch,
+                         clusters=clusters, epochs=epochs, n_train=n_train, n_test=n_test,
+                         seed=seed)
     if plan:
         return print(plan_table(estimate(r, dev)))
     out = out or f'runs/{Path(r.data).name}-{r.preset}-{r.family}'

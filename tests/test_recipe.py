@@ -139,16 +139,11 @@ def test_every_teacher_goes_through_the_chain(teacher, tmp_path):
         assert abs(l['conditional'] + l['prior'] + l['marginal'] - l['total']) < 2e-5 and abs(t['bits'] - s['bits'] - l['total']) < 2e-5
     assert ('bits_exact' in t)==(teacher=='switching') and t.get('bits_exact', 0) <= (t['bits'] or 0)        # summing codes out can only gain
 
-@pytest.mark.parametrize('teacher', ['vqvae', 'switching'])
-def test_codes_as_latents(teacher, tmp_path):
-    "And a teacher read from its file says the same of an image alone as of many."
-    run = R.Run(few(teacher, latents='codes'), tmp_path/'run', 'cpu', False)
-    fitted, x = run.teacher(), run.images('train'); how, z_bn = run.latents()['how'], run.latents()['z_bn']
-    ids = fitted.codes(x)[:, :z_bn.shape[1]]
-    assert torch.equal(z_bn.long(), how[ids]) and len(how)==fitted.n_codes[0] and len(z_bn.unique())==int(z_bn.max())+1==len(ids.unique())
-    assert torch.equal(run.hard(how, x), z_bn.long()) and torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
-    out = distill(few(teacher, latents='codes'), tmp_path/'whole', 'cpu', progress=False)
-    assert out['ledger']['marginal'] >= 0 and out['config']['latents']=='codes'
+def test_latents_of_an_image_alone_are_those_among_many(tmp_path):
+    run = R.Run(few('vqvae'), tmp_path/'run', 'cpu', False)
+    fitted, x = run.teacher(), run.images('train'); mu_kf, z_bn = run.latents()['mu_kf'], run.latents()['z_bn']
+    assert len(z_bn.unique())==len(mu_kf) <= 6 and torch.equal(run.hard(mu_kf, x), z_bn.long()) and torch.equal(run.hard(mu_kf, x[:1]), z_bn[:1].long())
+    assert torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
 
 def growing(**settings): return small(family='grown', emission=dict(heads=3, rounds=2, states=4, epochs=2, batch=64, judged=False) | settings)
 
@@ -354,7 +349,7 @@ def test_patch_that_does_not_divide(capsys, tmp_path):
     assert '3' in refused(capsys, 'distill', '--patch', 3, '--out', tmp_path/'x') and not (tmp_path/'x').exists()
 
 def test_unknown_preset_family_teacher_mask_split(capsys, tmp_path, done):
-    for bad in (['--preset', 'huge'], ['--emission', 'oak'], ['--teacher', 'socrates'], ['--latents', 'dreams'], ['--set', 'leaves=1'], ['--preset', 'paper', '--emission', 'normals'], ['--colour', 'sepia']): refused(capsys, 'distill', *bad, '--out', tmp_path/'x')
+    for bad in (['--preset', 'huge'], ['--emission', 'oak'], ['--teacher', 'socrates'], ['--set', 'leaves=1'], ['--preset', 'paper', '--emission', 'normals'], ['--colour', 'sepia']): refused(capsys, 'distill', *bad, '--out', tmp_path/'x')
     refused(capsys, 'inpaint', done[0], '--mask', 'nose', '--out', tmp_path/'y.png')
     refused(capsys, 'evaluate', done[0], '--split', 'exam')
     assert not (tmp_path/'y.png').exists()
@@ -473,7 +468,7 @@ def test_as_a_process(tmp_path):
 
 
 # Test images are opened once, when everything is fitted and chosen.
-@pytest.mark.parametrize('what', ['plain', 'codes', pytest.param('growing', marks=needs('grown')), 'normals'])
+@pytest.mark.parametrize('what', ['plain', 'vqvae', pytest.param('growing', marks=needs('grown')), 'normals'])
 def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
     "Teacher, code prior, divisions of heads, the best epoch of student and of the plain HCLT: all chosen without."
     opened, scoring = [], []
@@ -489,7 +484,7 @@ def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
         scoring.append(True)
         return measured(self)
     monkeypatch.setattr(R.Run, 'measured', late)
-    r = dict(plain=small, codes=lambda: few('vqvae', latents='codes'), growing=lambda: replace(growing(judged=True), epochs=1),
+    r = dict(plain=small, vqvae=lambda: few('vqvae'), growing=lambda: replace(growing(judged=True), epochs=1),
              normals=lambda: recipe('digits', 'tiny', 'normals', teacher='pixels', clusters=3, n_train=200, n_test=20, epochs=1, autoregressive=False))[what]()
     distill(r, tmp_path/'run', 'cpu', progress=False)
     assert opened.index('test') > opened.index('valid')
@@ -578,7 +573,7 @@ def test_an_image_without_probability_leaves_json_whole(tmp_path, monkeypatch):
 def test_results_say_how_many_images_were_trained_on(done):
     assert done[1]['data']['n_train']==200 and distill(replace(small(), n_train=60_000, n_test=3, epochs=0), done[0].parent/'all', 'cpu', progress=False)['data']['n_train']==len(images('digits', 'train'))
 
-BROKEN = dict(data=3, patch=[4], colour=7, teacher={}, teacher_size=1, clusters='many', emission=3, latents=None, family='oak', n_train='all', n_test=2.5, n_tune=-1,
+BROKEN = dict(data=3, patch=[4], colour=7, teacher={}, teacher_size=1, clusters='many', emission=3, family='oak', n_train='all', n_test=2.5, n_tune=-1,
               epochs='few', batch=None, micro=0, lr=7, pseudocount='none', preset_=1, version=2)
 BROKEN_EMISSION = dict(states='x', own=3, inputs=[], halves='x', bark=1, n_fit=0)
 
