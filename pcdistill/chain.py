@@ -228,8 +228,6 @@ def prior(self:Run, ckpt:Path):
         return {}, {}
     ids_bm, n_codes = self.codes(), teacher.n_codes
     fitted = simple_priors(ids_bm, n_codes)
-    if teacher.own_prior():
-        fitted['own'] = teacher.own_prior()
     if r.autoregressive:
         config, gen = getattr(PriorConfig, r.teacher_size)(), rng(r.seed + 2)
         fitted['autoregressive'] = fit_prior(ids_bm, n_codes, config, gen, ckpt, self.progress)
@@ -375,8 +373,6 @@ def measured(self:Run, ckpt:Path):
             named['teacher'] = bound(teacher, prior.prior, x)
         nats = {f'{name}_{k}': v.double() for name, t in named.items()
                 for k, v in t._asdict().items()}
-        if teacher.exact:
-            nats['teacher_exact_b'] = teacher.log_prob(x).double()
         return {k: v.cpu() for k, v in (nats | dict(z_bn=z_bn.to(torch.int16))).items()}
     parts, rows = self.images('test').split(16*micro), []
     steps = dict(every_s=60., progress=self.progress, desc='measure')
@@ -438,8 +434,6 @@ def summary(run:Run) -> dict:
         nats = prior.nats.items()
         teacher |= dict(prior=prior.name, valid_bits_of_priors={
             name: number(v/D/math.log(2)) for name, v in nats})
-    if 'teacher_exact_b' in m:
-        teacher['bits_exact'] = number(mean('teacher_exact_b'))
     return dict(
         data=dict(name=r.data, split='test', n_images=len(m['z_bn']), shape=list(student.shape),
                   n_train=len(run.split('train'))),
@@ -463,7 +457,6 @@ def comparison(results:dict) -> str:
     named = {
         'student (fine-tuned)': s['bits'], 'LVD start, before fine-tuning': b['lvd'],
         f"teacher's bound ({t['kind']}, {t['prior']} code prior)": t['bits'],
-        f"teacher's exact likelihood ({t['kind']})": t.get('bits_exact'),
         'plain HCLT of as many parameters': b['hclt'],
         'one full-covariance Gaussian': b['gaussian'],
         f'WebP, lossless, with headers{few}': b['webp_lossless'],

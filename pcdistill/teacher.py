@@ -62,7 +62,6 @@ class Saved(nn.Module):
 class Teacher(Saved):
     "Turns images into codes, and may say how likely an image is, given its codes."
     has_likelihood = False # is there a log_cond, and so a bound?
-    exact = False          # is there a log_prob(x_bchw), all codes summed out, in nats?
     trained = False        # is it made by `train`?
 
     def __init__(self, config, shape:tuple[int,int,int]):
@@ -90,10 +89,6 @@ class Teacher(Saved):
         "log t(x | h(x)) in nats."
         raise Refused(f"wanted log t(x | h(x)), but a teacher of kind '{self.kind}' "
                       "has no likelihood; take its features or codes")
-
-    def own_prior(self):
-        "The prior of its codes that it was fitted with, if any."
-        return None
 
     @classmethod
     def preset(cls, size:str, patch:int, K:int):
