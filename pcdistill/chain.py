@@ -26,9 +26,9 @@ import pcdistill
 from .core import Refused, require, rng, bpd, device as pick_device
 from .ranks import agreed, spread
 from .show import curve, grid, table
-from .runs import Paused, key, load, load_json, locked, read_curves, recording
+from .runs import key, load, load_json, locked, read_curves, recording
 from .runs import load_rows, resumable, rows_file, save, save_json
-from .runs import time_is_up, time_limit, write_file
+from .runs import write_file
 from .data import IN_MEMORY, Split, by_shards, keep_images, no_test, open_split
 from .colour import COLOURS
 from .patches import to_patches
@@ -57,7 +57,7 @@ class Run:
         progress:bool=True,   # say what is going on
     ):
         self.recipe, self.folder, self.device = recipe, Path(folder), pick_device(device)
-        self.progress, self.held, self.began = progress, {}, False
+        self.progress, self.held = progress, {}
 
     @cached_property
     def image(self) -> Image:
@@ -158,10 +158,8 @@ def seconds(self:Run) -> dict[str, float]:
 @patch
 @contextmanager
 def timed(self:Run, name:str):
-    "Begin a stage, unless the time is up; what it takes is added to its seconds."
-    if self.began and agreed(time_is_up):
-        raise Paused(f'the time is up before the stage {name}')
-    self.began, start = True, time.monotonic()
+    "What a stage takes is added to its seconds."
+    start = time.monotonic()
     if self.progress:
         print(f'{self.recipe.data}: {name} …', flush=True)
     try:
@@ -480,12 +478,11 @@ def distill(
     folder:Path|str,      # where its files go; resumes what is there
     device:str|None=None, # where to compute; None picks
     progress:bool=True,   # say what is going on
-    minutes:float|None=None, # pause after so many; None: go on to the end
 ) -> Run:
     "The whole chain."
     require(isinstance(recipe, Recipe), f"wanted a recipe, got {recipe!r}; recipe('digits') is one")
     agreed(lambda: claim(Path(folder), recipe))
-    with time_limit(minutes), locked(Path(folder)/'recipe.json'):
+    with locked(Path(folder)/'recipe.json'):
         run = Run(recipe, folder, device, progress)
         if progress and not (run.folder/'results.json').is_file():
             agreed(lambda: print(plan_table(estimate(recipe, run.device)), flush=True))

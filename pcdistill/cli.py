@@ -77,8 +77,6 @@ def run_distill(
     seed:int=0,             # of every random step
     out:Path|None=None,     # folder of the run; runs/<data>-<preset>-<emission> if not given
     plan:bool=False,        # time a micro-batch of each stage here, print what the run takes, stop
-    # pause after so many minutes, with exit status 3; the same command goes on
-    minutes:float|None=None,
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
     "Run the whole chain on a data set; resumes what is in --out; ends with a table."
@@ -92,7 +90,7 @@ def run_distill(
     if plan:
         return print(plan_table(estimate(r, dev)))
     out = out or f'runs/{Path(r.data).name}-{r.preset}-{r.family}'
-    run = pcdistill.distill(r, out, device, minutes=minutes)
+    run = pcdistill.distill(r, out, device)
     print(f'{run}\n\nfiles in {run.folder}')
 
 # %% ../nbs/62_cli.ipynb #c007b
@@ -294,11 +292,8 @@ def explained(e:Exception) -> tuple[str, int]:
     import torch
     from pcdistill.core import Refused
     from pcdistill.ranks import RankEnded
-    from pcdistill.runs import Paused
     if isinstance(e, Refused):
         return str(e), 2
-    if isinstance(e, Paused):
-        return f'{e}; {AGAIN}', 3
     if isinstance(e, RankEnded):
         return f'{e}; {AGAIN}', 1
     if isinstance(e, MemoryError|torch.OutOfMemoryError) or 'allocate memory' in str(e):
