@@ -24,26 +24,6 @@ def random_log_weights(
     "Random normalised log-weights."
     return torch.randn(shape, generator=gen).log_softmax(dim)
 
-# %% ../nbs/21_inputs.ipynb #c010
-class _Lookup(torch.autograd.Function):
-    "Rows of a table; the way back adds into the rows that were read."
-    @staticmethod
-    def forward(ctx, table_rs, row_db, unseen_db, off):
-        ctx.save_for_backward(row_db, unseen_db)
-        ctx.rows = len(table_rs)
-        lp_dbs = F.embedding(row_db, table_rs)
-        lp_dbs = lp_dbs if off is None else lp_dbs.add_(off)
-        return lp_dbs if unseen_db is None else lp_dbs.masked_fill_(unseen_db[..., None], 0)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g_dbs):
-        row_db, unseen_db = ctx.saved_tensors
-        if unseen_db is not None:
-            g_dbs = g_dbs.masked_fill(unseen_db[..., None], 0)
-        count_rs = g_dbs.new_zeros(ctx.rows, g_dbs.shape[-1])
-        return count_rs.index_add_(0, row_db.flatten(), g_dbs.flatten(0, 1)), None, None, None
-
 # %% ../nbs/21_inputs.ipynb #c012
 def _said(t):
     return f'{t.dtype} {list(t.shape)}' if isinstance(t, Tensor) else type(t).__name__
@@ -75,7 +55,6 @@ def look_up(
     require(good, f'wanted integer values of shape [batch, variables], got {_said(x_bd)}')
     if seen_bd is not None:
         x_bd = torch.where(seen_bd, x_bd, 0)
-    off = None
     if x_bd.is_cpu:
         lo, hi = map(int, x_bd.aminmax()) if x_bd.numel() else (0, 0)
         require(0 <= lo and hi < n_values,
@@ -84,8 +63,10 @@ def look_up(
         bad = ((x_bd < 0) | (x_bd >= n_values)).any()
         off, x_bd = torch.where(bad, torch.nan, 0.), x_bd.clamp(0, n_values-1)
     at_db = x_bd.T.long() + row_d[:, None]*n_values
-    unseen_db = None if seen_bd is None else ~seen_bd.T
-    return _Lookup.apply(logp_dvs.flatten(0, 1), at_db, unseen_db, off)
+    lp_dbs = logp_dvs.flatten(0, 1).index_select(0, at_db.flatten()).unflatten(0, at_db.shape)
+    if not x_bd.is_cpu:
+        lp_dbs = lp_dbs.add_(off)
+    return lp_dbs if seen_bd is None else lp_dbs.masked_fill_(~seen_bd.T[..., None], 0)
 
 # %% ../nbs/21_inputs.ipynb #c014
 class Discrete(nn.Module):

@@ -132,7 +132,7 @@ def test_gradients_are_right(name, seed):
     names = [n for n, _ in inp.named_parameters()]
     f = lambda *ps: torch.func.functional_call(inp, dict(zip(names, ps)), (x_bd, seen_bd, row_d))
     p = tuple(q.detach().clone() for q in inp.parameters())
-    assert torch.autograd.gradcheck(f, tuple(q.requires_grad_() for q in p))
+    assert torch.autograd.gradcheck(f, tuple(q.requires_grad_() for q in p), check_undefined_grad=False)
 
 @pytest.mark.parametrize('seed', SEEDS)
 @pytest.mark.parametrize('name', ['categorical', 'two_values', 'evidence'])

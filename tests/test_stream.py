@@ -9,7 +9,7 @@ from pcdistill.chain import Run, distill
 from pcdistill.core import rng
 from pcdistill.data import by_shards, images, keep_images, open_split
 from pcdistill.em import fit
-from pcdistill.latent_prior import count_pairs, fit_latent_prior, recount_
+from pcdistill.latent_prior import count_pairs, fit_latent_prior
 from pcdistill.recipes import recipe
 from pcdistill.runs import load_rows, rows_file, write_rows
 
@@ -115,16 +115,15 @@ def test_one_shard_is_the_order_of_fit():
     assert len(seen[0])==len(seen[1]) > 0 and all(torch.equal(a, b) for a, b in zip(*seen))
 
 def test_counts_in_parts_are_counts_in_memory():
-    z_bn = torch.randint(0, 5, (400, 8), generator=rng(1)).to(torch.uint8); top = fit_latent_prior(z_bn, 5)
-    for part in ([z_bn], z_bn.split(33), [z_bn.long()]):
-        other = recount_(fit_latent_prior(z_bn[:50], 5, tree=top.tree), part)
-        assert all(torch.equal(a, b) for a, b in zip(other.parameters(), top.parameters()))
-    assert count_pairs(z_bn.split(33), 5, top.tree.parent).own_nk.sum(1).tolist()==[400]*8
+    z_bn = torch.randint(0, 5, (400, 8), generator=rng(1)).to(torch.uint8); parent = fit_latent_prior(z_bn, 5).tree.parent
+    whole = count_pairs([z_bn.long()], 5, parent)
+    for parts in ([z_bn], z_bn.split(33)): assert all(torch.equal(a, b) for a, b in zip(count_pairs(parts, 5, parent), whole))
+    assert whole.own_nk.sum(1).tolist()==[400]*8
 
-def test_labels_that_do_not_fit_the_top_are_refused(refuses):
-    z_bn = torch.randint(0, 5, (40, 4), generator=rng(0)); top = fit_latent_prior(z_bn, 5)
-    refuses(lambda: recount_(top, [z_bn + 1]), '4 ids from 0 to 4', 'up to 5')
-    refuses(lambda: recount_(top, [z_bn[:, :3]]), 'wanted 4 ids', 'got 3')
+def test_labels_that_are_not_there_are_refused(refuses):
+    z_bn = torch.randint(0, 5, (40, 4), generator=rng(0)); parent = (-1, 0, 1, 2)
+    refuses(lambda: count_pairs([z_bn + 1], 5, parent), '4 ids from 0 to 4', 'up to 5'); refuses(lambda: fit_latent_prior(z_bn + 1, 5), 'from 0 to 4')
+    refuses(lambda: count_pairs([z_bn[:, :3]], 5, parent), 'wanted 4 ids', 'got 3'); refuses(lambda: fit_latent_prior(z_bn - 1, 5), 'from 0')
 
 # --- the chain
 
