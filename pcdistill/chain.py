@@ -426,7 +426,6 @@ def summary(run:Run) -> dict:
     saved = dict(conditional=t_x - s_x, prior=t_z - s_z, marginal=s_x + s_z - s,
                  total=t_x + t_z - s)
     teacher = dict(kind=r.teacher, bits_conditional=number(t_x),
-                   bits_codes_uniform=number(mean('teacher_codes_uniform_b')),
                    bits_codes_prior=number(t_z), bits=number(t_x + t_z), prior=None)
     if prior:
         nats = prior.nats.items()
@@ -445,7 +444,7 @@ def summary(run:Run) -> dict:
         ledger={k: number(v) for k, v in saved.items()},
         baselines=base | dict(lvd=number(start)),
         seconds=run.seconds, device=str(run.device), threads=torch.get_num_threads(),
-        config=asdict(r), seed=r.seed, version=pcdistill.__version__)
+        config=asdict(r), version=pcdistill.__version__)
 
 # %% ../nbs/61_chain.ipynb #c021
 def comparison(results:dict) -> str:

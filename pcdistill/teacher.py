@@ -124,8 +124,7 @@ class Sizes:
 class Bound(NamedTuple):
     "A teacher's lower bound on log t(x), term by term, in nats per image."
     conditional_b:Tensor    # log t(x | h(x))
-    codes_uniform_b:Tensor  # log t(h(x)), all code strings alike
-    codes_prior_b:Tensor    # log t(h(x)) under the fitted prior
+    codes_prior_b:Tensor    # log t(h(x)) under the prior
 
 def uniform_prior(
     n_codes:tuple[int,...], # alphabet of each code position
@@ -143,9 +142,9 @@ def bound(
     "The terms of L_T(x) for each image."
     def terms(x):
         cond_b = teacher.log_cond(x)
-        uni_b = torch.full_like(cond_b, uniform_prior(teacher.n_codes))
-        codes_b = prior.log_prob(teacher.codes(x)) if prior else uni_b
-        return torch.stack([cond_b, uni_b, codes_b], 1)
+        uniform_b = torch.full_like(cond_b, uniform_prior(teacher.n_codes))
+        codes_b = prior.log_prob(teacher.codes(x)) if prior else uniform_b
+        return torch.stack([cond_b, codes_b], 1)
     return Bound(*spread(terms, batch, x_bchw).unbind(1))
 
 # %% ../nbs/40_teacher.ipynb #c037
