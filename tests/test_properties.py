@@ -115,7 +115,7 @@ def test_many_variables_are_no_cliff():
     "3,072 variables: structure from data, circuit, a readable summary, a likelihood, a sample; a wrong shape names the axis."
     gen = rng(0); z = torch.randn(300, 3072, generator=gen).cumsum(1); x_bd = (z - z.amin()).div(z.amax()-z.amin()).mul(255).long()
     mi = gaussian_mutual_information(x_bd); tree = chow_liu(mi)
-    assert mi.shape==(3072, 3072) and torch.allclose(mi, mi.T) and len(tree.check().parent)==3072
+    assert mi.shape==(3072, 3072) and torch.allclose(mi, mi.T, atol=1e-3) and len(tree.check().parent)==3072
     assert sum(abs(i-p) <= 16 for i, p in enumerate(tree.parent) if p >= 0) > 3000                 # neighbours of a random walk are neighbours
     pc = Circuit(tree, Categorical(3072, 256, 4, gen), 1, gen)
     assert '3072 variables, 3072 latents × 4 states' in repr(pc) and len(repr(pc)) < 300
