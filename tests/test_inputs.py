@@ -7,8 +7,8 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
 from pcdistill.extra.optimizers import OnLogits
-from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table
-from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence, table_moments
+from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table, table_moments
+from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence
 from pcdistill.structure import chain
 
 D, S = 3, 4
