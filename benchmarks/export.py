@@ -11,7 +11,7 @@ from pcdistill.runs import save_json
 
 # name in the file → what the run calls the nats, where the teacher has them
 NAMES = dict(student='student_student_b', start='start_student_b', teacher_conditional='teacher_conditional_b',
-             teacher_codes='teacher_codes_prior_b', teacher_exact='teacher_exact_b')
+             teacher_codes='teacher_codes_prior_b')
 
 def export_run(folder, out) -> Path:
     "Write the file `out` of the run in `folder`."

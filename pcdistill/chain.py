@@ -26,9 +26,9 @@ import pcdistill
 from .core import Refused, require, rng, bpd, device as pick_device
 from .ranks import agreed, spread
 from .show import curve, grid, table
-from .runs import Paused, key, load, load_json, locked, read_curves, recording
-from .runs import SHARD, load_rows, resumable, rows_file, save, save_json
-from .runs import time_is_up, time_limit, write_file
+from .runs import key, load, load_json, locked, read_curves, recording
+from .runs import load_rows, resumable, rows_file, save, save_json
+from .runs import write_file
 from .data import IN_MEMORY, Split, by_shards, keep_images, no_test, open_split
 from .colour import COLOURS
 from .patches import to_patches
@@ -57,7 +57,7 @@ class Run:
         progress:bool=True,   # say what is going on
     ):
         self.recipe, self.folder, self.device = recipe, Path(folder), pick_device(device)
-        self.progress, self.held, self.began = progress, {}, False
+        self.progress, self.held = progress, {}
 
     @cached_property
     def image(self) -> Image:
@@ -110,7 +110,7 @@ def needs(self:Run, name:str) -> list:
     r = self.recipe
     teacher = [r.data, r.n_train, r.patch, r.teacher, r.teacher_size, r.clusters, r.seed]
     prior = [teacher, r.autoregressive, 'priors']
-    latents = [teacher, r.clusters, r.latents, 'latents']
+    latents = [teacher, r.clusters, 'latents']
     start = [latents, r.colour, r.family, r.emission, 'start']
     student = [start, r.epochs, r.batch, r.lr, r.pseudocount, r.n_tune, 'student']
     chain = dict(images=[r.data, r.n_train], teacher=teacher, codes=teacher, prior=prior,
@@ -158,10 +158,8 @@ def seconds(self:Run) -> dict[str, float]:
 @patch
 @contextmanager
 def timed(self:Run, name:str):
-    "Begin a stage, unless the time is up; what it takes is added to its seconds."
-    if self.began and agreed(time_is_up):
-        raise Paused(f'the time is up before the stage {name}')
-    self.began, start = True, time.monotonic()
+    "What a stage takes is added to its seconds."
+    start = time.monotonic()
     if self.progress:
         print(f'{self.recipe.data}: {name} …', flush=True)
     try:
@@ -228,8 +226,6 @@ def prior(self:Run, ckpt:Path):
         return {}, {}
     ids_bm, n_codes = self.codes(), teacher.n_codes
     fitted = simple_priors(ids_bm, n_codes)
-    if teacher.own_prior():
-        fitted['own'] = teacher.own_prior()
     if r.autoregressive:
         config, gen = getattr(PriorConfig, r.teacher_size)(), rng(r.seed + 2)
         fitted['autoregressive'] = fit_prior(ids_bm, n_codes, config, gen, ckpt, self.progress)
@@ -239,16 +235,13 @@ def prior(self:Run, ckpt:Path):
 
 # %% ../nbs/61_chain.ipynb #c011
 @patch
-def hard(self:Run, how:Tensor, x_bchw, ids_bm=None) -> Int[Tensor, "b n"]:
-    "z = h(x) of images: by cluster means `how_kf`, or by the latent value `how_v` of each code."
-    if self.recipe.latents=='features':
-        return assign(features(self.teacher(), x_bchw, ids_bm), how)
-    n = x_bchw[0, 0].numel()//self.recipe.patch**2
-    return how[(self.teacher().codes(x_bchw) if ids_bm is None else ids_bm)[:, :n].long()]
+def hard(self:Run, mu_kf:Tensor, x_bchw, ids_bm=None) -> Int[Tensor, "b n"]:
+    "z = h(x) of images: the nearest mean of each patch."
+    return assign(features(self.teacher(), x_bchw, ids_bm), mu_kf)
 
 @patch
 def means(self:Run, gen:torch.Generator) -> Tensor:
-    "Means of the features' clusters, as `hard` wants them."
+    "Means of the features' clusters."
     x = self.images('train')
     some = torch.randperm(len(x), generator=gen)[:4000]
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
@@ -262,25 +255,12 @@ def load_latents(file:Path, device:torch.device) -> dict[str, Tensor]:
 @patch
 @stage(load_latents)
 def latents(self:Run, ckpt:Path):
-    "`how` patches get latent values (see `hard`), and the values `z_bn` of the training patches."
-    x, ids_bm = self.images('train'), self.codes()
-    if self.recipe.latents=='features':
-        how = self.means(rng(self.recipe.seed + 3))
-    else:
-        n, n_codes = x[0, 0].numel()//self.recipe.patch**2, self.teacher().n_codes[0]
-        n_v = sum(ids[:, :n].flatten().bincount(minlength=n_codes) for ids in ids_bm.split(SHARD))
-        new_v = (n_v > 0).cumsum(0) - 1
-        how = torch.where(n_v > 0, new_v, new_v[n_v.argmax()])
+    "Means `mu_kf` of the clusters, and the latent values `z_bn` of the training patches."
+    x, ids_bm, mu_kf = self.images('train'), self.codes(), self.means(rng(self.recipe.seed + 3))
     def values(at):
-        return spread(partial(self.hard, how), 2048, x[at], ids_bm[at]).to(torch.int16)
+        return spread(partial(self.hard, mu_kf), 2048, x[at], ids_bm[at]).to(torch.int16)
     rows_file(self.rows_path('latents', 'z'), len(x), values)
-    return dict(how=how), {}
-
-@patch
-def n_labels(self:Run) -> int:
-    "How many latent values a patch can have."
-    how = self.latents()['how']
-    return len(how) if self.recipe.latents=='features' else int(how.max()) + 1
+    return dict(mu_kf=mu_kf), {}
 
 # %% ../nbs/61_chain.ipynb #c012b
 def square_labels(
@@ -304,7 +284,7 @@ def rows(self:Run, x_bchw, z_bn) -> Labelled:
     squares = [to_patches(colour.forward(x), r.side).flatten(0, 1) for x in x_bchw.split(2048)]
     z_xq = square_labels(z_bn, x_bchw.shape[2]//r.patch, r.emission.across)
     levels = max(colour.levels(x_bchw.shape[1]))
-    return Labelled(torch.cat(squares), z_xq, levels, self.n_labels(), r.side)
+    return Labelled(torch.cat(squares), z_xq, levels, len(self.latents()['mu_kf']), r.side)
 
 @patch
 def fitted_images(self:Run, gen:torch.Generator) -> Int[Tensor, "b"]:
@@ -312,7 +292,7 @@ def fitted_images(self:Run, gen:torch.Generator) -> Int[Tensor, "b"]:
     z_bn, config = self.latents()['z_bn'], self.recipe.emission
     n_images = -(-config.n_fit*config.across**2//z_bn.shape[1])
     some = torch.randperm(len(z_bn), generator=gen)[:n_images]
-    lacking = set(range(self.n_labels())) - set(z_bn[some].unique().tolist())
+    lacking = set(range(len(self.latents()['mu_kf']))) - set(z_bn[some].unique().tolist())
     first = [int((z_bn==k).any(1).int().argmax()) for k in lacking]
     return torch.cat([some, torch.tensor(first, dtype=torch.long)]).to(self.device)
 
@@ -327,9 +307,9 @@ def labelled(self:Run, gen:torch.Generator) -> Labelled:
     rows = self.rows(x[some], z_bn[some])
     if not how_made.features:
         return rows
-    valid, how = self.images('valid'), self.latents()['how']
+    valid, mu_kf = self.images('valid'), self.latents()['mu_kf']
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
-    return rows._replace(f_xf=f_xf, valid=self.rows(valid, self.hard(how, valid)))
+    return rows._replace(f_xf=f_xf, valid=self.rows(valid, self.hard(mu_kf, valid)))
 
 @patch
 @torch.no_grad()
@@ -383,16 +363,14 @@ def plain(self:Run, ckpt:Path):
 def measured(self:Run, ckpt:Path):
     "Nats per test image of everything that is compared; float64."
     micro, teacher, prior = self.recipe.micro, self.teacher(), self.prior()
-    models, how = dict(start=self.start(), student=self.student()), self.latents()['how']
+    models, mu_kf = dict(start=self.start(), student=self.student()), self.latents()['mu_kf']
     def nats_of(x):
-        z_bn = self.labels(models['start'].emission, x, self.hard(how, x))
+        z_bn = self.labels(models['start'].emission, x, self.hard(mu_kf, x))
         named = {name: measure(image, x, z_bn, micro, False) for name, image in models.items()}
         if prior:
             named['teacher'] = bound(teacher, prior.prior, x)
         nats = {f'{name}_{k}': v.double() for name, t in named.items()
                 for k, v in t._asdict().items()}
-        if teacher.exact:
-            nats['teacher_exact_b'] = teacher.log_prob(x).double()
         return {k: v.cpu() for k, v in (nats | dict(z_bn=z_bn.to(torch.int16))).items()}
     parts, rows = self.images('test').split(16*micro), []
     steps = dict(every_s=60., progress=self.progress, desc='measure')
@@ -448,14 +426,11 @@ def summary(run:Run) -> dict:
     saved = dict(conditional=t_x - s_x, prior=t_z - s_z, marginal=s_x + s_z - s,
                  total=t_x + t_z - s)
     teacher = dict(kind=r.teacher, bits_conditional=number(t_x),
-                   bits_codes_uniform=number(mean('teacher_codes_uniform_b')),
                    bits_codes_prior=number(t_z), bits=number(t_x + t_z), prior=None)
     if prior:
         nats = prior.nats.items()
         teacher |= dict(prior=prior.name, valid_bits_of_priors={
             name: number(v/D/math.log(2)) for name, v in nats})
-    if 'teacher_exact_b' in m:
-        teacher['bits_exact'] = number(mean('teacher_exact_b'))
     return dict(
         data=dict(name=r.data, split='test', n_images=len(m['z_bn']), shape=list(student.shape),
                   n_train=len(run.split('train'))),
@@ -469,7 +444,7 @@ def summary(run:Run) -> dict:
         ledger={k: number(v) for k, v in saved.items()},
         baselines=base | dict(lvd=number(start)),
         seconds=run.seconds, device=str(run.device), threads=torch.get_num_threads(),
-        config=asdict(r), seed=r.seed, version=pcdistill.__version__)
+        config=asdict(r), version=pcdistill.__version__)
 
 # %% ../nbs/61_chain.ipynb #c021
 def comparison(results:dict) -> str:
@@ -479,7 +454,6 @@ def comparison(results:dict) -> str:
     named = {
         'student (fine-tuned)': s['bits'], 'LVD start, before fine-tuning': b['lvd'],
         f"teacher's bound ({t['kind']}, {t['prior']} code prior)": t['bits'],
-        f"teacher's exact likelihood ({t['kind']})": t.get('bits_exact'),
         'plain HCLT of as many parameters': b['hclt'],
         'one full-covariance Gaussian': b['gaussian'],
         f'WebP, lossless, with headers{few}': b['webp_lossless'],
@@ -503,12 +477,11 @@ def distill(
     folder:Path|str,      # where its files go; resumes what is there
     device:str|None=None, # where to compute; None picks
     progress:bool=True,   # say what is going on
-    minutes:float|None=None, # pause after so many; None: go on to the end
 ) -> Run:
     "The whole chain."
     require(isinstance(recipe, Recipe), f"wanted a recipe, got {recipe!r}; recipe('digits') is one")
     agreed(lambda: claim(Path(folder), recipe))
-    with time_limit(minutes), locked(Path(folder)/'recipe.json'):
+    with locked(Path(folder)/'recipe.json'):
         run = Run(recipe, folder, device, progress)
         if progress and not (run.folder/'results.json').is_file():
             agreed(lambda: print(plan_table(estimate(recipe, run.device)), flush=True))

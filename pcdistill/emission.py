@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'SideBySide', 'prefix', 'put_seen_', 'Moments',
-           'moments_of_rows', 'supported_rows', 'one_reading', 'Atom', 'tempered', 'Labelled', 'some_rows',
-           'FamilyConfig', 'Preset', 'Family', 'family', 'register', 'from_spec']
+           'moments_of_rows', 'supported_rows', 'one_reading', 'Atom', 'Labelled', 'some_rows', 'FamilyConfig',
+           'Preset', 'Family', 'family', 'register', 'from_spec']
 
 # %% ../nbs/30_emission.ipynb #e002
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,6 @@ from jaxtyping import Float, Int, Bool, Shaped
 from einops import einsum, rearrange
 from fastcore.basics import patch
 from .core import known, require
-from .em import normalise_
 
 # %% ../nbs/30_emission.ipynb #e004
 class Soft(NamedTuple):
@@ -238,23 +236,6 @@ class Atom(Emission):
     ) -> Float[Tensor, "x k"]:
         "log of an unbiased estimate of p(x), all variables rounded together, from n draws."
         return self(x_xd)
-
-    def temper_(self, T:float):
-        "What temperature does to parameters that are no tables of weights."
-
-# %% ../nbs/30_emission.ipynb #e013
-@torch.no_grad()
-def tempered(
-    e:nn.Module, # an emission, or what holds one; stays as it is
-    T:float,     # temperature; below 1: likelier choices everywhere
-) -> nn.Module:
-    "A copy whose every conditional choice is made at temperature T."
-    require(.05 <= T <= 5, f'wanted a temperature from 0.05 to 5, got {T}')
-    new = copy.deepcopy(e)
-    for atom in new.modules():
-        if isinstance(atom, Atom):
-            atom.temper_(T)
-    return normalise_(new, T)
 
 # %% ../nbs/30_emission.ipynb #e015
 # kind → class, and name on the command line → how it is fitted;

@@ -24,7 +24,6 @@ from matplotlib.figure import Figure
 from .core import Refused, bpd, require, rng
 from .show import strip, table
 from .emission import Soft
-from .image import Image
 
 # %% ../nbs/51_inpainting.ipynb #c005
 def hiding(top:float, bottom:float, left:float, right:float) -> Callable:

@@ -78,12 +78,6 @@ def shape_k(self:Normals) -> Int[Tensor, "k"]:
     "The shape of each component."
     return torch.arange(self.n_heads, device=self.order.device)//(self.n_heads//self.shapes)
 
-@patch
-@torch.no_grad()
-def temper_(self:Normals, T:float):
-    "A normal to the power 1/T is one with T times the variance."
-    self.logs_kd += math.log(T)/2
-
 # %% ../nbs/33_normals.ipynb #n006
 @patch
 def unit(self:Normals) -> Float[Tensor, "g d e"]:

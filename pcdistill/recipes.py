@@ -45,7 +45,6 @@ class Recipe:
     clusters:int              # labels of a patch before anything grows
     family:str                # of the emission, a key of FAMILIES
     emission:FamilyConfig     # the family's own settings
-    latents:str='features'    # z: the 'features' cluster of a patch, or its own of the 'codes'
     autoregressive:bool=True  # fit an autoregressive code prior too, beside the simple ones
     n_train:int|None=None     # images used for training at most
     n_test:int|None=None      # test images scored at most (the first ones)
@@ -101,8 +100,8 @@ def checked(
     r:Recipe, # any
 ) -> Recipe:
     "The same recipe; refuses one that names what is not there."
-    sizes, latents = ('tiny', 'small', 'paper'), ('features', 'codes')
-    words = dict(teacher=TEACHERS, teacher_size=sizes, latents=latents, colour=COLOURS)
+    sizes = 'tiny', 'small', 'paper'
+    words = dict(teacher=TEACHERS, teacher_size=sizes, colour=COLOURS)
     for what, known in words.items():
         one_of(f'a {what}', getattr(r, what), known)
     return r

@@ -52,28 +52,24 @@ def prune_(
     module:nn.Module,                    # the circuit, or what contains circuits; changed in place
     log_prob:Callable[[Tensor], Tensor], # row indices → log-likelihoods of those rows
     n_rows:int,                          # rows in the data set
-    fraction:float=0.,                   # this share of the edges goes, least used first
-    below:float=0.,                      # and all that a row uses no more often, in the mean
+    below:float,                         # edges go that a row uses no more often, in the mean
     micro:int=1000,                      # rows at a time in memory
 ) -> Pruned:
     "Take out the edges of sums that are used least; every node keeps its most used one."
-    good = 0 <= fraction < 1 and below >= 0
-    require(good, f'wanted a fraction from 0 to 1 and a flow ≥ 0, got {fraction} and {below}')
+    require(below >= 0, f'wanted a flow ≥ 0, got {below}')
     with torch.enable_grad():
         flow, _ = flows(module, log_prob, n_rows, micro)
-    all_e = torch.cat([f[~p.isneginf()] for f, (p, _) in zip(flow, sums(module))])
-    if k := int(fraction*len(all_e)):
-        below = max(below, float(all_e.kthvalue(k).values))
-    edges, lost = 0, 0.
+    edges, of, lost = 0, 0, 0.
     for (p, dim), f in zip(sums(module), flow):
         use = torch.where(f.sum(dim, keepdim=True) > 0, f, p)         # without data, by weight
         best = use.argmax(dim, keepdim=True)
         goes = (~p.isneginf() & (f <= below)).scatter_(dim, best, False)
         edges += int(goes.sum())
+        of += int((~p.isneginf()).sum())
         lost += float(f[goes].double().sum())
         p.masked_fill_(goes, -torch.inf)
         p.copy_(p.log_softmax(dim))
-    return Pruned(edges, len(all_e), lost)
+    return Pruned(edges, of, lost)
 
 # %% ../nbs/27_resize.ipynb #c017
 def thin_(
@@ -81,7 +77,6 @@ def thin_(
     log_prob:Callable[[Tensor], Tensor], # row indices → log-likelihoods of those rows
     n_rows:int,                          # rows in the data set
     below:float,                         # input weights go that fewer rows use, in expectation
-    least:float=1e-4,                    # weight of the ways to state 0 and from it, at least
     micro:int=1000,                      # rows at a time in memory
 ) -> Circuit:
     "Take out the input weights that hardly any row uses; state 0 keeps all of its own."
@@ -96,7 +91,7 @@ def thin_(
         w_dvs[..., 0] = torch.logaddexp(w_dvs[..., 0], all_dv) - math.log(2)
         w_dvs.masked_fill_(goes_dvs, -torch.inf)
         for w in (edges_est[:, 0], edges_est[..., 0], root_rsk[:, 0]):
-            w.clamp_(min=math.log(least))
+            w.clamp_(min=math.log(1e-4)) # so that all can go there
         for w in (w_dvs, edges_est, root_rsk):
             w.copy_(w.log_softmax(1))
     return pc

@@ -79,14 +79,10 @@ def mutual_information(
     x_bd:Int[Tensor, "b d"], # integer data, values from 0
     bins:int=8,              # values are sorted into so many bins first
     chunk:int=64,            # variables at a time
-    near:int|None=None,      # only so many likely partners of each; None: all, or 16 of over 1,024
 ) -> Float[Tensor, "d d"]:
-    "Mutual information of pairs, in nats, from smoothed pair counts; 0 where not measured."
+    "Mutual information of pairs, in nats, from smoothed pair counts."
     z_bd = binned(x_bd, bins)
     b, d = z_bd.shape
-    near = near or (16 if d > 1024 else d)
-    if near < d-1:
-        return _near_information(z_bd, gaussian_mutual_information(x_bd), near)
     v = int(z_bd.max()) + 1
     hot_bdv = (z_bd[..., None]==torch.arange(v, device=z_bd.device)).float()
     a = 1/v**2                                             # one pseudo-observation a pair
@@ -97,25 +93,6 @@ def mutual_information(
         p_cvdw = rearrange(pair, '(c v) (d w) -> c v d w', v=v, w=v).add_(a).div_(b + 1)
         out.append(h_c[:, None] + h_d - entr(p_cvdw).sum((1, 3)))
     return torch.cat(out).clamp_min(0)
-
-# %% ../nbs/23_structure.ipynb #c010
-def _near_information(z_bd, g_dd, near, cells=1 << 22):
-    "Mutual information of likely partners only."
-    (b, d), v, dev = z_bd.shape, int(z_bd.max())+1, z_bd.device
-    a, first = 1/v**2, lambda n: torch.arange(n, device=dev)[:, None]
-    def count(at_nb, size):
-        return torch.bincount(at_nb.flatten(), minlength=len(at_nb)*size).view(-1, size)
-    partner_dn = g_dd.fill_diagonal_(-1).topk(near, dim=1).indices
-    pair_p2 = torch.stack([first(d).expand_as(partner_dn), partner_dn], -1).flatten(0, 1)
-    pair_p2 = pair_p2.sort(1).values.unique(dim=0)
-    z_db = z_bd.T.contiguous()
-    h_d = entr((count(z_db + first(d)*v, v) + a*v)/(b + 1)).sum(1)
-    out_dd = torch.zeros(d, d, device=dev)
-    for i, j in (pairs.T for pairs in pair_p2.split(max(1, cells//b))):
-        at_pb = (z_db[i]*v).add_(z_db[j]).add_(first(len(i))*v*v)
-        p_pc = (count(at_pb, v*v) + a)/(b + 1)
-        out_dd[i, j] = (h_d[i] + h_d[j] - entr(p_pc).sum(1)).clamp_min(0)
-    return out_dd + out_dd.T
 
 # %% ../nbs/23_structure.ipynb #c012
 def chow_liu(

@@ -62,7 +62,6 @@ class Saved(nn.Module):
 class Teacher(Saved):
     "Turns images into codes, and may say how likely an image is, given its codes."
     has_likelihood = False # is there a log_cond, and so a bound?
-    exact = False          # is there a log_prob(x_bchw), all codes summed out, in nats?
     trained = False        # is it made by `train`?
 
     def __init__(self, config, shape:tuple[int,int,int]):
@@ -90,10 +89,6 @@ class Teacher(Saved):
         "log t(x | h(x)) in nats."
         raise Refused(f"wanted log t(x | h(x)), but a teacher of kind '{self.kind}' "
                       "has no likelihood; take its features or codes")
-
-    def own_prior(self):
-        "The prior of its codes that it was fitted with, if any."
-        return None
 
     @classmethod
     def preset(cls, size:str, patch:int, K:int):
@@ -129,8 +124,7 @@ class Sizes:
 class Bound(NamedTuple):
     "A teacher's lower bound on log t(x), term by term, in nats per image."
     conditional_b:Tensor    # log t(x | h(x))
-    codes_uniform_b:Tensor  # log t(h(x)), all code strings alike
-    codes_prior_b:Tensor    # log t(h(x)) under the fitted prior
+    codes_prior_b:Tensor    # log t(h(x)) under the prior
 
 def uniform_prior(
     n_codes:tuple[int,...], # alphabet of each code position
@@ -148,9 +142,9 @@ def bound(
     "The terms of L_T(x) for each image."
     def terms(x):
         cond_b = teacher.log_cond(x)
-        uni_b = torch.full_like(cond_b, uniform_prior(teacher.n_codes))
-        codes_b = prior.log_prob(teacher.codes(x)) if prior else uni_b
-        return torch.stack([cond_b, uni_b, codes_b], 1)
+        uniform_b = torch.full_like(cond_b, uniform_prior(teacher.n_codes))
+        codes_b = prior.log_prob(teacher.codes(x)) if prior else uniform_b
+        return torch.stack([cond_b, codes_b], 1)
     return Bound(*spread(terms, batch, x_bchw).unbind(1))
 
 # %% ../nbs/40_teacher.ipynb #c037

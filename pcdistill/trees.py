@@ -20,7 +20,7 @@ from .core import require
 from .ranks import agreed
 from .runs import resumable
 from .clusters import kmeans, assign
-from .inputs import KINDS, Categorical, discrete
+from .inputs import discrete
 from .structure import Tree, chow_liu, mutual_information
 from .circuit import Circuit, mix_up, new_values, pick
 from .em import fit
@@ -216,17 +216,6 @@ def draw(self:Trees, x_xd, seen_xd, k_x, gen, soft=None) -> Int[Tensor, "x d"]:
     state_ux = self.pc.descend(lp_uxs, gen, self.live_k[k_x])
     return new_values(self.pc, x_xd, seen_xd, state_ux, values)
 
-# %% ../nbs/31_trees.ipynb #t013
-@patch
-@torch.no_grad()
-def temper_(self:Trees, T:float):
-    "Inputs of any kind become tables, whose weights are then tempered like all others."
-    inputs = self.pc.inputs
-    if inputs.kind!='categorical':
-        table = Categorical(inputs.n_vars, self.n_values, self.pc.n_states, torch.Generator())
-        table.logp_dvs.copy_(inputs.log_pmf())
-        self.pc.inputs = table.to(self.pc.root_rsk)
-
 # %% ../nbs/31_trees.ipynb #t015
 # each table of a single tree, that of all trees, and where the first is in the second
 def _shared(e:Trees, c:int, one:Trees) -> Iterator[tuple[Tensor, Tensor, tuple]]:
@@ -314,7 +303,7 @@ class TreesConfig(FamilyConfig):
     "How trees are made and trained."
     states:int=32             # states of a latent
     own:bool=False            # each label has a tree, latents, and inputs of its own
-    inputs:str='categorical'  # or 'logistic', 'binomial'
+    inputs:str='categorical'  # or 'logistic'
     epochs:int=4              # passes over the labelled patches
     micro:int=4096            # patches at a time in memory
     lr_end:float=.1           # last EM step (the first is 1)

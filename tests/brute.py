@@ -7,7 +7,7 @@ from typing import NamedTuple
 import functools, itertools, json
 import torch
 from torch import Tensor
-from pcdistill.circuit import Circuit, from_spec
+from pcdistill.circuit import Circuit, from_spec, of_head
 from pcdistill.core import rng
 from pcdistill.inputs import Categorical, from_spec as input_from_spec
 from pcdistill.structure import Tree, binary_tree, chain, chow_liu, generations
@@ -227,3 +227,8 @@ def graph_table(pc:Circuit) -> tuple[Tensor, Tensor]:
     "Every assignment, and its probability under each head of each root."
     x_xd = every(pc.inputs.log_pmf().shape[1], pc.n_vars)
     return x_xd, recursion(pc, unit_evidence(pc, x_xd), log_weights(pc)).exp()
+
+def flows(pc, x_bd, seen_bd=None, head_b=None):
+    "p(input's latent in state s | evidence), [row b s] in the order of the parameters: the gradient of log p at the evidence."
+    lp_ubs = pc.evidence(x_bd, seen_bd).detach().requires_grad_()
+    return pc.by_row(torch.autograd.grad(of_head(pc.root_value(lp_ubs), head_b).sum(), lp_ubs)[0])

@@ -7,7 +7,6 @@ from pcdistill.circuit import Circuit, from_spec, sample, soft_posterior
 from pcdistill.core import Refused, rng
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.extra.graphs import GraphCircuit, log_mix, poon_domingos, quad_graph, quad_tree, random_tree, regions
-from pcdistill.extra.posterior import conditional, expectation, posterior, state_posterior
 from pcdistill.extra.sums import cp
 from pcdistill.structure import Tree, binary_tree, chain, chow_liu, mutual_information
 
@@ -33,56 +32,11 @@ def test_marginal_is_sum_over_completions(kind, seed):
     assert pc(x_bd[:0]).shape==(0, pc.n_heads)
 
 @everywhere
-def test_conditional_is_ratio_of_sums(kind, seed):
-    (pc, t), gen = case(kind, seed), rng(seed+200)
-    x_bd, given_bd = brute.some_rows(pc, 40, gen)
-    query_bd = ~given_bd & (torch.rand(given_bd.shape, generator=gen) < .6)
-    exact = brute.marginal(t, x_bd, given_bd | query_bd) / brute.marginal(t, x_bd, given_bd)
-    assert torch.allclose(conditional(pc, x_bd, query_bd, given_bd).double(), exact.log(), atol=1e-4)
-
-@everywhere
-def test_posterior_of_every_variable(kind, seed):
-    (pc, t), gen = case(kind, seed), rng(seed+300)
-    x_bd, seen_bd = brute.some_rows(pc, 20, gen)
-    head_b = torch.randint(0, pc.n_heads, (20,), generator=gen)
-    got_bdv = posterior(pc, x_bd, seen_bd, head_b)
-    for d in range(x_bd.shape[1]):
-        others_bd = seen_bd.clone(); others_bd[:, d] = False
-        w_bx = brute.agree(t, x_bd, others_bd) * t.p_xk.T[head_b]
-        exact_bv = torch.stack([w_bx[:, t.x_xd[:, d]==v].sum(1) for v in range(pc.inputs.n_values)], 1) / w_bx.sum(1, keepdim=True)
-        assert torch.allclose(got_bdv[:, d].double(), exact_bv, atol=1e-5)
-
-@everywhere
-def test_posterior_where_own_evidence_rules_states_out(kind, seed):
-    "Values some states cannot give; and states known for certain: what the others say is still exact."
-    pc, gen = circuit_of(kind, seed), rng(seed+350)
-    with torch.no_grad():
-        no_dvs = torch.rand(pc.inputs.logp_dvs.shape, generator=gen) < .3; no_dvs[:, 0] = False     # value 0 is always possible
-        pc.inputs.logp_dvs.copy_(pc.inputs.logp_dvs.masked_fill(no_dvs, -torch.inf).log_softmax(1))
-    t = write_out(pc); possible = t.x_xd[t.p_xk[:, 0] > 0]
-    x_bd = possible[torch.randint(0, len(possible), (15,), generator=gen)]
-    got_bdv = posterior(pc, x_bd)
-    for d in range(x_bd.shape[1]):
-        others_bd = torch.ones_like(x_bd, dtype=torch.bool); others_bd[:, d] = False
-        w_bx = brute.agree(t, x_bd, others_bd) * t.p_xk[:, 0]
-        exact_bv = torch.stack([w_bx[:, t.x_xd[:, d]==v].sum(1) for v in range(pc.inputs.n_values)], 1) / w_bx.sum(1, keepdim=True)
-        assert torch.allclose(got_bdv[:, d].double(), exact_bv, atol=1e-5)
-    soft = Circuit(pc.tree, Evidence(len(pc.tree.host), pc.n_states), 1, gen)
-    z_zl, p_zk = brute.latents(soft); host = torch.tensor(soft.tree.host)
-    z_bd = z_zl[:, host][torch.randint(0, len(z_zl), (5,), generator=gen)]
-    got_bds = state_posterior(soft, one_hot_evidence(z_bd, pc.n_states))[1].transpose(0, 1)
-    for d in range(len(host)):
-        ok_bz = torch.stack([(z_zl[:, host]==z_bd[:, None])[:, :, c] for c in range(len(host)) if c != d] or [torch.ones(5, len(z_zl)).bool()]).all(0)
-        w_bz = ok_bz * p_zk[:, 0]
-        exact_bs = torch.stack([w_bz[:, z_zl[:, host[d]]==s].sum(1) for s in range(pc.n_states)], 1) / w_bz.sum(1, keepdim=True)
-        assert torch.allclose(got_bds[:, d].double(), exact_bs, atol=1e-5)
-
-@everywhere
 def test_posterior_of_every_latent(kind, seed):
     (pc, t), gen = case(kind, seed), rng(seed+400)
     x_bd, seen_bd = brute.some_rows(pc, 20, gen)
     head_b = torch.randint(0, pc.n_heads, (20,), generator=gen)
-    flow_dbs, _ = state_posterior(pc, x_bd, seen_bd, head_b)
+    flow_dbs = brute.flows(pc, x_bd, seen_bd, head_b)
     w_bz = brute.agree(t, x_bd, seen_bd) @ t.p_xz * t.p_zk.T[head_b]
     w_bz /= w_bz.sum(1, keepdim=True)
     for v in range(len(pc.tree.host)):
@@ -151,7 +105,6 @@ def test_impossible_evidence(kind, seed):
     seen = torch.ones(1, t.x_xd.shape[1], dtype=torch.bool); seen[0, v] = False       # hidden, it is possible again
     assert torch.isfinite(pc(t.x_xd[never][:1], seen)).all()
     if torch.isneginf(lp_xk[never]).any():
-        with pytest.raises(Refused, match='positive probability'): posterior(pc, t.x_xd[never][:1])
         with pytest.raises(Refused, match='positive probability'): sample(pc, t.x_xd[never][:1], ~seen, rng(0))
 
 @everywhere
@@ -179,7 +132,7 @@ def test_three_thousand_variables(tree):
     pc = Circuit(tree, Categorical(len(tree.host), 256, 4, rng(0)), 1, rng(1))
     x_bd = torch.randint(0, 256, (2, len(tree.host)), generator=rng(2))
     assert torch.allclose(pc(x_bd).double(), copy.deepcopy(pc).double()(x_bd), rtol=1e-5)
-    flow_dbs, _ = state_posterior(pc, x_bd)
+    flow_dbs = brute.flows(pc, x_bd)
     assert torch.allclose(flow_dbs.sum(-1), torch.ones(flow_dbs.shape[:2]), atol=1e-3)
 
 @pytest.mark.parametrize('seed', range(6))
@@ -213,7 +166,6 @@ def test_refusals_name_the_axis(unchecked, refuses):
     refuses(lambda: pc(x-1), '0 to 3', '-1')
     refuses(lambda: pc(x, seen[:, :2]), 'mask of shape [2, 3]', '[2, 2]')
     refuses(lambda: pc(x, seen[:1]), 'mask of shape [2, 3]', '[1, 3]')
-    refuses(lambda: conditional(pc, x, seen, seen), 'different variables')
     refuses(lambda: Circuit(chain(3), Categorical(2, 4, 2, rng(0)), 1, rng(0)), '3 variables of the structure')
     refuses(lambda: soft(torch.zeros(2, 3, 4)), '2 states')
     refuses(lambda: soft(torch.zeros(2, 2, 2)), '3 variables')
@@ -226,12 +178,12 @@ def test_what_is_no_tensor_no_mask_no_head_is_refused(unchecked, refuses):
     pc, soft = Circuit(chain(3), Categorical(3, 4, 2, rng(0)), 2, rng(1)), Circuit(chain(3), Evidence(3, 2), 1, rng(0))
     x, seen = torch.zeros(2, 3).long(), torch.ones(2, 3).bool()
     for bad in (x.tolist(), x.numpy(), None, 'x'):
-        refuses(lambda: pc(bad), 'wanted data', type(bad).__name__); refuses(lambda: posterior(pc, bad, seen), 'wanted data')
+        refuses(lambda: pc(bad), 'wanted data', type(bad).__name__)
         with torch.no_grad(): refuses(lambda: pc(bad), 'wanted data')
     for bad in (seen.long(), seen.float(), seen.tolist(), seen.numpy()):
-        for ask in (lambda: pc(x, bad), lambda: posterior(pc, x, bad), lambda: sample(pc, x, bad, rng(0)), lambda: pc.inputs(x, bad)): refuses(ask, 'mask', 'True and False')
+        for ask in (lambda: pc(x, bad), lambda: sample(pc, x, bad, rng(0)), lambda: pc.inputs(x, bad)): refuses(ask, 'mask', 'True and False')
     for head_b in (torch.tensor([0, 2]), torch.tensor([-1, 0]), torch.tensor([0]), torch.zeros(2), [0, 0], 0):
-        for ask in (lambda: posterior(pc, x, seen, head_b), lambda: expectation(pc, x, seen, head_b), lambda: sample(pc, x, seen, rng(0), head_b)): refuses(ask, 'head')
+        refuses(lambda: sample(pc, x, seen, rng(0), head_b), 'head')
     for dtype in (torch.half, torch.bfloat16): refuses(lambda: copy.deepcopy(pc).to(dtype)(x), 'float32 or float64', str(dtype))
     refuses(lambda: soft(torch.zeros(2, 3, 2).half()), 'float32 or float64'); refuses(lambda: soft([[0.]]), 'list'); refuses(lambda: soft(torch.zeros(2, 3, 2).long()), 'log-evidence')
 
@@ -240,8 +192,8 @@ def test_queries_within_inference_mode():
     x_bd, seen_bd = brute.some_rows(pc, 9, rng(0)); lp_bnk = torch.randn(5, 3, 2, generator=rng(1))
     with torch.inference_mode():
         again, mask, lp = x_bd.clone(), seen_bd.clone(), lp_bnk.clone()
-        got = posterior(pc, again, mask), expectation(pc, again, mask).variance, soft_posterior(soft, lp), sample(pc, again, mask, rng(2))
-    want = posterior(pc, x_bd, seen_bd), expectation(pc, x_bd, seen_bd).variance, soft_posterior(soft, lp_bnk), sample(pc, x_bd, seen_bd, rng(2))
+        got = pc(again, mask), soft_posterior(soft, lp), sample(pc, again, mask, rng(2))
+    want = pc(x_bd, seen_bd), soft_posterior(soft, lp_bnk), sample(pc, x_bd, seen_bd, rng(2))
     assert all(map(torch.equal, got, want))
 
 def test_structures_of_nothing_and_information_that_is_none_are_refused(unchecked, refuses):

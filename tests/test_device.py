@@ -12,7 +12,6 @@ from pcdistill.data import images
 from pcdistill.either import Either
 from pcdistill.em import EM, fit
 from pcdistill.emission import Soft, moments_of_rows
-from pcdistill.extra.posterior import posterior
 from pcdistill.extra.predicted import Predicted
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.innovations import InnovationsConfig, fit_innovations, fit_network
@@ -55,7 +54,7 @@ def test_circuits(kind):
     x, seen = torch.randint(0, V, (9, n), generator=rng(3)), torch.rand(9, n, generator=rng(4)) < .5
     with far_away():
         far, y, shown = copy.deepcopy(pc).to(FAR), x.to(FAR), seen.to(FAR)
-        alike(pc(x, seen), far(y, shown)); alike(posterior(pc, x, seen), posterior(far, y, shown))
+        alike(pc(x, seen), far(y, shown)); alike(brute.flows(pc, x, seen), brute.flows(far, y, shown))
         drawn = sample(far, y, shown, rng(5, FAR))
         assert torch.equal(drawn[shown].cpu(), x[seen])
         for c, rows in ((pc, x), (far, y)): (-c(rows).sum()).backward(); EM(c, .5, .1).step()

@@ -4,7 +4,7 @@ import pytest, torch
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.either import PARTITIONS, Either, SquaresConfig, fit_squares, piece_order, places, square_order
-from pcdistill.emission import Labelled, Soft, from_spec, tempered
+from pcdistill.emission import Labelled, Soft, from_spec
 from pcdistill.extra.checks import check_emission
 from pcdistill.extra.predicted import UNIT, Predicted, PredictedConfig, fit_predicted
 from pcdistill.inputs import Evidence
@@ -86,21 +86,6 @@ def test_every_row_has_a_probability():
     coder, lp, w = e.double().coder(4), 0., torch.zeros(4, 4).double()
     for d in range(6): lp = lp + coder.table(w).gather(1, x[:, d, None])[:, 0].log(); coder.tell(x[:, d])
     assert torch.allclose(lp, (e(x).double() - math.log(4)).logsumexp(1), atol=1e-4)
-
-def test_temperature():
-    for name in ('logistic', 'one_tree', 'normals', 'square'):
-        e = SMALL[name](); k = torch.zeros(2000, dtype=torch.long); nothing = torch.zeros(2000, e.n_vars, dtype=torch.long)
-        spread = lambda T: tempered(e, T).draw(nothing, nothing > 0, k, rng(0)).float().var(0).sum().item()
-        assert spread(.3) < spread(1.) < spread(3.), name
-    lp = trees(inputs='logistic').pc.inputs.log_pmf(); hot = tempered(trees(inputs='logistic'), 2.).pc.inputs.log_pmf()
-    assert torch.allclose(hot, (lp/2).log_softmax(1), atol=1e-5)
-
-def test_temperature_leaves_heads_without_any_weight_as_they_are():
-    e = trees((2, 1), (3, 2)); x = torch.zeros(2, 3, dtype=torch.long); seen = x > 0; seen[0, 0] = True; w = torch.ones(2, 3)/3
-    want = tempered(e, .5)
-    with torch.no_grad(): e.pc.root_rsk[1, :, 1] = -torch.inf # a column that is no head: the second tree has one only
-    got = tempered(e, .5); assert not got.pc.root_rsk.isnan().any() and got.pc.root_rsk[1, :, 1].isneginf().all()
-    assert torch.equal(got(x, seen), want(x, seen)) and torch.equal(got.marginals(x, seen, w), want.marginals(x, seen, w))
 
 @pytest.mark.parametrize('fit,config', [(fit_trees, TreesConfig(states=4, epochs=3, batch=200)), (fit_trees, TreesConfig(states=4, own=True)), (fit_trees, TreesConfig(states=4, inputs='logistic')), (fit_predicted, PredictedConfig(states=4)), (fit_predicted, PredictedConfig(states=4, own=True)),
                                         (fit_normals, NormalsConfig(scales=2, epochs=3)), (fit_squares, SquaresConfig(halves=4, quarters=4, epochs=2, batch=200, heads=2))])

@@ -37,7 +37,7 @@ def ledger(image, x, z_bn, b:Bound):
 
 def some_bound(n:int, seed:int) -> Bound:
     cond, prior = -20*torch.rand(2, n, generator=rng(seed))
-    return Bound(cond, prior - 1, prior)
+    return Bound(cond, prior)
 
 @pytest.mark.parametrize('seed', range(6))
 def test_ledger_by_enumeration(seed):

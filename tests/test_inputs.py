@@ -6,17 +6,15 @@ from scipy.optimize import minimize
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
-from pcdistill.extra.inputs import Binomial
 from pcdistill.extra.optimizers import OnLogits
-from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table
-from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence, table_moments
+from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table, table_moments
+from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence
 from pcdistill.structure import chain
 
 D, S = 3, 4
 MAKE = {
     'categorical': lambda gen: Categorical(D, 6, S, gen),
     'two_values': lambda gen: Categorical(D, 2, S, gen),
-    'binomial': lambda gen: Binomial(D, 9, S, gen),
     'logistic': lambda gen: DiscretisedLogistic(D, 12, S, gen),
     'logistic_2_values': lambda gen: DiscretisedLogistic(D, 2, S, gen),
 }
@@ -58,10 +56,6 @@ def test_forward_is_the_probability(name, seed):
     inp = input_of(name, seed); x_bd, _ = data_of(inp, 40, seed); lp_dbs = inp(x_bd)
     exact = torch.stack([torch.stack([inp.log_pmf()[d, x] for x in x_bd[:, d]]) for d in range(D)])
     assert torch.allclose(lp_dbs, exact, atol=1e-12)
-    v_v1 = torch.arange(getattr(inp, 'n_values', 1)).double()[:, None]
-    if name=='binomial':
-        throws = torch.distributions.Binomial(inp.n_values-1, probs=inp.logp_d2s[:, 1:].exp())
-        assert torch.allclose(inp.log_pmf(), throws.log_prob(v_v1), atol=1e-9)
     if name.startswith('logistic'):
         cdf = lambda v: torch.sigmoid((v[:, None] - inp.mu_ds)/inp.log_s_ds.exp()).movedim(0, 1)        # [d v s]
         e = torch.cat([torch.tensor([-torch.inf]), torch.arange(inp.n_values-1) + .5, torch.tensor([torch.inf])]).double()[:, None]
@@ -121,13 +115,9 @@ def test_impossible_values_are_never_drawn(seed):
     assert (inp(x_bd).gather(2, state_db[..., None]) > -torch.inf).all()
 
 @everything
-def test_mode_best_and_moments(name, seed):
+def test_moments(name, seed):
     inp = input_of(name, seed); mean_ds, var_ds = table_moments(inp.log_pmf().exp())
-    state_db = torch.cartesian_prod(*[torch.arange(S)]*D).T; x_bd = inp.mode(state_db)
-    lp_db = inp(x_bd).gather(2, state_db[..., None])[..., 0]
-    assert torch.allclose(lp_db, inp.best().gather(1, state_db))                                                      # best is reached …
     near = torch.arange(inp.n_values)[:, None].expand(-1, D)
-    assert (inp(near) <= inp.best()[:, None] + 1e-12).all()                                                           # … and never beaten
     p_dvs, v = inp(near).exp(), near[:, 0].double()
     p_dvs = p_dvs/p_dvs.sum(1, keepdim=True)
     exact = torch.einsum('v,dvs->ds', v, p_dvs); assert torch.allclose(mean_ds, exact, atol=1e-6)
@@ -142,10 +132,10 @@ def test_gradients_are_right(name, seed):
     names = [n for n, _ in inp.named_parameters()]
     f = lambda *ps: torch.func.functional_call(inp, dict(zip(names, ps)), (x_bd, seen_bd, row_d))
     p = tuple(q.detach().clone() for q in inp.parameters())
-    assert torch.autograd.gradcheck(f, tuple(q.requires_grad_() for q in p))
+    assert torch.autograd.gradcheck(f, tuple(q.requires_grad_() for q in p), check_undefined_grad=False)
 
 @pytest.mark.parametrize('seed', SEEDS)
-@pytest.mark.parametrize('name', ['categorical', 'two_values', 'binomial', 'evidence'])
+@pytest.mark.parametrize('name', ['categorical', 'two_values', 'evidence'])
 def test_probability_zero_is_never_nan(name, seed):
     "Impossible values under some or all states: −∞ forward, finite backward, alone and in a circuit; EM goes on."
     gen = rng(seed); inp = Evidence(D, S) if name=='evidence' else MAKE[name](gen)
@@ -163,16 +153,13 @@ def test_probability_zero_is_never_nan(name, seed):
 
 def em_step_(inp, **how): EM(inp, **how).step()
 
-@each(['categorical', 'two_values', 'binomial'])
+@each(['categorical', 'two_values'])
 def test_m_step_is_the_weighted_maximum(name, seed):
     "One step: the closed form, and no neighbour is better."
     inp = input_of(name, seed); x_bd, _ = data_of(inp, 30, seed); w_dbs = torch.rand(D, 30, S, generator=rng(seed), dtype=torch.double)
     weighted(inp, x_bd, w_dbs); em_step_(inp)
-    mean_ds = torch.einsum('bd,dbs->ds', x_bd.double(), w_dbs)/w_dbs.sum(1)
-    if name in ('categorical', 'two_values'):
-        count_dvs = torch.einsum('bdv,dbs->dvs', nn.functional.one_hot(x_bd, inp.n_values).double(), w_dbs)
-        assert torch.allclose(inp.log_pmf().exp(), count_dvs/w_dbs.sum(1)[:, None], atol=1e-12)
-    else: assert torch.allclose(inp.logp_d2s[:, 1].exp(), mean_ds/(inp.n_values-1), atol=1e-12)
+    count_dvs = torch.einsum('bdv,dbs->dvs', nn.functional.one_hot(x_bd, inp.n_values).double(), w_dbs)
+    assert torch.allclose(inp.log_pmf().exp(), count_dvs/w_dbs.sum(1)[:, None], atol=1e-12)
     q = lambda m: (m(x_bd)*w_dbs).sum((1,)).detach(); top_ds, gen = q(inp), rng(seed+5)
     for _ in range(50):
         other = copy.deepcopy(inp)
@@ -213,13 +200,6 @@ def test_em_inside_a_circuit(name, seed):
     assert all(b >= a - 1e-6 for a, b in itertools.pairwise(lls)) and lls[-1] > lls[0] + 1, lls
     history = fit(pc, lambda rows: pc(x_bd[rows], seen_bd[rows])[:, 0], 60, rng(seed), epochs=3, batch=20, micro=7, pseudocount=.1, progress=False)
     assert all(map(math.isfinite, history))
-
-@each(['binomial'])
-def test_mean_parameters_move_a_fraction(name, seed):
-    inp = input_of(name, seed); x_bd, _ = data_of(inp, 30, seed); w_dbs = torch.rand(D, 30, S, generator=rng(seed), dtype=torch.double)
-    mean = lambda m: table_moments(m.log_pmf().exp())[0]; before = copy.deepcopy(inp)
-    weighted(inp, x_bd, w_dbs); em_step_(inp, lr=.3)
-    assert torch.allclose(mean(inp), .7*mean(before) + .3*torch.einsum('bd,dbs->ds', x_bd.double(), w_dbs)/w_dbs.sum(1), atol=1e-10)
 
 @logistic
 def test_mini_batch_goes_part_of_the_way(name, seed):

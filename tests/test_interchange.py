@@ -4,7 +4,7 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM
 from pcdistill.inputs import Categorical, Evidence
-from pcdistill.extra.interchange import assemble, load_circuit, peer, save_circuit, to_cirkit, to_pyjuice, value_table
+from pcdistill.extra.interchange import assemble, peer, to_cirkit, to_pyjuice, value_table
 from pcdistill.runs import save
 from pcdistill.extra.graphs import quad_tree, random_tree
 from pcdistill.structure import Tree, binary_tree, chain
@@ -48,32 +48,6 @@ def test_only_trees_with_discrete_inputs(refuses):
     refuses(lambda: part_by_part(two, None), 'one tree', 'got one of 2')
 
 # --- one file
-
-@each
-def test_a_circuit_comes_back_to_the_bit(tmp_path, tree):
-    pc, x_bd = made(tree)
-    back = load_circuit(save_circuit(tmp_path/'pc.safetensors', pc))
-    assert torch.equal(back(x_bd), pc(x_bd)) and back.spec()==pc.spec()
-    (-back(x_bd).sum()).backward(); EM(back, 1.).step()          # and can be trained further
-    assert back(x_bd).sum() > pc(x_bd).sum()
-
-def test_precision_and_kind_of_inputs_are_kept(tmp_path):
-    pc = Circuit(chain(4), Evidence(4, 3), 2, rng(1)).double()
-    back = load_circuit(save_circuit(tmp_path/'pc', pc))
-    lp_bds = torch.randn(5, 4, 3, generator=rng(2)).double()
-    assert back.edges_est.dtype==torch.float64 and torch.equal(back(lp_bds), pc(lp_bds))
-
-def test_files_that_are_not_circuits(tmp_path, refuses):
-    pc, _ = made(chain(3)); whole = save_circuit(tmp_path/'whole', pc).read_bytes()
-    refuses(lambda: load_circuit(tmp_path/'none'), 'there is none')
-    for n in (0, 7, 200, len(whole)-1):
-        (tmp_path/'cut').write_bytes(whole[:n]); refuses(lambda: load_circuit(tmp_path/'cut'), 'cut short')
-    t, spec = pc.state_dict(), pc.spec()
-    first = next(iter(t))
-    wrong = [({}, spec), (t | {'more': torch.zeros(1)}, spec), (t | {first: t[first][:-1]}, spec), (t, made(chain(4))[0].spec()), (t, 'a string'), (t, None),
-             (t, spec | {'inputs': {'kind': 'unheard of'}}), (t, {k: v for k, v in spec.items() if k!='n_heads'}), (t, spec | dict(parent=[1, 0, 0]))]
-    for tensors, s in wrong: refuses(lambda: load_circuit(save(tmp_path/'x', tensors, dict(circuit=s))), 'fit')
-    for meta in ({}, {'recipe': 1}): refuses(lambda: load_circuit(save(tmp_path/'x', t, meta)), 'something else')
 
 # --- other libraries
 

@@ -2,21 +2,16 @@
 import itertools, json
 import pytest, torch
 import brute
-from pcdistill.circuit import Circuit, from_spec, sample
+from pcdistill.circuit import Circuit, sample
 from pcdistill.core import Refused, rng
-from pcdistill.extra.completion import deterministic, most_likely
-from pcdistill.extra.divergences import cross_entropy, information, kl, overlap
 from pcdistill.extra.graphs import GraphCircuit, RegionGraph, quad_graph, quad_tree
-from pcdistill.extra.inputs import Binomial
 from pcdistill.extra.logistic import DiscretisedLogistic
-from pcdistill.extra.posterior import conditional, entropy, expectation, posterior
 from pcdistill.extra.sums import monarch, tucker
 from pcdistill.inputs import Categorical
-from pcdistill.structure import chain, chow_liu, mutual_information
+from pcdistill.structure import chain, chow_liu, gaussian_mutual_information
 
 CASES = [(k, s, seed) for k in brute.GRAPHS for s in brute.SUMS for seed in range(12)] + [(k, 'dense', seed) for k in brute.FORESTS for seed in range(12)] + [(k, 'dense', seed) for k in brute.KINDS for seed in range(100, 116)]
-FAMILIES = dict(binomial=lambda n, S, gen: Binomial(n, 3, S, gen),
-                logistic=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen))
+FAMILIES = dict(logistic=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen))
 CASES += [(k, f, seed) for k in ('rat', 'quad_graph', 'hand_graph', 'tied', 'forest') for f in FAMILIES for seed in range(200, 204)]
 anywhere = pytest.mark.parametrize('kind,sums,seed', CASES)
 
@@ -36,34 +31,15 @@ def possible_rows(x_xd, p_xk, n, gen):
 
 @anywhere
 def test_every_query(kind, sums, seed):
-    pc, x_xd, p_xk = make(kind, sums, seed); gen = rng(seed+1); D = x_xd.shape[1]; V = int(x_xd.max())+1
+    pc, x_xd, p_xk = make(kind, sums, seed); gen = rng(seed+1)
     got_xk = pc(x_xd).detach().double()
     assert torch.allclose(got_xk.exp().sum(0), torch.ones(p_xk.shape[1]).double(), atol=1e-5)                    # mass
     assert torch.allclose(got_xk.exp(), p_xk, atol=1e-6, rtol=1e-4)                                              # every assignment
     x_bd, seen_bd, head_b = possible_rows(x_xd, p_xk, 6, gen); seen_bd[0] = False; seen_bd[1] = True
     w_bx = agree(x_xd, x_bd, seen_bd)*p_xk.T[head_b]; m_b = w_bx.sum(1)
     assert torch.allclose(pc(x_bd, seen_bd).detach().double().gather(1, head_b[:, None])[:, 0], m_b.log(), atol=1e-4)   # marginals
-    more_bd = seen_bd | (torch.rand(seen_bd.shape, generator=gen) < .5)
-    cond = (agree(x_xd, x_bd, more_bd)*p_xk.T[head_b]).sum(1)/m_b
-    assert torch.allclose(conditional(pc, x_bd, more_bd & ~seen_bd, seen_bd).double().gather(1, head_b[:, None])[:, 0], cond.log(), atol=1e-4)
     r_bk = agree(x_xd, x_bd, seen_bd) @ p_xk
     assert torch.allclose(pc(x_bd, seen_bd).softmax(1).double(), r_bk/r_bk.sum(1, keepdim=True), atol=1e-5)
-    p_bdv, mean_var, h_bd = posterior(pc, x_bd, seen_bd, head_b).double(), expectation(pc, x_bd, seen_bd, head_b), entropy(pc, x_bd, seen_bd, head_b)
-    for d in range(D):
-        others = seen_bd.clone(); others[:, d] = False
-        w = agree(x_xd, x_bd, others)*p_xk.T[head_b]
-        q_bv = torch.stack([w[:, x_xd[:, d]==v].sum(1) for v in range(V)], 1); q_bv /= q_bv.sum(1, keepdim=True)
-        assert torch.allclose(p_bdv[:, d], q_bv, atol=1e-5)
-        hid = ~seen_bd[:, d]; v = torch.arange(V).double(); mu = q_bv @ v
-        assert torch.allclose(mean_var.mean[hid, d].double(), mu[hid], atol=1e-4) and torch.allclose(mean_var.variance[hid, d].double(), (q_bv @ v**2 - mu**2)[hid], atol=1e-3)
-        assert torch.allclose(h_bd[hid, d].double(), torch.special.entr(q_bv).sum(1)[hid], atol=1e-4)
-    assert (mean_var.mean[seen_bd]==x_bd[seen_bd]).all() and (mean_var.variance[seen_bd]==0).all() and (h_bd[seen_bd]==0).all()
-    done = most_likely(pc, x_bd, seen_bd, head_b)                                                                   # completions
-    best_b = w_bx.amax(1).log()
-    own = pc(done.x).detach().gather(1, head_b[:, None])[:, 0]
-    assert (done.x[seen_bd]==x_bd[seen_bd]).all() and torch.allclose(done.log_p, own, atol=1e-5)
-    assert (done.bound.double() >= best_b - 1e-4).all() and (done.log_p.double() <= best_b + 1e-4).all()
-    assert torch.allclose(done.log_p[done.exact].double(), best_b[done.exact], atol=1e-4)
 
 @pytest.mark.parametrize('kind,sums,seed', CASES[::3])
 def test_counts_are_the_gradient_of_the_definition(kind, sums, seed):
@@ -86,39 +62,6 @@ def test_samples(kind, sums, seed, n=6000):
         rare = w_x*n < 20
         p, c = torch.cat([w_x[~rare], w_x[rare].sum()[None]]), torch.cat([count[~rare], count[rare].sum()[None]])
         assert ((c/n - p).abs() <= 4.5*(p*(1-p)/n).sqrt() + 1e-4).all()
-
-@pytest.mark.parametrize('kind,sums,seed', CASES[::6])
-def test_information_and_divergences(kind, sums, seed):
-    pc, x_xd, p_xk = make(kind, sums, seed); gen = rng(seed+4); V = int(x_xd.max())+1
-    x_bd, seen_bd, head_b = possible_rows(x_xd, p_xk, 3, gen); d = brute.integer(0, x_xd.shape[1]-1, gen); seen_bd[:, d] = False
-    got = information(pc, x_bd, seen_bd, d, head_b).double()
-    w_bx = agree(x_xd, x_bd, seen_bd)*p_xk.T[head_b]; w_bx /= w_bx.sum(1, keepdim=True)
-    for j in range(x_xd.shape[1]):
-        if j==d: continue
-        pair = torch.stack([torch.stack([w_bx[:, (x_xd[:, d]==u) & (x_xd[:, j]==v)].sum(1) for v in range(V)], 1) for u in range(V)], 1)
-        mi = torch.special.xlogy(pair, pair/(pair.sum(1, keepdim=True)*pair.sum(2, keepdim=True)).clamp_min(1e-300)).sum((1, 2))
-        assert torch.allclose(got[:, j], torch.where(seen_bd[:, j], 0, mi), atol=1e-4)
-    other = brute.again(pc)
-    with torch.no_grad():
-        for m in (other, other.inputs):
-            for name, axis in m.normalised.items(): t = getattr(m, name); t.copy_(torch.randn(t.shape, generator=gen).log_softmax(axis))
-    _, q_xk = brute.graph_table(other)
-    over_x = torch.special.xlogy(p_xk, p_xk/q_xk).sum(0)
-    assert (kl(pc, other).double() >= over_x - 1e-4).all() and torch.allclose(kl(pc, pc), torch.zeros(p_xk.shape[1]), atol=1e-4)
-    if len(pc.trees)==1: assert torch.allclose(overlap(pc, other).double().exp(), (p_xk*q_xk).sum(0), rtol=1e-4)
-
-@pytest.mark.parametrize('seed', range(8))
-def test_divergence_of_values_and_latents_is_the_sum_over_both(seed):
-    pc, other = brute.circuit_of('hand', seed, most=20_000), None
-    t = brute.write_out(pc)
-    other = from_spec(pc.spec())
-    with torch.no_grad():
-        for m in (other, other.inputs):
-            for name, axis in m.normalised.items(): u = getattr(m, name); u.copy_(torch.randn(u.shape, generator=rng(seed)).log_softmax(axis))
-    o = brute.write_out(other)
-    p, q = (a.p_xz[:, :, None]*a.p_zk for a in (t, o))
-    assert torch.allclose(kl(pc, other).double(), torch.special.xlogy(p, p/q).sum((0, 1)), rtol=1e-4)
-    assert torch.allclose(cross_entropy(pc, other).double(), -torch.special.xlogy(p, q).sum((0, 1)), rtol=1e-4)
 
 @pytest.mark.parametrize('kind,sums,seed', CASES[::12])
 def test_file_round_trip(kind, sums, seed):
@@ -167,14 +110,12 @@ def test_region_graphs_that_are_refused(refuses):
     refuses(lambda: GraphCircuit(tucker(quad_tree(2, 2)), Categorical(4, 2, 3, rng(0)), 1, rng(0)), 'two factors')
     refuses(lambda: GraphCircuit(ok._replace(kinds=((3, 'sparse'),)), Categorical(3, 2, 3, rng(0)), 1, rng(0)), "'sparse'")
     refuses(lambda: GraphCircuit(ok, Categorical(2, 2, 3, rng(0)), 1, rng(0)), '3 units')
-    refuses(lambda: kl(*(Circuit(chain(4), Categorical(4, 2, s, rng(0)), 1, rng(0)) for s in (2, 3))), 'same structure')
-    refuses(lambda: information(Circuit(chain(2), Categorical(2, 2, 2, rng(0)), 1, rng(0)), torch.zeros(1, 2).long(), torch.ones(1, 2).bool(), 0), 'not seen')
 
 def test_many_variables_are_no_cliff():
     "3,072 variables: structure from data, circuit, a readable summary, a likelihood, a sample; a wrong shape names the axis."
     gen = rng(0); z = torch.randn(300, 3072, generator=gen).cumsum(1); x_bd = (z - z.amin()).div(z.amax()-z.amin()).mul(255).long()
-    mi = mutual_information(x_bd); tree = chow_liu(mi)
-    assert mi.shape==(3072, 3072) and torch.equal(mi, mi.T) and len(tree.check().parent)==3072
+    mi = gaussian_mutual_information(x_bd); tree = chow_liu(mi)
+    assert mi.shape==(3072, 3072) and torch.allclose(mi, mi.T, atol=1e-3) and len(tree.check().parent)==3072
     assert sum(abs(i-p) <= 16 for i, p in enumerate(tree.parent) if p >= 0) > 3000                 # neighbours of a random walk are neighbours
     pc = Circuit(tree, Categorical(3072, 256, 4, gen), 1, gen)
     assert '3072 variables, 3072 latents × 4 states' in repr(pc) and len(repr(pc)) < 300

@@ -32,6 +32,12 @@ def unnormalised(pc, pruned):
         for (p, _), (q, _) in zip(sums(raw), sums(pruned)): p.masked_fill_(q.isneginf(), -torch.inf)
     return raw
 
+def used_by(pc, log_prob, n, share):
+    "The flow that this share of the edges, least used first, does not exceed."
+    flow, _ = flows(pc, log_prob, n)
+    all_e = torch.cat([f[~p.isneginf()] for f, (p, _) in zip(flow, sums(pc))])
+    return float(all_e.kthvalue(max(1, int(share*len(all_e)))).values)
+
 @twenty
 @pytest.mark.parametrize('fraction', [.2, .6])
 def test_prune_bound(kind, seed, fraction):
@@ -40,7 +46,7 @@ def test_prune_bound(kind, seed, fraction):
     lp = rows_of(pc, n, seed+200); all_n = torch.arange(n)
     pc_now[0] = pc; old_b = lp(all_n).detach()
     per_row = [flows(pc, lambda _: lp(torch.tensor([i])), 1)[0] for i in range(n)]
-    pc_now[0] = thin; told = prune_(thin, lp, n, fraction, micro=4)
+    pc_now[0] = thin; told = prune_(thin, lp, n, used_by(thin, lp, n, fraction), micro=4)
     left_b = lp(all_n).detach()
     raw = unnormalised(pc, thin); pc_now[0] = raw; raw_b = lp(all_n).detach()
     gone = [p.isneginf() for p, _ in sums(thin)]
@@ -55,7 +61,7 @@ def test_loss_is_probability_of_using_no_pruned_edge(kind, seed):
     "Written out: mass of the assignments that use none of the edges taken out."
     pc = double(circuit_of(kind, seed, most=5_000)); t = write_out(pc); thin = copy.deepcopy(pc)
     lp = lambda rows: thin(t.x_xd[rows])[:, 0]
-    prune_(thin, lp, len(t.x_xd), .4); raw = unnormalised(pc, thin)
+    prune_(thin, lp, len(t.x_xd), used_by(thin, lp, len(t.x_xd), .4)); raw = unnormalised(pc, thin)
     _, q_zk = brute.latents(raw)
     loss_x = ((t.p_xz @ t.p_zk[:, 0])/(t.p_xz @ q_zk[:, 0])).log()
     assert torch.allclose((pc(t.x_xd) - raw(t.x_xd))[:, 0], loss_x, atol=1e-6)
@@ -72,7 +78,7 @@ def test_every_node_keeps_its_most_used_edge(kind, seed):
 
 def test_pruned_edges_stay_at_zero_and_em_still_climbs():
     pc = double(circuit_of('random', 4)); pc_now[0] = pc; lp = rows_of(pc, 60, 0); rows = torch.arange(60)
-    prune_(pc, lp, 60, .4); zero = [p.isneginf() for p, _ in sums(pc)]; assert sum(int(z.sum()) for z in zero)
+    prune_(pc, lp, 60, used_by(pc, lp, 60, .4)); zero = [p.isneginf() for p, _ in sums(pc)]; assert sum(int(z.sum()) for z in zero)
     for lr, alpha in ((1., .5), (.3, .5)):
         for _ in range(3): (-lp(rows).sum()).backward(); EM(pc, lr, alpha).step()
         assert all(torch.equal(p.isneginf(), z) for (p, _), z in zip(sums(pc), zero))
@@ -113,7 +119,6 @@ def test_states_without_weight_can_be_left_out():
 
 def test_resize_refuses(refuses):
     pc = circuit_of('chain', 1); pc_now[0] = pc; lp = rows_of(pc, 5, 0)
-    refuses(lambda: prune_(pc, lp, 5, 1.), 'fraction', '1.0')
-    refuses(lambda: prune_(pc, lp, 5, 0., -1.), 'flow')
+    refuses(lambda: prune_(pc, lp, 5, -1.), 'flow')
     refuses(lambda: clone(pc, torch.tensor([0, 9]), 0., rng(0)), 'states from 0', '9')
     refuses(lambda: clone(pc, torch.zeros(1, 2, dtype=torch.long), 0., rng(0)), 'latents', 'got 1')

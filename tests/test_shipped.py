@@ -168,10 +168,10 @@ def test_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert cli.main(['inpaint', 'digits', '--image', 'a.png', '--mask', 'top', '-o', 'top.png'])==0
     assert cli.main(['inpaint', 'digits', '--image', 'a.png', '--mask', 'top', '--tiled', '-o', 'tiles.png'])==0 and Path('tiles.png').is_file()
     assert asked[-1].image.shape==(1, 1, 16, 24) and torch.equal(asked[-1].image[0, 0], torch.tensor(grey[2:18, 3:27])) and not asked[-1].seen[0, :8].any()
-    assert cli.main(['inpaint', 'digits', '--image', 'a.png', 'b.jpg', '--tiled'])==2 and 'wanted one --image' in capsys.readouterr().err
+    assert cli.main(['inpaint', 'digits', '--image', 'a.png', 'b.jpg', '--tiled', '-o', 'n.png'])==2 and 'wanted one --image' in capsys.readouterr().err
     before = Path('mask.png').read_bytes()
-    for wrong in (['--mask', 'mask.png', '-o', 'mask.png'], ['-o', 'a.png'], ['--mask', 'nose.png'], ['--image', 'none.png']):
-        assert cli.main(['inpaint', 'digits', '--image', 'a.png', *wrong, '--overwrite'])==2
+    for wrong in (['--mask', 'mask.png', '-o', 'mask.png'], ['-o', 'a.png'], ['--mask', 'nose.png', '-o', 'n.png'], ['--image', 'none.png', '-o', 'n.png']):
+        assert cli.main(['inpaint', 'digits', '--image', 'a.png', *wrong])==2
     assert Path('mask.png').read_bytes()==before and "'nose.png'" in capsys.readouterr().err
     with pytest.raises(SystemExit): cli.main(['inpaint', '--help'])
     assert 'white hides' in ' '.join(capsys.readouterr().out.split())

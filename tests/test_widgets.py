@@ -13,7 +13,6 @@ from pcdistill.extra.browsers import (ALONE, best_patches, draw, growth_figure, 
 from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.core import rng
-from pcdistill.emission import tempered
 from pcdistill.image import Image, whole_image
 from pcdistill.inpainting import fit_image, inpaint
 from pcdistill.inputs import Evidence
@@ -387,19 +386,6 @@ def test_browser_of_a_lone_latent():
 
 # --- samples
 
-@pytest.mark.parametrize('T', [.3, 1., 2.5])
-def test_temperature(T, refuses):
-    image = toy(1)
-    p, q = (m(ALL_X).double().exp().detach() for m in (image, tempered(image, T)))
-    assert abs(q.sum()-1) < 1e-4
-    if T==1:
-        assert torch.allclose(p, q, atol=1e-6)
-    else:
-        assert (torch.special.entr(q).sum() < torch.special.entr(p).sum())==(T < 1)
-    refuses(lambda: tempered(image, 0.), 'temperature')
-    wide = tempered(normal(), 4.).emission.logs_kd - normal().emission.logs_kd
-    assert torch.allclose(wide, torch.full_like(wide, math.log(2.)))
-
 def test_nearest_images_and_sample_browser():
     rms, i = nearest_images(X3[:4], X3, 2)
     assert i[:, 0].tolist()==[0, 1, 2, 3] and (rms[:, 0]==0).all()
@@ -413,9 +399,7 @@ def test_nearest_images_and_sample_browser():
     assert (a[:, :8]==pixels(x[2])).all() and (a[:, 8:16]==pixels(box.drawn.near_bmchw[2, 0])).all()
     box.seed.value = 4
     assert not torch.equal(box.drawn.x, x)
-    box.T.value, box.seed.value = .4, 0
-    assert not torch.equal(box.drawn.x, x)
-    box.T.value = 1.
+    box.seed.value = 0
     assert torch.equal(box.drawn.x, x)
     assert len(sample_figure(draw(image, X3, 3, rng(0)), 7.).axes)==4
 

@@ -22,7 +22,7 @@ from ..core import bpd, require, rng
 from ..show import axes_or_new, grid, heat, strip
 from ..inputs import one_hot_evidence
 from ..circuit import soft_choice, soft_posterior
-from ..emission import moments_of_rows, tempered
+from ..emission import moments_of_rows
 from ..image import Image
 from ..evaluate import Ledger, waterfall
 from ..inpainting import as_png
@@ -245,10 +245,9 @@ def draw(
     train_nchw:UInt8[Tensor, "n c h w"], # its training images
     n:int,                               # samples
     gen:torch.Generator,                 # randomness, on the device of the model
-    T:float=1.,                          # temperature
 ) -> Drawn:
-    "Samples at a temperature, with their bits and the nearest training images."
-    x = tempered(image, T).sample(n, gen)
+    "Samples, with their bits and the nearest training images."
+    x = image.sample(n, gen)
     rms_bm, i_bm = nearest_images(x, train_nchw.to(x.device))
     near_bmchw = train_nchw[i_bm.to(train_nchw.device)]
     return Drawn(*(t.cpu() for t in (x, bpd(image(x), x[0].numel()), rms_bm, near_bmchw)))
@@ -271,15 +270,14 @@ def sample_browser(
     train_nchw:UInt8[Tensor, "n c h w"], # its training images
     usual:float,                         # their difference to images never trained on
 ) -> ui.VBox:
-    "Samples with their bits; the nearest training images of the one chosen; temperature and seed."
+    "Samples with their bits; the nearest training images of the one chosen; a seed."
     seed = ui.BoundedIntText(max=2**31-1, description='seed')
-    T = ui.BoundedFloatText(1., min=.1, max=3., step=.1, description='temperature')
     every, said = chooser('samples', 58), ui.HTML(f'rms of images never trained on: {usual:.0f}')
     near = Gallery(label='the chosen sample and its nearest training images', width=78)
-    rows = [ui.HBox([seed, T]), ui.HBox([every, ui.VBox([near, said])])]
-    box = panel(rows, 'samples', seed=seed, T=T, every=every, near=near)
+    rows = [seed, ui.HBox([every, ui.VBox([near, said])])]
+    box = panel(rows, 'samples', seed=seed, every=every, near=near)
     def again():
-        s = box.drawn = draw(image, train_nchw, 12, rng(seed.value, image.device), T.value)
+        s = box.drawn = draw(image, train_nchw, 12, rng(seed.value, image.device))
         put(every, s.x, [f'{b:.2f}' for b in s.bits_b], 6)
         look()
     def look():
@@ -287,7 +285,7 @@ def sample_browser(
         names = [f'sample\n{s.bits_b[i]:.2f} bits/dim']
         names += [f'training\nrms {d:.0f}' for d in s.rms_bm[i]]
         put(near, torch.stack([s.x[i], *s.near_bmchw[i]]), names)
-    follow(again, seed, T)
+    follow(again, seed)
     follow(look, every)
     box.figure = lambda: sample_figure(Drawn(*(t[:8] for t in box.drawn)), usual)
     return box

@@ -19,7 +19,7 @@ from einops import rearrange
 from ..core import Refused, require, rng
 from ..structure import Tree
 from ..inputs import random_log_weights, from_spec as input_from_spec
-from ..circuit import Circuit, choose, max_up, mix_down, mix_up, of_head, possible
+from ..circuit import Circuit, choose, mix_down, mix_up, of_head, possible
 
 # %% ../../nbs/extra/graphs.ipynb #c016q
 def quad_tree(
@@ -353,12 +353,12 @@ def root_value(self:GraphCircuit, lp_ubs:Float[Tensor, "u b s"]) -> Float[Tensor
 
 # %% ../../nbs/extra/graphs.ipynb #gdescend
 class _Choice(torch.autograd.Function):
-    "Up a sum or a maximum; the way back picks a state for every sum in use."
+    "Up a sum; the way back picks a state for every sum in use."
     @staticmethod
     def forward(ctx, x_gbs, logw_gst, gen):
         ctx.save_for_backward(x_gbs, logw_gst)
         ctx.gen = gen
-        return mix_up(x_gbs, logw_gst.exp())[0] if gen else max_up(x_gbs, logw_gst)
+        return mix_up(x_gbs, logw_gst.exp())[0]
 
     @staticmethod
     def backward(ctx, use_gbt):
@@ -378,7 +378,7 @@ def in_use(
 @torch.enable_grad()
 def descend(self:GraphCircuit,
     lp_ubs:Float[Tensor, "u b s"],      # evidence of the units
-    gen:torch.Generator|None,           # randomness; None: the best choice, maxima for sums
+    gen:torch.Generator,                # randomness
     head_b:Int[Tensor, "b"]|None=None,  # head of each row; None: head 0
 ) -> Int[Tensor, "u b"]:
     "The state of every unit; −1: not in use."

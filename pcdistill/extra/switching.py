@@ -62,7 +62,7 @@ def context(
 # %% ../../nbs/extra/switching.ipynb #c014
 class SwitchingAR(Teacher):
     "Linear prediction from causal neighbours, switched by a latent for each patch."
-    kind, Config, has_likelihood, exact = 'switching', SwitchingConfig, True, True
+    kind, Config, has_likelihood = 'switching', SwitchingConfig, True
     beside = 'shape', 'parent'
 
     def __init__(self,
@@ -82,9 +82,6 @@ class SwitchingAR(Teacher):
     def parent(self) -> tuple[int,...]:
         "The tree of the latents."
         return self.prior.circuit.tree.parent
-
-    def own_prior(self):
-        return self.prior
 
     def residuals(self, u_bhwf:Float[Tensor, "b h w f"]) -> Float[Tensor, "b h w k c"]:
         "x − μ of every pixel under every predictor."
