@@ -26,6 +26,8 @@ def often(*words, **settings): return resumable(*words, **settings | dict(every_
 chain.resumable = teacher.resumable = often            # saved after each epoch, so that a kill meets more
 chain.estimate, chain.plan_table = lambda *of: None, lambda e: ''   # what a run will cost is not asked anew after each kill
 
+STAGES = 'teacher', 'prior', 'latents', 'start', 'student', 'plain', 'baselines' # that ranks are killed in
+
 # --- a process, and what became of it
 
 def begin(words, log:Path, before=lambda: None, main=cli.main) -> int:
@@ -136,14 +138,15 @@ class Soak:
         return dict(passed=not any(e['differs'] for e in ends), kills=n, hit=dict(hit.most_common()), runs=ends)
 
     def ranked(self, kills:int) -> dict:
-        "Two ranks, one of which is killed; the other has to end with a sentence."
+        "Two ranks, one of which is killed, in one stage after the other; the other rank has to end with a sentence."
         def ranks(pid): return [int(c) for c in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
         began = time.monotonic(); status = status_of(begin([*WORDS, self.temp/'two'], self.log, main=torchrun)); two_s = time.monotonic() - began
         assert status==0, self.log.read_text()[-3000:]
         want, run, found, n = numbers(self.temp/'two'), self.temp/'ranked', [], 0
         while True:
-            pid, began, wait = begin([*WORDS, run], self.log, main=torchrun), time.monotonic(), self.dice.uniform(.05, .6)*two_s
-            while not over(pid) and (len(ranks(pid)) < 2 or time.monotonic() - began < wait or n==kills): time.sleep(.005)
+            pid, wanted = begin([*WORDS, run], self.log, main=torchrun), STAGES[n*len(STAGES)//kills:]
+            while not over(pid) and (n==kills or len(ranks(pid)) < 2 or stage_of(self.log) not in wanted): time.sleep(.005)
+            if n < kills: time.sleep(self.dice.uniform(0, .5))
             if over(pid): break
             of = self.dice.randrange(2); os.kill(ranks(pid)[of], signal.SIGKILL); at = time.monotonic(); n += 1
             end = told(status_of(pid), self.log)
