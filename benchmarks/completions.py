@@ -43,7 +43,7 @@ For every mask (random90: one mask for all images):
 The first --images test images; the plain HCLT and the circuit the first --few of them, and the
 others on those too where they are compared (`few`).
 Results: nbs/experiments/results/completions-DATA.json, after every row, and pictures of the first
-eight images; models in --runs, by the command that is in the file. The classifier's accuracy on all
+eight images (not of tiny_imagenet's, which are not ours to show); models in --runs, by the command that is in the file. The classifier's accuracy on all
 test images is there too; it learns from the labels in PCDISTILL_DATA/DATA.
 """
 import argparse, copy, json, math, os, time
@@ -338,7 +338,7 @@ def main():
         done['masks'][name] = mask_rows(asked, (train, valid, x, others), seen_hw, a.few,
                                         judge)
         save_json(out, done)
-        if name in ('left', 'centre'):
+        if name in ('left', 'centre') and a.data!='tiny_imagenet_64': # for research, not to be shown
             picture(asked, x[:8], seen_hw, out.with_name(f'{out.stem}-{name}.png'))
 
 if __name__=='__main__':
