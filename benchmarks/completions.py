@@ -43,8 +43,9 @@ For every mask (random90: one mask for all images):
 The first --images test images; the plain HCLT and the circuit the first --few of them, and the
 others on those too where they are compared (`few`).
 Results: nbs/experiments/results/completions-DATA.json, after every row, and pictures of the first
-eight images (not of tiny_imagenet's, which are not ours to show); models in --runs, by the command that is in the file. The classifier's accuracy on all
-test images is there too; it learns from the labels in PCDISTILL_DATA/DATA.
+eight images (not of tiny_imagenet's, which are not ours to show); models in --runs, by the command
+that is in the file. The classifier's accuracy on all test images is there too; it learns from the
+labels in PCDISTILL_DATA/DATA.
 """
 import argparse, copy, json, math, os, time
 from dataclasses import replace
