@@ -104,9 +104,9 @@ def made(file:Path, make, load, save):
 def planned(model, x_bchw, config) -> str:
     "What training a network will take, from two batches of each of its two parts."
     per_image, dev = [], x_bchw.device
-    for part in (dict(), dict(through=2)):
+    for through in (0, 2):
         start = time.monotonic()
-        some = replace(config, **dict(epochs=2, through=0, per_epoch=len(x_bchw)) | part)
+        some = replace(config, epochs=2, through=through, per_epoch=len(x_bchw))
         fit_network(copy.deepcopy(model), x_bchw, some, rng(0, dev), progress=False)
         per_image.append((time.monotonic() - start)/2/len(x_bchw))
     alone, both = per_image

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 from chain import COMMIT, RESULTS
-from completions import errors, nearest
+from completions import errors, nearest, row
 from pcdistill.chain import load_run
 from pcdistill.core import require, rng
 from pcdistill.data import images
@@ -83,12 +83,8 @@ def bits_of(r:Inpainted, few=None) -> float:
     n = int((~r.seen[0]).sum())*r.image.shape[1]
     return -float(r.log_hidden_b[:few].double().mean())/n/math.log(2)
 
-def psnr_of(r:Inpainted, few=None) -> float:
-    off = (r.mean.clamp(0, 255) - r.image.float())[:few, :, ~r.seen[0]]
-    return 10*math.log10(255**2/float(off.square().mean()))
-
-def asked(model, x, name) -> Inpainted:
-    return inpaint(model, x, MASKS[name](*x.shape[2:], rng(0)), 0, rng(1), batch=50)
+def asked(model, x, seen_hw) -> Inpainted:
+    return inpaint(model, x, seen_hw, 0, rng(1), batch=50)
 
 def saved(better_b, worse_b) -> dict:
     "What the first saves, image by image."
@@ -114,15 +110,14 @@ def main():
     some, seen = ('left', 'centre', 'random90'), {m: MASKS[m](*x.shape[2:], rng(0)) for m in MASKS}
     for noise in (n for n in a.noises if f'{n:g}' not in done['noises']):
         fused = Fused(run.image, told, noise)
-        found = [bits_of(asked(fused, x, name)) for name in some]
+        found = [bits_of(asked(fused, x, seen[name])) for name in some]
         done['noises'][f'{noise:g}'] = sum(found)/len(found)
         save_json(file, done)
         print(noise, found, flush=True)
     done['noise'] = float(min(done['noises'], key=done['noises'].get))
     if 'k' not in done:
-        def off(k):
-            return sum(float(errors(nearest(train, x, seen[m], k), x, seen[m]).mean()) for m in some)
-        done['ks'] = {k: off(k) for k in a.ks}
+        done['ks'] = {k: sum(float(errors(nearest(train, x, seen[m], k), x, seen[m]).mean())
+                             for m in some) for k in a.ks}
         done['k'] = min(done['ks'], key=done['ks'].get)
     heard = copy.deepcopy(told)
     heard.network = Heard(told.network, train, done['k'])
@@ -132,22 +127,23 @@ def main():
               'neighbours': heard, 'with neighbours': Fused(run.image, heard, done['noise'])}
     for name in (m for m in MASKS if m not in done['masks']):
         k = others[name]['nearest']['k'] # chosen on validation images for this mask
-        near_b = errors(nearest(train, test, seen[name], k), test, seen[name])
-        rs, rows = {who: asked(model, test, name) for who, model in models.items()}, {}
+        def off(mean):
+            return errors(mean, test, seen[name])
+        near_b = off(nearest(train, test, seen[name], k))
+        normal_b = off(asked(one, test, seen[name]).mean)
+        rs = {who: asked(model, test, seen[name]) for who, model in models.items()}
+        se, rows = {who: off(r.mean) for who, r in rs.items()}, {}
         for who, r in rs.items():
-            rows[who] = dict(bits=bits_of(r), psnr=psnr_of(r), few=psnr_of(r, a.few),
-                             bits_few=bits_of(r, a.few))
-            rows[who]['nearer'] = saved(errors(r.mean, test, seen[name]), near_b)
+            rows[who] = row(se[who], a.few) | dict(bits=bits_of(r), bits_few=bits_of(r, a.few),
+                                                   nearer=saved(se[who], near_b))
         for who, by in (('circuit', 'fused'), ('network', 'fused'), ('circuit', 'with neighbours'),
                         ('fused', 'with neighbours'), ('neighbours', 'with neighbours')):
             bits_b, by_b = (-rs[m].log_hidden_b.double()/math.log(2) for m in (who, by))
             rows[who][f'saved by {by}'] = saved(by_b, bits_b)
-        near = 10*math.log10(255**2/float(near_b.mean()))
-        normal_b = errors(asked(one, test, name).mean, test, seen[name])
-        own_b = errors(rs['neighbours'].mean, test, seen[name])
-        normal = dict(psnr=10*math.log10(255**2/float(normal_b.mean())),
-                      neighbours_save=saved(own_b, normal_b))
-        done['masks'][name] = rows | dict(nearest=dict(psnr=near, k=k), normal=normal)
+        rows['nearest'] = row(near_b, a.few) | dict(k=k)
+        rows['normal'] = row(normal_b, a.few) | dict(
+            neighbours_save=saved(se['neighbours'], normal_b))
+        done['masks'][name] = rows
         save_json(file, done)
         print(name, json.dumps(done['masks'][name]), flush=True)
 

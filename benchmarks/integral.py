@@ -15,8 +15,8 @@ Results: nbs/neighbours/results/integral-mnist.json, after every row.
 import argparse, json
 from pathlib import Path
 import torch
-from chain import COMMIT, HERE, timed
-from returns import definitions
+from chain import COMMIT, timed
+from returns import HERE as FOLDER, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
@@ -25,12 +25,11 @@ from pcdistill.inputs import Categorical
 from pcdistill.runs import save_json
 from pcdistill.extra.graphs import quad_tree
 
-FOLDER = HERE.parent/'nbs/neighbours'
 N, BATCH, EPOCHS, SEED = 64, 256, 10, 0
 
 def bits(pc, x_bd) -> float:
     with torch.no_grad():
-        return bpd(torch.cat([pc(part)[:, 0] for part in x_bd.split(1000)]), x_bd.shape[1]).mean().item()
+        return bpd(pc(x_bd)[:, 0], x_bd.shape[1]).mean().item()
 
 def row(n4, kind, data, ckpt) -> dict:
     tree, train = quad_tree(28, 28), data['train']
@@ -47,11 +46,15 @@ def row(n4, kind, data, ckpt) -> dict:
                   lr=(1., .05) if make is None else (.01, .0005), pseudocount=.01, dims=784,
                   validate=lambda: -bits(circuit(), data['valid']), desc=kind)
     out = dict(kind=kind, states=N, epochs=EPOCHS, parameters=sum(p.numel() for p in m.parameters()),
-               passes=[-float(h)/784/torch.tensor(2.).log().item() for h in history],
+               passes=bpd(torch.tensor(history, dtype=torch.float64), 784).tolist(),
                **{s: bits(circuit(), data[s]) for s in ('valid', 'test')})
     if kind=='functions':
         out['at'] = {n: bits(circuit(n), data['test']) for n in (32, 128)}
     return out | dict(commit=COMMIT, threads=torch.get_num_threads())
+
+def rows_of(file:Path) -> dict:
+    "Rows that are there."
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -61,16 +64,15 @@ def main():
     p.add_argument('--n', type=int, help='only so many images, to try the script')
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    file, n4 = FOLDER/"results/integral-mnist.json", definitions(FOLDER/'N4_integral.ipynb')
+    file, n4 = FOLDER/'results/integral-mnist.json', definitions(FOLDER/'N4_integral.ipynb')
     data = {s: images('mnist', s, a.n).long().flatten(1) for s in ('train', 'valid', 'test')}
     data['valid'] = data['valid'][:1000]
     a.runs.mkdir(parents=True, exist_ok=True)
     for kind in a.only:
-        done = json.loads(file.read_text()) if file.is_file() else {}
-        if kind not in done:
-            made, seconds = timed(lambda: row(n4, kind, data, a.runs/f'{kind}.ckpt'))
-            done = json.loads(file.read_text()) if file.is_file() else {}
-            save_json(file, done | {kind: made | dict(seconds=seconds)})
+        if kind not in rows_of(file):
+            made, seconds = timed(row, n4, kind, data, a.runs/f'{kind}.ckpt')
+            # read again: another process may have written another row
+            save_json(file, rows_of(file) | {kind: made | dict(seconds=seconds)})
             print(kind, made, flush=True)
 
 if __name__=='__main__':
