@@ -9,63 +9,43 @@ states and steps are the same for all, and where a setting has several values al
 Results: nbs/neighbours/results/returns.json, after every row; rows that are there are not run
 again.
 """
-import argparse
-import ast
-import json
+import argparse, json
 from pathlib import Path
 import torch
-from chain import COMMIT, timed
+from chain import COMMIT, NEIGHBOURS, definitions, timed
 from pcdistill.core import rng
 from pcdistill.runs import save_json
 
-HERE = Path(__file__).resolve().parents[1]/'nbs/neighbours'
-KEPT = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
-
-def definitions(notebook) -> dict:
-    "Names that a notebook defines: imports, functions, classes, constants; nothing else of it is run."
-    space = {'__name__': notebook.stem}
-    for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
-        if cell['cell_type']=='code':
-            tree = ast.parse(''.join(cell['source']))
-            constant = lambda n: isinstance(n, ast.Assign) and all(t.isupper() for t in names(n))
-            tree.body = [n for n in tree.body if isinstance(n, KEPT) or constant(n)]
-            exec(compile(tree, notebook.name, 'exec'), space)
-    return space
-
-def names(assign):
-    "What is assigned to."
-    return [n.id for t in assign.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-
 def rows_of(n5, name, seed):
     "A row for each student of one agent in one world."
-    w, learns, episodes = n5['WORLDS'][name]
-    agent_oa = n5['half_trained'](w, learns, rng(seed))
-    data = n5['windows'](w, n5['play'](w, agent_oa, episodes, rng(100 + seed)))
+    w, learns, episodes = n5.WORLDS[name]
+    agent_oa = n5.half_trained(w, learns, rng(seed))
+    data = n5.windows(w, n5.play(w, agent_oa, episodes, rng(100 + seed)))
     start = dict(world=name, seed=seed, commit=COMMIT, steps=int(data.n_x.sum()),
-                 windows=len(data.x_xd), agent=float(n5['judge'](w, agent_oa[None])))
+                 windows=len(data.x_xd), agent=float(n5.judge(w, agent_oa[None])))
     share_x = data.n_x/data.n_x.sum()
     for student in 'found', 'given', 'counted':
         pc, seconds = None, 0.
         if student!='counted':
             pc, seconds = timed(n5[student], data, rng(200 + seed))
-        ans = n5['ask'](pc, data) if pc else n5['counted'](data)
-        scores = n5['judged'](w, n5['policies'](ans, data, rng(300 + seed)))
-        nats = n5['nats'](pc, data) if pc else float(share_x @ share_x.log())
+        ans = n5.ask(pc, data) if pc else n5.counted(data)
+        scores = n5.judged(w, n5.policies(ans, data, rng(300 + seed)))
+        nats = n5.nats(pc, data) if pc else float(share_x @ share_x.log())
         yield start | dict(student=student, states=pc and pc.n_states, nats=round(nats, 4),
                            seconds=seconds, scores={k: round(v, 4) for k, v in scores.items()})
 
 def main():
     args = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     args.add_argument('--seeds', type=int, default=20)
-    args.add_argument('--out', type=Path, default=HERE/'results/returns.json')
+    args.add_argument('--out', type=Path, default=NEIGHBOURS/'results/returns.json')
     a = args.parse_args()
     torch.set_num_threads(1)
-    n5 = definitions(HERE/'N5_returns.ipynb')
+    n5 = definitions(NEIGHBOURS/'N5_returns.ipynb')
     f = json.loads(a.out.read_text(encoding='utf-8')) if a.out.is_file() else dict(rows=[])
-    f['optimum'] = {name: round(n5['optimum'](w)[0], 4) for name, (w, *_) in n5['WORLDS'].items()}
+    f['optimum'] = {name: round(n5.optimum(w)[0], 4) for name, (w, *_) in n5.WORLDS.items()}
     done = {(r['world'], r['seed']) for r in f['rows']}
     for seed in range(a.seeds):
-        for name in n5['WORLDS']:
+        for name in n5.WORLDS:
             if (name, seed) not in done:
                 new, seconds = timed(lambda: list(rows_of(n5, name, seed)))
                 f['rows'] += new

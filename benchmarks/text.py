@@ -9,30 +9,18 @@ chooses the epoch; test rows are scored once. Seconds are processor time of one 
 Results: nbs/neighbours/results/text.json (or text-NAME.json), after every seed; rows that are there
 are not run again.
 """
-import argparse, ast, hashlib, json, platform
+import argparse, hashlib, json, platform
 from pathlib import Path
-from types import SimpleNamespace
 import torch
-from chain import COMMIT, HERE, timed
+from chain import COMMIT, NEIGHBOURS, definitions, timed
 from pcdistill.core import rng
 from pcdistill.runs import save_json
 
-FOLDER = HERE.parent/'nbs/neighbours'
 LONGER = {'random, twice as long': 2, 'random, 8 times as long': 8} # times the epochs
 ALL = 'random', 'random, twice as long', 'PPMI', 'masked', 'suffix', 'grown'
 FEW = 'random', 'random, twice as long', 'suffix', 'grown'
 FIRST = (*ALL[:-1], 'random, 8 times as long')
 SIZES = dict(characters={64: FIRST, 128: ALL, 256: FEW}, words={64: ALL[:-1], 128: ALL})
-
-def definitions(notebook:Path) -> SimpleNamespace:
-    "Imports, functions and classes of a notebook: what it defines, and none of what it does."
-    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
-    code = [''.join(c['source']) for c in cells if c['cell_type']=='code']
-    kinds = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
-    kept = [n for text in code for n in ast.parse(text).body if isinstance(n, kinds)]
-    names = dict(__name__='notebook')
-    exec(compile(ast.Module(kept, []), str(notebook), 'exec'), names)
-    return SimpleNamespace(**names)
 
 def long_rows(x_bd, times=8):
     "Rows that follow each other, as one."
@@ -72,9 +60,9 @@ def main():
     p.add_argument('--lessons', type=int, default=3, help='epochs of a teacher')
     a = p.parse_args()
     torch.set_num_threads(1)
-    nb = definitions(FOLDER/'N1_text.ipynb')
+    nb = definitions(NEIGHBOURS/'N1_text.ipynb')
     text = a.text.read_text(encoding='utf-8') if a.text else nb.topics()
-    out = FOLDER/'results'/(f'text-{a.text.stem}.json' if a.text else 'text.json')
+    out = NEIGHBOURS/'results'/(f'text-{a.text.stem}.json' if a.text else 'text.json')
     done = dict(text=a.text.name if a.text else f'help of Python {platform.python_version()}',
                 sha256=hashlib.sha256(text.encode()).hexdigest(), characters=len(text),
                 epochs=a.epochs, lessons=a.lessons, seconds='processor time', rows=[])
