@@ -26,13 +26,13 @@ from pcdistill.runs import save_json
 from pcdistill.extra.graphs import quad_tree
 
 N, BATCH, EPOCHS, SEEDS = 64, 256, 10, 3
-KINDS = {'functions': (.01, .03, .003), 'plain, Adam': (.01, .03, .1), 'plain, EM': (1.,)}
+KINDS = {'functions': (.01, .03, .1), 'plain, Adam': (.01, .03, .1), 'plain, EM': (1.,)}
 
 def bits(pc, x_bd) -> float:
     with torch.no_grad():
         return bpd(pc(x_bd)[:, 0], x_bd.shape[1]).mean().item()
 
-def row(n4, kind, step, seed, data, ckpt) -> dict:
+def row(n4, kind, lr, seed, data, ckpt) -> dict:
     tree, train = quad_tree(28, 28), data['train']
     if kind=='functions':
         m = n4.Integral(tree, 256, rng(seed))
@@ -44,9 +44,9 @@ def row(n4, kind, step, seed, data, ckpt) -> dict:
         circuit, make = lambda: m, n4.on_logits if kind=='plain, Adam' else None
         log_prob = lambda rows: m(train[rows])[:, 0]
     history = fit(m, log_prob, len(train), rng(seed), EPOCHS, BATCH, BATCH, make=make, ckpt=ckpt,
-                  lr=(step, step/20), pseudocount=.01, dims=784,
+                  lr=(lr, lr/20), pseudocount=.01, dims=784,
                   validate=lambda: -bits(circuit(), data['valid']), desc=kind)
-    out = dict(kind=kind, step=step, seed=seed, states=N, epochs=EPOCHS,
+    out = dict(kind=kind, lr=lr, seed=seed, states=N, epochs=EPOCHS,
                parameters=sum(p.numel() for p in m.parameters()),
                passes=bpd(torch.tensor(history, dtype=torch.float64), 784).tolist(),
                **{s: bits(circuit(), data[s]) for s in ('valid', 'test')})
@@ -72,22 +72,22 @@ def main():
     data['valid'] = data['valid'][:1000]
     a.runs.mkdir(parents=True, exist_ok=True)
 
-    def run(kind, step, seed):
-        key = dict(kind=kind, step=step, seed=seed)
+    def run(kind, lr, seed):
+        key = dict(kind=kind, lr=lr, seed=seed)
         if not any(key.items() <= r.items() for r in rows_of(a.out)):
-            ckpt = a.runs/f'{kind}-{step:g}-{seed}.ckpt'
-            made, seconds = timed(row, n4, kind, step, seed, data, ckpt)
+            ckpt = a.runs/f'{kind}-{lr:g}-{seed}.ckpt'
+            made, seconds = timed(row, n4, kind, lr, seed, data, ckpt)
             # read again: another process may have written another row
             save_json(a.out, rows_of(a.out) + [made | dict(seconds=seconds)])
             print(made, flush=True)
 
     for kind in a.only:
-        for step in KINDS[kind]:
-            run(kind, step, 0)
+        for lr in KINDS[kind]:
+            run(kind, lr, 0)
         first = [r for r in rows_of(a.out) if r['kind']==kind and r['seed']==0]
-        step = min(first, key=lambda r: r['valid'])['step']
+        lr = min(first, key=lambda r: r['valid'])['lr']
         for seed in range(1, SEEDS):
-            run(kind, step, seed)
+            run(kind, lr, seed)
 
 if __name__=='__main__':
     main()
