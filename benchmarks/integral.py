@@ -13,7 +13,7 @@ Published (cirkit's notebooks, MNIST, quad graph, CP sums, 64 states, 10 epochs)
 1.189. Another structure, another optimizer's settings: a pair beside a pair, not a repetition.
 Results: nbs/neighbours/results/integral-mnist.json, after every row; rows there are not run again.
 """
-import argparse, json
+import argparse, itertools, json
 from pathlib import Path
 import torch
 from chain import COMMIT, NEIGHBOURS, definitions, timed
@@ -84,10 +84,9 @@ def main():
     for kind in a.only:
         for lr in KINDS[kind]:
             run(kind, lr, 0)
+    for seed, kind in itertools.product(range(1, SEEDS), a.only):
         first = [r for r in rows_of(a.out) if r['kind']==kind and r['seed']==0]
-        lr = min(first, key=lambda r: r['valid'])['lr']
-        for seed in range(1, SEEDS):
-            run(kind, lr, seed)
+        run(kind, min(first, key=lambda r: r['valid'])['lr'], seed)
 
 if __name__=='__main__':
     main()
