@@ -369,7 +369,7 @@ def agrees(image, x, dev) -> dict:
         out['bits_after_a_step'] = off(image(x), far(y))/dims
     return out | dict(ok=max(out['bits'], out['density_bits']) <= 1e-4)
 
-SMALL_FAMILIES = dict(trees=dict(states=8), grown=dict(states=4, rounds=1), residuals=dict(states=4),
+SMALL_FAMILIES = dict(trees=dict(states=8), grown=dict(states=4, rounds=1),
                       normals=dict(scales=2, halves=8, joined=(8,)))
 
 def agreement(bench:Bench):

@@ -62,7 +62,7 @@ def run_distill(
     # tiny, small, paper (the sizes of the paper) or best (ours, larger on a GPU);
     # --plan says how long it takes here
     preset:str='tiny',
-    # trees, grown, normals, residuals; here and below, what is not given is the preset's
+    # trees, grown, normals; here and below, what is not given is the preset's
     emission:str|None=None,
     # NAME=VALUE, settings of the emission: states=64 own=true for trees, halves=64 for normals
     set:list[str]=(),

@@ -241,10 +241,8 @@ class Atom(Emission):
 # kind → class, and name on the command line → how it is fitted;
 # or the module of the kit that says so
 KINDS:dict[str, type|str] = dict(
-    trees='trees', normals='normals', tiles='tiles', either='either',
-    predicted='extra.predicted')
-FAMILIES:dict[str, 'Family|str'] = dict(
-    trees='trees', grown='grow', normals='either', residuals='extra.predicted')
+    trees='trees', normals='normals', tiles='tiles', either='either')
+FAMILIES:dict[str, 'Family|str'] = dict(trees='trees', grown='grow', normals='either')
 
 class Labelled(NamedTuple):
     "Rows of patches and the latent value of each."

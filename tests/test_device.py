@@ -12,7 +12,6 @@ from pcdistill.data import images
 from pcdistill.either import Either
 from pcdistill.em import EM, fit
 from pcdistill.emission import Soft, moments_of_rows
-from pcdistill.extra.predicted import Predicted
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.innovations import InnovationsConfig, fit_innovations, fit_network
 from pcdistill.inpainting import inpaint
@@ -26,6 +25,7 @@ from pcdistill.structure import binary_tree, chain
 from pcdistill.teacher import bound, train
 from pcdistill.tiles import Tiles
 from pcdistill.trees import Trees
+from test_emission import PREDICTED
 
 def alike(here, there, atol=1e-5):
     "Numbers made here and far away."
@@ -90,7 +90,7 @@ def normals(K, d):
 
 EMISSIONS = {'trees': lambda: Trees([binary_tree(6)], 8, [3], [4], gen=rng(0)), 'logistic': lambda: Trees([chain(6)], 8, [2], [3], 'logistic', rng(0)),
              'trees side by side': lambda: Trees([binary_tree(6), chain(6)], 8, [3, 2], [4, 3], gen=rng(0), counts=[5, 1, 2, 2, 3]),
-             'normals': lambda: normals(4, 6), 'residuals': lambda: Predicted(Trees([binary_tree(6)], 8, [3], [4], gen=rng(0))),
+             'normals': lambda: normals(4, 6), 'residuals': lambda: PREDICTED.Predicted(Trees([binary_tree(6)], 8, [3], [4], gen=rng(0))),
              'cut normals': lambda: Either([normals(4, 6), tiles(normals(4, 3), 2, 2)])}
 
 @pytest.mark.parametrize('name', EMISSIONS)

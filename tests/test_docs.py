@@ -9,9 +9,8 @@ import pages
 from jaxtyping import TypeCheckError
 from pcdistill.compress import decode, encode
 from pcdistill.core import Refused, rng
-from pcdistill.extra.predicted import Predicted
 from pcdistill.inpainting import inpaint
-from small_images import BYTES, patches, trees
+from small_images import BYTES
 from test_innovations import small
 
 root = notebooks.root
@@ -119,7 +118,7 @@ def test_the_glossary():
     words = 'emission,latent prior,head,flow,innovation,density,chain,partition,shape,circuit per cluster,one-hot evidence,supported mask,soft evidence,mass on an integer,teacher,student,ledger'
     assert set(words.split(','))<={t for t, _, _ in terms}
 
-STUDENTS = dict(trees=BYTES['trees'], grown=BYTES['own_trees'], normals=BYTES['squares'], residuals=lambda s: patches(Predicted(trees(V=256, seed=s)), seed=s), innovations=lambda s: small(seed=s))
+STUDENTS = dict(trees=BYTES['trees'], grown=BYTES['own_trees'], normals=BYTES['squares'], innovations=lambda s: small(seed=s))
 
 def table():
     rows = re.findall(r'^\| (.*) \|$', (root/'docs'/'queries.md').read_text().split('## ')[0], re.M)

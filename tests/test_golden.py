@@ -20,7 +20,6 @@ from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import Either, piece_order, places, square_order
-from pcdistill.extra.predicted import Predicted
 from pcdistill.image import Image
 from pcdistill.normals import Normals
 from pcdistill.runs import load
@@ -28,6 +27,7 @@ from pcdistill.structure import Tree
 from pcdistill.tiles import Tiles
 from pcdistill.trees import Trees, unstack
 from small_images import two_terms
+from test_emission import PREDICTED
 
 FOLDER = Path(__file__).parent/'golden'
 CASES = sorted(p.stem for p in FOLDER.glob('*.json'))
@@ -64,7 +64,7 @@ def emission_of(old):
     "An emission of the make that a spec of before describes."
     if old.get('family')=='residual':
         inner = emission_of(old['inner'])
-        parts = [Predicted(p) for p in (unstack(inner) if old['predictions'] > 1 else [inner])]
+        parts = [PREDICTED.Predicted(p) for p in (unstack(inner) if old['predictions'] > 1 else [inner])]
         return Either(parts) if len(parts) > 1 else parts[0]
     if old.get('family')=='gaussian':
         return normals_of(old)
