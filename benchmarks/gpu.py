@@ -355,7 +355,6 @@ def agrees(image, x, dev) -> dict:
         with products(tf32=True):
             rounded = off(there, far(y))
     out = dict(bits=off(here, there)/dims, density_bits=dense, tf32_nats_an_image=rounded)
-    seen = image.supported(seen)
     mine, its = image.moments(x, seen), far.moments(y, seen.to(dev))
     drawn = far.draw(y, seen.to(dev), rng(0, dev)).cpu()
     kept = seen[:, None].expand_as(x)

@@ -40,7 +40,6 @@ class Either(Emission):
         self.parts, self.heads = nn.ModuleList(parts), [p.n_heads for p in parts]
         self.n_vars, self.n_values = parts[0].n_vars, parts[0].n_values
         self.n_heads = sum(self.heads)
-        self.masks = 'any' if all(p.masks=='any' for p in parts) else 'prefix'
         self.soft_exact = all(p.soft_exact for p in parts)
         self.prior_k = nn.Parameter(torch.full((self.n_heads,), -math.log(self.n_heads)))
         self.normalised = dict(prior_k=0)

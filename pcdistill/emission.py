@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'SideBySide', 'prefix', 'put_seen_', 'Moments',
-           'moments_of_rows', 'supported_rows', 'one_reading', 'Atom', 'Labelled', 'some_rows', 'FamilyConfig',
-           'Preset', 'Family', 'family', 'register', 'from_spec']
+           'moments_of_rows', 'one_reading', 'Atom', 'Labelled', 'some_rows', 'FamilyConfig', 'Preset', 'Family',
+           'family', 'register', 'from_spec']
 
 # %% ../nbs/30_emission.ipynb #e002
 from collections.abc import Callable, Sequence
@@ -41,7 +41,6 @@ def soft_log_weight(
 class Emission(nn.Module):
     "p(x | k): K distributions over D ordered integer variables 0 … n_values−1."
     kind = ''        # name in the registry
-    masks = 'any'    # or 'prefix': only whole rows, empty ones, and prefixes can be asked
     # whether soft evidence and `marginals` are of probabilities of integers, not of densities
     soft_exact = False
 
@@ -186,15 +185,6 @@ def moments_of_rows(
     return Moments(mean_xd, entropy_xd)
 
 # %% ../nbs/30_emission.ipynb #e012
-def supported_rows(
-    e:Emission,                  # any
-    seen_xd:Bool[Tensor, "x d"], # a mask
-) -> Bool[Tensor, "x d"]:
-    "The part of a mask that can be answered: other masks than prefixes may count as hidden."
-    if e.masks=='any':
-        return seen_xd
-    return seen_xd & prefix(seen_xd[:, e.order_d])[:, None]
-
 def one_reading(
     e:Emission,    # whose `exact` decides
     ask:Callable,  # (values, mask, beliefs, density) → a tensor with a row for each row

@@ -38,7 +38,7 @@ class Tiles(Emission):
                 f'wanted pieces of {emission.n_vars} variables, got {at_pd.shape[1]}')
         self.emission, self.prior, self.n_pieces = emission, prior, len(at_pd)
         self.n_vars, self.n_values, self.n_heads = at_pd.numel(), emission.n_values, prior.n_heads
-        self.masks, self.soft_exact = emission.masks, emission.soft_exact
+        self.soft_exact = emission.soft_exact
         self.register_buffer('at_pd', at_pd, persistent=False)
         piece_after_piece = at_pd[:, emission.order_d.to(at_pd.device)].flatten()
         order_d = piece_after_piece if order is None else torch.tensor(order)

@@ -97,13 +97,13 @@ EMISSIONS = {'trees': lambda: Trees([binary_tree(6)], 8, [3], [4], gen=rng(0)), 
 def test_emissions(name):
     e = EMISSIONS[name]()
     y, K = torch.randint(0, 8, (6, 6), generator=rng(3)), e.n_heads
-    seen = torch.arange(6).expand(6, 6) < torch.arange(6)[:, None] + 1 if e.masks=='prefix' else torch.rand(6, 6, generator=rng(4)) < .5
+    seen = torch.arange(6).expand(6, 6) < torch.arange(6)[:, None] + 1 if name=='residuals' else torch.rand(6, 6, generator=rng(4)) < .5
     w, k = torch.rand(6, K, generator=rng(5)).softmax(1), torch.arange(6) % K
     soft = Soft(y.float(), torch.where(seen, 0., .3))
     with far_away():
         far = copy.deepcopy(e).to(FAR)
         Y, S, W, k = (t.to(FAR) for t in (y, seen, w, k))
-        beliefs = [(None, None)] if e.masks=='prefix' else [(None, None), (soft, soft.each(lambda t: t.to(FAR)))]
+        beliefs = [(None, None)] if name=='residuals' else [(None, None), (soft, soft.each(lambda t: t.to(FAR)))]
         for here, there in beliefs:
             alike(e(y, seen, here), far(Y, S, there), 1e-4)
             if name!='residuals': alike(e.marginals(y, seen, w, here), far.marginals(Y, S, W, there), 1e-4)
