@@ -76,6 +76,11 @@ class Emission(nn.Module):
         "What the class method `from_spec` builds an untrained one like it from (JSON)."
         raise NotImplementedError
 
+    @classmethod
+    def from_spec(cls, spec:dict) -> 'Emission':
+        "An untrained one of a given make; here `spec` holds the arguments of the class."
+        return cls(**spec)
+
     def atoms(self, f:Callable, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
         "f(family, rows) of each family at the bottom, taken up through the circuits above."
         raise NotImplementedError
@@ -193,11 +198,9 @@ def one_reading(
     "Rows whose mask has no probability are densities in all their parts."
     if seen_xd is None: # beliefs say nothing
         return ask(x_xd, None, None, density)
-    if density or soft is not None:
-        return ask(x_xd, seen_xd, soft, True)
-    exact_x = e.exact(seen_xd)
-    if bool(exact_x.all()):
-        return ask(x_xd, seen_xd, None, False)
+    density, exact_x = density or soft is not None, e.exact(seen_xd)
+    if density or bool(exact_x.all()):
+        return ask(x_xd, seen_xd, soft, density)
     dense = ask(x_xd[~exact_x], seen_xd[~exact_x], None, True)
     out = dense.new_empty(len(x_xd), *dense.shape[1:])
     out[~exact_x] = dense
