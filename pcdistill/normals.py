@@ -273,8 +273,7 @@ def scored(self:Normals, x_xd:Shaped[Tensor, "x d"], density:bool) -> Float[Tens
     "`fast`, of whole rows; backward hands its gradient to `accumulate`."
     lp_xk = self.fast(x_xd, density)
     if torch.is_grad_enabled() and self.mu_gd.requires_grad:
-        count = lambda g_xk: self.accumulate(x_xd, g_xk.abs())
-        lp_xk.requires_grad_().register_hook(count)
+        lp_xk.requires_grad_().register_hook(lambda g_xk: self.accumulate(x_xd, g_xk.abs()))
     return lp_xk
 
 # %% ../nbs/33_normals.ipynb #n018
@@ -322,6 +321,8 @@ def _rows(
     L = L/rearrange(L.diagonal(dim1=1, dim2=2), 'g a -> g 1 a')
     eye = torch.eye(L.shape[1], dtype=L.dtype, device=L.device)
     V = _solve(L, eye.expand_as(L))[:, 1:]
+    if M_gjab.shape[1]==1:
+        return V
     step = V - eye[1:]                                      # the present row is ε_d itself
     Mv_gjda = step[:, None] @ M_gjab
     slope = einsum(w_gjd, Mv_gjda[..., 1:].diagonal(dim1=2, dim2=3), 'g j d, g j d -> g d')
