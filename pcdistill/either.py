@@ -200,7 +200,7 @@ class Fitting(NamedTuple):
 
 # %% ../nbs/35_either.ipynb #a016
 def start_squares(
-    rows:Labelled,         # squares, and the labels of the smallest in them, as `cut` orders quarters
+    rows:Labelled,         # squares, and labels of the smallest in them, as `cut` orders quarters
     joined:tuple[int,...], # components of a half at the levels above the smallest squares
     how:Fitting,
 ) -> Either:
