@@ -45,7 +45,7 @@ class Fused(nn.Module):
         require(exact and noise > 0, 'wanted a circuit in RGB whose soft evidence is exact, and '
                 f'noise above 0, got {circuit.emission.kind}, {circuit.colour.name}, {noise:g}')
         self.circuit, self.other, self.noise = circuit, other, noise
-        self.shape, self.supported = circuit.shape, circuit.supported
+        self.shape = circuit.shape
 
     @property
     def device(self) -> torch.device:

@@ -16,17 +16,18 @@ import argparse, json, time
 from pathlib import Path
 from typing import NamedTuple
 import torch
-from chain import RESULTS, COMMIT, student, timed
+from chain import HERE, RESULTS, COMMIT, definitions, student, timed
 from pcdistill.clusters import assign, kmeans
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig
 from pcdistill.evaluate import bits, fit_one_normal, mean_bits, png_bits, score, webp_bits
-from pcdistill.extra.predicted import PredictedConfig
 from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
 from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
 from pcdistill.trees import TreesConfig
+
+PREDICTED = definitions(HERE.parent/'nbs/extra/predicted.ipynb') # makes the family of residuals known
 
 class Row(NamedTuple):
     "A circuit to train."
@@ -89,7 +90,7 @@ def config_of(row:Row, epochs:int):
     if row.family==H:
         return TreesConfig(**trees)
     if row.family==R:
-        return PredictedConfig(batch=2048, shrink=row.shrink, **trees)
+        return PREDICTED.PredictedConfig(batch=2048, shrink=row.shrink, **trees)
     joined = (row.joined,) if row.joined else ()
     return SquaresConfig(epochs=epochs, scales=row.scales, quarters=row.quarters,
                          halves=row.halves, joined=joined, shrink=row.shrink)

@@ -62,7 +62,7 @@ def run_distill(
     # tiny, small, paper (the sizes of the paper) or best (ours, larger on a GPU);
     # --plan says how long it takes here
     preset:str='tiny',
-    # trees, grown, normals, residuals; here and below, what is not given is the preset's
+    # trees, grown, normals; here and below, what is not given is the preset's
     emission:str|None=None,
     # NAME=VALUE, settings of the emission: states=64 own=true for trees, halves=64 for normals
     set:list[str]=(),
@@ -159,9 +159,6 @@ def run_inpaint(
         return
     x = fit_image(list(image), circuit.shape) if image else pcdistill.images(data, split, n)
     seen = pcdistill.mask(mask, len(x), *x.shape[2:], rng(seed))
-    if not torch.equal(circuit.supported(seen), seen):
-        print(f'this family is asked about whole patches: those of {circuit.patch}×{circuit.patch} '
-              f'pixels that the mask {mask} cuts are hidden whole')
     write_figure(figure(inpaint(circuit, x, seen, samples, rng(seed, circuit.device))), out)
 
 # %% ../nbs/62_cli.ipynb #c008b

@@ -40,7 +40,6 @@ class Either(Emission):
         self.parts, self.heads = nn.ModuleList(parts), [p.n_heads for p in parts]
         self.n_vars, self.n_values = parts[0].n_vars, parts[0].n_values
         self.n_heads = sum(self.heads)
-        self.masks = 'any' if all(p.masks=='any' for p in parts) else 'prefix'
         self.soft_exact = all(p.soft_exact for p in parts)
         self.prior_k = nn.Parameter(torch.full((self.n_heads,), -math.log(self.n_heads)))
         self.normalised = dict(prior_k=0)
@@ -201,22 +200,18 @@ class Fitting(NamedTuple):
 
 # %% ../nbs/35_either.ipynb #a016
 def start_squares(
-    y_xd:Shaped[Tensor, "x d"], # squares
-    z_x:Int[Tensor, "_"],       # labels of the smallest squares in them, as `cut` orders quarters
-    side:int,                   # of the squares
-    joined:tuple[int,...],      # components of a half at the levels above the smallest squares
-    rows:Labelled,              # values and labels there are
+    rows:Labelled,         # squares, and labels of the smallest in them, as `cut` orders quarters
+    joined:tuple[int,...], # components of a half at the levels above the smallest squares
     how:Fitting,
 ) -> Either:
     "Squares before all parts are trained together; a level takes the level below as its quarter."
-    config, c, inner, inner_order = how.config, y_xd.shape[1]//side**2, None, None
-    halves, quarters, scales = config.halves, config.quarters, 16
+    config, y_xd, side, inner = how.config, rows.y_xd, rows.side, None
+    c, halves, quarters, scales = y_xd.shape[1]//side**2, config.halves, config.quarters, 16
     if joined:
         small_xd = cut(y_xd, places(side, c).to(y_xd.device))
-        inner = start_squares(small_xd, z_x, side//2, joined[:-1], rows, how)
-        inner_order, scales = inner.order_d, 32
-        halves = quarters = joined[-1]
-    order = square_order(side, c, inner_order)
+        inner = start_squares(rows._replace(y_xd=small_xd, side=side//2), joined[:-1], how)
+        halves, quarters, scales = joined[-1], joined[-1], 32
+    order = square_order(side, c, inner and inner.order_d)
     sizes = dict(tall=halves, wide=halves, quarters=quarters)
     parts = [how.partition(y_xd, side, cut_, n, scales, order, inner if cut_=='quarters' else None)
              for cut_, n in sizes.items() if n]
@@ -226,8 +221,7 @@ def start_squares(
                             config.shrink, 3, config.batch//4)
     else:
         few = replace(config, epochs=(config.epochs+1)//2)
-        labelled = rows._replace(y_xd=y_xd, z_xq=z_x)
-        block, _ = fit_normals(labelled, few, how.gen, how.beside('block'), how.progress, order)
+        block, _ = fit_normals(rows, few, how.gen, how.beside('block'), how.progress, order)
     e = Either([block, *parts]).to(y_xd.device)
     # half of the weight to the one normal, the rest to the partitions
     rest = [block.share_k.new_full((p.n_heads,), 1/p.n_heads/len(parts)) for p in parts]
@@ -247,7 +241,7 @@ def fit_squares(
     if not (config.halves or config.quarters):
         return fit_normals(rows, config, gen, ckpt, progress)
     how = Fitting(config, gen, ckpt, progress)
-    e = start_squares(rows.y_xd, rows.z_xq.flatten(), rows.side, config.joined, rows, how)
+    e = start_squares(rows, config.joined, how)
     keep = torch.randperm(len(rows.y_xd), generator=gen)[:config.n_fit].to(rows.y_xd.device)
     batch, micro = (config.batch//2, 2048) if config.joined else (2*config.batch, 8192)
     steps = max(1, round(len(keep)/batch))

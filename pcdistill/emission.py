@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'SideBySide', 'prefix', 'put_seen_', 'Moments',
-           'moments_of_rows', 'supported_rows', 'one_reading', 'Atom', 'Labelled', 'some_rows', 'FamilyConfig',
-           'Preset', 'Family', 'family', 'register', 'from_spec']
+           'moments_of_rows', 'one_reading', 'Atom', 'Labelled', 'some_rows', 'FamilyConfig', 'Preset', 'Family',
+           'family', 'register', 'from_spec']
 
 # %% ../nbs/30_emission.ipynb #e002
 from collections.abc import Callable, Sequence
@@ -41,7 +41,6 @@ def soft_log_weight(
 class Emission(nn.Module):
     "p(x | k): K distributions over D ordered integer variables 0 … n_values−1."
     kind = ''        # name in the registry
-    masks = 'any'    # or 'prefix': only whole rows, empty ones, and prefixes can be asked
     # whether soft evidence and `marginals` are of probabilities of integers, not of densities
     soft_exact = False
 
@@ -76,6 +75,11 @@ class Emission(nn.Module):
     def spec(self) -> dict:
         "What the class method `from_spec` builds an untrained one like it from (JSON)."
         raise NotImplementedError
+
+    @classmethod
+    def from_spec(cls, spec:dict) -> 'Emission':
+        "An untrained one of a given make; here `spec` holds the arguments of the class."
+        return cls(**spec)
 
     def atoms(self, f:Callable, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
         "f(family, rows) of each family at the bottom, taken up through the circuits above."
@@ -186,15 +190,6 @@ def moments_of_rows(
     return Moments(mean_xd, entropy_xd)
 
 # %% ../nbs/30_emission.ipynb #e012
-def supported_rows(
-    e:Emission,                  # any
-    seen_xd:Bool[Tensor, "x d"], # a mask
-) -> Bool[Tensor, "x d"]:
-    "The part of a mask that can be answered: other masks than prefixes may count as hidden."
-    if e.masks=='any':
-        return seen_xd
-    return seen_xd & prefix(seen_xd[:, e.order_d])[:, None]
-
 def one_reading(
     e:Emission,    # whose `exact` decides
     ask:Callable,  # (values, mask, beliefs, density) → a tensor with a row for each row
@@ -203,11 +198,9 @@ def one_reading(
     "Rows whose mask has no probability are densities in all their parts."
     if seen_xd is None: # beliefs say nothing
         return ask(x_xd, None, None, density)
-    if density or soft is not None:
-        return ask(x_xd, seen_xd, soft, True)
-    exact_x = e.exact(seen_xd)
-    if bool(exact_x.all()):
-        return ask(x_xd, seen_xd, None, False)
+    density, exact_x = density or soft is not None, e.exact(seen_xd)
+    if density or bool(exact_x.all()):
+        return ask(x_xd, seen_xd, soft, density)
     dense = ask(x_xd[~exact_x], seen_xd[~exact_x], None, True)
     out = dense.new_empty(len(x_xd), *dense.shape[1:])
     out[~exact_x] = dense
@@ -241,10 +234,8 @@ class Atom(Emission):
 # kind → class, and name on the command line → how it is fitted;
 # or the module of the kit that says so
 KINDS:dict[str, type|str] = dict(
-    trees='trees', normals='normals', tiles='tiles', either='either',
-    predicted='extra.predicted')
-FAMILIES:dict[str, 'Family|str'] = dict(
-    trees='trees', grown='grow', normals='either', residuals='extra.predicted')
+    trees='trees', normals='normals', tiles='tiles', either='either')
+FAMILIES:dict[str, 'Family|str'] = dict(trees='trees', grown='grow', normals='either')
 
 class Labelled(NamedTuple):
     "Rows of patches and the latent value of each."

@@ -25,7 +25,7 @@ from .structure import chain
 from .circuit import Circuit, soft_posterior, from_spec as circuit_from_spec
 from .em import fit
 from .emission import Emission, Soft, from_spec
-from .emission import moments_of_rows, supported_rows
+from .emission import moments_of_rows
 from .tiles import Tiles
 
 # %% ../nbs/36_image.ipynb #g005
@@ -125,15 +125,6 @@ def hidden_nats(self:Image, x_bchw) -> Float[Tensor, "b"]:
     return (self.colour.hidden_bits(x_bchw)*math.log(2)).to(self.device, torch.float32)
 
 # %% ../nbs/36_image.ipynb #w006b
-@patch
-def supported(self:Image, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-    "The part of a mask that can be answered: patches with other masks may count as hidden."
-    if self.emission.masks=='any':
-        return seen_bhw
-    seen_bd = self.mask_rows(seen_bhw)
-    seen_xd = supported_rows(self.emission, self.tiles.pieces(seen_bd)[0])
-    return self.pixels(self.tiles.join(seen_xd))[:, 0]
-
 @patch
 def exact(self:Image, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b"]:
     "Whether log p(seen) is of integers; else of a density."

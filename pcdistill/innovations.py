@@ -168,10 +168,6 @@ class Innovations(nn.Module):
     def device(self) -> torch.device:
         return self.mu_d.device
 
-    def supported(self, seen_bhw:Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-        "The part of a mask that can be answered: all of it."
-        return seen_bhw
-
 # %% ../nbs/54_innovations.ipynb #c0a68c97
 @patch
 def order(self:Innovations, seen_hw:Bool[Tensor, "h w"]) -> Order:

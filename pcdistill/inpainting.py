@@ -259,7 +259,7 @@ def inpaint(
     require(n >= 0 and len(x_bchw) > 0,
             f'wanted images, and no fewer than 0 samples of each, got {len(x_bchw)} and {n}')
     gen = rng(0, dev) if gen is None else gen
-    seen_bhw = image.supported(mask(seen_bhw, len(x_bchw), *image.shape[1:], gen).to(dev))
+    seen_bhw = mask(seen_bhw, len(x_bchw), *image.shape[1:], gen).to(dev)
     parts = []
     for at in torch.arange(len(x_bchw), device=dev).split(batch):
         belief = None if belief_bnk is None else belief_bnk.to(dev)[at]

@@ -31,9 +31,9 @@ def log_mass_normal(
     P = torch.special.erfc(A).sub_(torch.special.erfc(B)).mul_(.5)
     lp = P.clamp_min(1e-30).log_()
     if not P.is_cpu: # all of them, so that nothing waits to hear which
-        lp = torch.where(P <= 1e-30, _log_tail(A, B), lp)
-    elif len((far := (P <= 1e-30).nonzero(as_tuple=True))[0]):
-        lp[far] = _log_tail(A[far], B[far])
+        return torch.where(P <= 1e-30, _log_tail(A, B), lp)
+    far = (P <= 1e-30).nonzero(as_tuple=True)
+    lp[far] = _log_tail(A[far], B[far])
     return lp
 
 # %% ../nbs/20_masses.ipynb #ca0c96aa

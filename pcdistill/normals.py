@@ -52,6 +52,8 @@ class Normals(Atom):
         self.n_heads, self.n_vars, self.n_values, self.shapes = n_heads, n_vars, n_values, G
         self.shrink, self.s_min, self.sheppard = shrink, s_min, sheppard
         self.register_buffer('order', torch.tensor(order), persistent=False)
+        shape_k = torch.arange(n_heads)//(n_heads//G) # the shape of each component
+        self.register_buffer('shape_k', shape_k, persistent=False)
         self.mu_gd = nn.Parameter(torch.full((G, n_vars), (n_values-1)/2))
         self.U_gde = nn.Parameter(torch.zeros(G, n_vars, n_vars))
         self.logs_kd = nn.Parameter(torch.full((n_heads, n_vars), math.log(n_values/4)))
@@ -66,17 +68,6 @@ class Normals(Atom):
         "The arguments (JSON)."
         names = ('n_heads', 'n_vars', 'n_values', 'shapes', 'shrink', 's_min', 'sheppard')
         return {n: getattr(self, n) for n in names} | dict(order=self.order.tolist())
-
-    @classmethod
-    def from_spec(cls, spec:dict) -> 'Normals':
-        "Untrained normals of a given make."
-        return cls(**spec)
-
-# %% ../nbs/33_normals.ipynb #n005b
-@patch(as_prop=True)
-def shape_k(self:Normals) -> Int[Tensor, "k"]:
-    "The shape of each component."
-    return torch.arange(self.n_heads, device=self.order.device)//(self.n_heads//self.shapes)
 
 # %% ../nbs/33_normals.ipynb #n006
 @patch
@@ -102,15 +93,15 @@ def factor(self:Normals,
     return A_gdv[back].mul_(rearrange(self.logs_kd[k].double().exp(), 'k d -> k d 1')).mT
 
 # %% ../nbs/33_normals.ipynb #n008
-# numbers in a tensor at a time: small tensors stay in a cache
-AT_ONCE = 1 << 22
+AT_ONCE = 1 << 22 # numbers in a tensor at a time, on a CPU: small tensors stay in its cache
 
-def _few(n:int, t:Tensor) -> int: # so many at a time on a CPU; a GPU wants few launches
-    return n if t.is_cpu else 32*n
+# how many to take at a time, of so many numbers each; a GPU wants few launches
+def _at_once(t:Tensor, each:int) -> int:
+    return max(1, (AT_ONCE if t.is_cpu else 32*AT_ONCE)//each)
 
-def _residuals(e:Normals, parts:int=4): # a function of rows: [x g d], ε of every shape
+def _residuals(e:Normals): # a function of rows: [x g d], ε of every shape
     U_gde, middle = e.unit(), (e.n_values-1)/2
-    ends = [e.n_vars*i//parts for i in range(parts+1)]
+    ends = [e.n_vars*i//4 for i in range(5)]
     # transposed for one product each
     blocks = [rearrange(U_gde[:, a:b, :b], 'g d e -> e (g d)') for a, b in zip(ends, ends[1:])]
     bias_gd = einsum(U_gde, e.mu_gd - middle, 'g d e, g e -> g d')
@@ -126,8 +117,8 @@ def _weighted(e, t_xgd, w_kd): # [x k], Σ_d t w
     return rearrange(rearrange(t_xgd, 'x g d -> g x d') @ w_gdj, 'g x j -> x (g j)')
 
 def _density(e, e_xgd): # log N of whole rows
-    q_xk = _weighted(e, e_xgd.square(), (-2*e.logs_kd).exp())
-    return -.5*q_xk - e.logs_kd.sum(1) - .5*e.n_vars*math.log(2*math.pi)
+    lp_xk = _weighted(e, e_xgd.square(), -.5*(-2*e.logs_kd).exp())
+    return lp_xk - e.logs_kd.sum(1) - .5*e.n_vars*math.log(2*math.pi)
 
 # %% ../nbs/33_normals.ipynb #n010
 def _bound(e, e_xgd, *masks): # of the chain, from above
@@ -153,20 +144,21 @@ def _chain(e, e_xgd, x_xd, seen_xd, behind=40.):
     best_x = (lp_xk + e.share_k.log()).argmax(1)
     least_x = exact(torch.arange(len(x_xd), device=x_xd.device), best_x) - behind
     x_p, k_p = (lp_xk > least_x[:, None]).nonzero(as_tuple=True)
-    few = _few(4096, x_xd)
+    few = _at_once(x_xd, 1024)
     lp_xk[x_p, k_p] = torch.cat([exact(*p) for p in zip(x_p.split(few), k_p.split(few))])
     return lp_xk
 
 # %% ../nbs/33_normals.ipynb #n011
 @patch
 @torch.no_grad()
+@products(tf32=False)
 def fast(self:Normals,
     x_xd:Shaped[Tensor, "x d"], # values, in coding order
     density:bool=False,         # the density of whole rows; else the chain
     seen_xd:Bool[Tensor, "x d"]|None=None, # prefixes, for the chain; None: all seen
 ) -> Float[Tensor, "x k"]:
     "log of the normal part of whole rows, or of prefixes by the chain."
-    residuals, few = _residuals(self), max(1, _few(AT_ONCE, x_xd)//self.mu_gd.numel())
+    residuals, few = _residuals(self), _at_once(x_xd, self.mu_gd.numel())
     seen_xd = torch.ones_like(x_xd, dtype=torch.bool) if seen_xd is None else seen_xd
     parts = []
     for x, seen in zip(x_xd.split(few), seen_xd.split(few)):
@@ -227,21 +219,16 @@ class Given:
         return torch.linalg.solve_triangular(self.L_kvv, cov_kvh, upper=False)
 
 # %% ../nbs/33_normals.ipynb #n015
-@patch
+# [x k], log of the normal part of any observations, without the factors √(2π/τ) of noise
 @torch.no_grad()
-def normal_part(self:Normals,
-    x_xd:Shaped[Tensor, "x d"],    # values, in coding order
-    noise_xd:Float[Tensor, "x d"], # variance of each observation
-    density:bool,                  # the density of prefixes too
-) -> Float[Tensor, "x k"]:
-    "log of the normal part of any observations, without the factors √(2π/τ) of noise."
-    seen_xd, out_xk = noise_xd==0, self.mu_gd.new_empty(len(x_xd), self.n_heads)
+def _partly_seen(e, x_xd, noise_xd, density):
+    seen_xd, out_xk = noise_xd==0, e.mu_gd.new_empty(len(x_xd), e.n_heads)
     fast_x = seen_xd.all(1) if density else prefix(seen_xd)
-    out_xk[fast_x] = self.fast(x_xd[fast_x], density, seen_xd[fast_x])
-    few = max(1, _few(AT_ONCE, x_xd)//self.n_vars**2)
+    out_xk[fast_x] = e.fast(x_xd[fast_x], density, seen_xd[fast_x])
+    few = _at_once(x_xd, e.n_vars**2)
     for noise_d, rows in groups(noise_xd, (~fast_x).nonzero().flatten()):
-        for k in torch.arange(self.n_heads, device=rows.device).split(few):
-            given = Given(self, noise_d, k, rows[:0])
+        for k in torch.arange(e.n_heads, device=rows.device).split(few):
+            given = Given(e, noise_d, k, rows[:0])
             for some in rows.split(256):
                 lp_xk = given.log_density(given.white(x_xd[some]))
                 out_xk[some[:, None], k] = lp_xk.to(out_xk)
@@ -250,6 +237,7 @@ def normal_part(self:Normals,
 # %% ../nbs/33_normals.ipynb #n017
 @patch
 @torch.no_grad()
+@products(tf32=False)
 def accumulate(self:Normals,
     x_xd:Shaped[Tensor, "x d"],    # whole rows, in coding order
     gamma_xk:Float[Tensor, "x k"], # responsibilities, ≥ 0
@@ -274,24 +262,19 @@ def _add_near(e, x_xd, gamma_xgj, count_gjab): # component by component, of its 
                 count_ab.addmm_(few_xa.T, few_xa*rearrange(gamma_x[few], 'x -> x 1'))
 
 def _add_all(e, x_xd, gamma_xgj, count_gjab): # on a GPU: all rows at once, none looked for
-    residuals, few = _residuals(e), max(1, _few(AT_ONCE, x_xd)//(e.n_heads*(1+e.n_vars)))
+    residuals, few = _residuals(e), _at_once(x_xd, e.n_heads*(1+e.n_vars))
     for x, gamma in zip(x_xd.split(few), gamma_xgj.split(few)):
         one_gxa = pad(rearrange(residuals(x), 'x g d -> g x d'), (1, 0), value=1.)
         mine_gxja = einsum(gamma, one_gxa, 'x g j, g x a -> g x j a')
         count_gjab += einsum(mine_gxja, one_gxa, 'g x j a, g x b -> g j a b')
 
-class _EStep(torch.autograd.Function): # `fast` forward, `accumulate` backward
-    @staticmethod
-    @products(tf32=False)
-    def forward(ctx, anchor, e, x_xd, density):
-        ctx.e, ctx.x_xd = e, x_xd
-        return e.fast(x_xd, density)
-
-    @staticmethod
-    @products(tf32=False)
-    def backward(ctx, g_xk):
-        ctx.e.accumulate(ctx.x_xd, g_xk.abs())
-        return None, None, None, None
+@patch
+def scored(self:Normals, x_xd:Shaped[Tensor, "x d"], density:bool) -> Float[Tensor, "x k"]:
+    "`fast`, of whole rows; backward hands its gradient to `accumulate`."
+    lp_xk = self.fast(x_xd, density)
+    if torch.is_grad_enabled() and self.mu_gd.requires_grad:
+        lp_xk.requires_grad_().register_hook(lambda g_xk: self.accumulate(x_xd, g_xk.abs()))
+    return lp_xk
 
 # %% ../nbs/33_normals.ipynb #n018
 @patch
@@ -311,9 +294,9 @@ def forward(self:Normals, x_xd, seen_xd=None, soft=None, density=False) -> Float
     value_xd, noise_xd = self.observed(x_xd, seen_xd, soft)
     density = density or soft is not None
     if seen_xd is None or bool((noise_xd==0).all()):
-        lp_xk = _EStep.apply(self.mu_gd, self, value_xd, density)
+        lp_xk = self.scored(value_xd, density)
     else:
-        lp_xk = self.normal_part(value_xd, noise_xd, density)
+        lp_xk = _partly_seen(self, value_xd, noise_xd, density)
     n_x1 = noise_xd.isfinite().sum(1, keepdim=True).to(lp_xk)
     lp_xk = grained(lp_xk, self.uniform(n_x1))
     if soft is None:
@@ -367,11 +350,11 @@ def em_step_(self:Normals,
     if self.count is None:
         return
     sum_(self.count)
-    if not float(self.count[:, 0, 0].sum()) > 0:
-        return
     n = self.count[:, 0, 0].double().sum()
+    if not float(n) > 0:
+        return
     shapes_g = torch.arange(self.shapes, device=self.count.device)
-    some = shapes_g.chunk(1 + self.count.numel()//_few(AT_ONCE, self.count))
+    some = shapes_g.split(_at_once(self.count, self.count.numel()//self.shapes))
     pool_ab = sum(_pooled(*_mixed(self, g, n, lr)) for g in some)/n
     for g in some:
         _step_(self, g, n, lr, pseudocount, pool_ab)
@@ -575,7 +558,7 @@ def _ghk(e, x_xd, gen): # one draw of every component, float64 inside
 class NormalsCoder(Coder):
     "Rows in progress under normals, float64."
     def __init__(self, e:Normals, b:int):
-        self.e, self.d, self.shape_k = e, 0, e.shape_k
+        self.e, self.d = e, 0
         three = (e.unit(), e.mu_gd, e.logs_kd.exp())
         self.U_gde, mu_gd, self.s_kd = (t.detach().double() for t in three)
         self.bias_gd = einsum(self.U_gde, mu_gd, 'g d e, g e -> g d')
@@ -589,7 +572,7 @@ class NormalsCoder(Coder):
     def table(self, logw_bk):
         V, s_k = self.e.n_values, self.s_kd[:, self.d]
         past_bg = self.x_bd[:, :self.d] @ self.U_gde[:, self.d, :self.d].T
-        self.m_bk = (self.bias_gd[:, self.d] - past_bg)[:, self.shape_k]
+        self.m_bk = (self.bias_gd[:, self.d] - past_bg)[:, self.e.shape_k]
         w_bk = (logw_bk + self.lp_bk).softmax(1)
         r_bk = _grain(self.normal_bk, self.e.uniform(self.d))
         p_bv = repeat((w_bk*r_bk).sum(1)/V, 'b -> b v', v=V).clone()
@@ -622,7 +605,6 @@ class NormalsConfig(FamilyConfig):
     shrink:float=200.     # pseudo-rows of the pooled shape
     epochs:int=6          # passes over the labelled rows
     batch:int=80_000      # rows an EM step
-    n_fit:int=500_000     # rows used at most
 
 @torch.no_grad()
 def start_(
@@ -651,8 +633,7 @@ def start_(
 @patch
 def log_joint(self:Normals, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
     "log p(x, k) by the density, without the grain; backward collects the counts of EM."
-    lp_xk = _EStep.apply(self.mu_gd, self, x_xd[:, self.order], True)
-    return lp_xk + self.share_k.clamp_min(1e-30).log()
+    return self.scored(x_xd[:, self.order], True) + self.share_k.clamp_min(1e-30).log()
 
 @patch
 def label(self:Normals, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:

@@ -38,7 +38,7 @@ class Tiles(Emission):
                 f'wanted pieces of {emission.n_vars} variables, got {at_pd.shape[1]}')
         self.emission, self.prior, self.n_pieces = emission, prior, len(at_pd)
         self.n_vars, self.n_values, self.n_heads = at_pd.numel(), emission.n_values, prior.n_heads
-        self.masks, self.soft_exact = emission.masks, emission.soft_exact
+        self.soft_exact = emission.soft_exact
         self.register_buffer('at_pd', at_pd, persistent=False)
         piece_after_piece = at_pd[:, emission.order_d.to(at_pd.device)].flatten()
         order_d = piece_after_piece if order is None else torch.tensor(order)
@@ -79,12 +79,10 @@ def join(self:Tiles, t_xd:Shaped[Tensor, "xp e *v"]) -> Shaped[Tensor, "x d *v"]
 @patch
 def evidence(self:Tiles, x_xd, seen_xd=None, soft=None, density=False) -> Float[Tensor, "x p k"]:
     "log p(evidence of piece p | z_p = k)."
-    return one_reading(self, self._evidence, x_xd, seen_xd, soft, density)
-
-@patch
-def _evidence(self:Tiles, x_xd, seen_xd, soft, density) -> Float[Tensor, "x p k"]:
-    lp_xk = self.emission(*self.pieces(x_xd, seen_xd, soft), density)
-    return rearrange(lp_xk, '(x p) k -> x p k', p=self.n_pieces)
+    def of_pieces(x_xd, seen_xd, soft, density):
+        lp_xk = self.emission(*self.pieces(x_xd, seen_xd, soft), density)
+        return rearrange(lp_xk, '(x p) k -> x p k', p=self.n_pieces)
+    return one_reading(self, of_pieces, x_xd, seen_xd, soft, density)
 
 @patch
 def forward(self:Tiles, x_xd, seen_xd=None, soft=None, density=False) -> Float[Tensor, "x k"]:
@@ -118,12 +116,6 @@ def draw(self:Tiles, x_xd, seen_xd, k_x, gen, soft=None, lp_xpk=None) -> Shaped[
     "Hidden values, latents first; `k_x` None: head 0; `lp_xpk`: the evidence, if it is at hand."
     lp_xpk = self.evidence(x_xd, seen_xd, soft) if lp_xpk is None else lp_xpk
     z_xp = soft_choice(self.prior, lp_xpk, gen, k_x)
-    return self.draw_given(x_xd, seen_xd, z_xp, gen, soft)
-
-@patch
-@torch.no_grad()
-def draw_given(self:Tiles, x_xd, seen_xd, z_xp, gen, soft=None) -> Shaped[Tensor, "x d"]:
-    "The same from latents that are at hand."
     x, seen, belief = self.pieces(x_xd, seen_xd, soft)
     return self.join(self.emission.draw(x, seen, z_xp.flatten(), gen, belief))
 

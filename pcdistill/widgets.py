@@ -151,13 +151,11 @@ def log_true(
     row:int, col:int,             # a hidden pixel
 ) -> tuple[float, bool]|None:
     """log p(true value of the pixel | seen), nats, and whether it is a probability, else a density;
-    None of a mask that is not supported, or where masks do not share one distribution."""
+    None where masks do not share one distribution."""
     if not image.joint:
         return None
     both_bhw = repeat(seen_hw, 'h w -> 2 h w').clone()
     both_bhw[1, row, col] = True
-    if not torch.equal(image.supported(both_bhw), both_bhw):
-        return None
     exact = bool(image.exact(both_bhw).all())
     lp_b = image(repeat(x_chw, 'c h w -> 2 c h w'), both_bhw, density=not exact)
     return float(lp_b[1] - lp_b[0]), exact

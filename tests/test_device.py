@@ -12,7 +12,6 @@ from pcdistill.data import images
 from pcdistill.either import Either
 from pcdistill.em import EM, fit
 from pcdistill.emission import Soft, moments_of_rows
-from pcdistill.extra.predicted import Predicted
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.innovations import InnovationsConfig, fit_innovations, fit_network
 from pcdistill.inpainting import inpaint
@@ -26,6 +25,7 @@ from pcdistill.structure import binary_tree, chain
 from pcdistill.teacher import bound, train
 from pcdistill.tiles import Tiles
 from pcdistill.trees import Trees
+from test_emission import PREDICTED
 
 def alike(here, there, atol=1e-5):
     "Numbers made here and far away."
@@ -90,20 +90,20 @@ def normals(K, d):
 
 EMISSIONS = {'trees': lambda: Trees([binary_tree(6)], 8, [3], [4], gen=rng(0)), 'logistic': lambda: Trees([chain(6)], 8, [2], [3], 'logistic', rng(0)),
              'trees side by side': lambda: Trees([binary_tree(6), chain(6)], 8, [3, 2], [4, 3], gen=rng(0), counts=[5, 1, 2, 2, 3]),
-             'normals': lambda: normals(4, 6), 'residuals': lambda: Predicted(Trees([binary_tree(6)], 8, [3], [4], gen=rng(0))),
+             'normals': lambda: normals(4, 6), 'residuals': lambda: PREDICTED.Predicted(Trees([binary_tree(6)], 8, [3], [4], gen=rng(0))),
              'cut normals': lambda: Either([normals(4, 6), tiles(normals(4, 3), 2, 2)])}
 
 @pytest.mark.parametrize('name', EMISSIONS)
 def test_emissions(name):
     e = EMISSIONS[name]()
     y, K = torch.randint(0, 8, (6, 6), generator=rng(3)), e.n_heads
-    seen = torch.arange(6).expand(6, 6) < torch.arange(6)[:, None] + 1 if e.masks=='prefix' else torch.rand(6, 6, generator=rng(4)) < .5
+    seen = torch.arange(6).expand(6, 6) < torch.arange(6)[:, None] + 1 if name=='residuals' else torch.rand(6, 6, generator=rng(4)) < .5
     w, k = torch.rand(6, K, generator=rng(5)).softmax(1), torch.arange(6) % K
     soft = Soft(y.float(), torch.where(seen, 0., .3))
     with far_away():
         far = copy.deepcopy(e).to(FAR)
         Y, S, W, k = (t.to(FAR) for t in (y, seen, w, k))
-        beliefs = [(None, None)] if e.masks=='prefix' else [(None, None), (soft, soft.each(lambda t: t.to(FAR)))]
+        beliefs = [(None, None)] if name=='residuals' else [(None, None), (soft, soft.each(lambda t: t.to(FAR)))]
         for here, there in beliefs:
             alike(e(y, seen, here), far(Y, S, there), 1e-4)
             if name!='residuals': alike(e.marginals(y, seen, w, here), far.marginals(Y, S, W, there), 1e-4)

@@ -9,9 +9,8 @@ import pages
 from jaxtyping import TypeCheckError
 from pcdistill.compress import decode, encode
 from pcdistill.core import Refused, rng
-from pcdistill.extra.predicted import Predicted
 from pcdistill.inpainting import inpaint
-from small_images import BYTES, patches, trees
+from small_images import BYTES
 from test_innovations import small
 
 root = notebooks.root
@@ -116,10 +115,10 @@ def test_the_glossary():
     for term, said, where in terms:
         assert where in pages.homes(), f'{term}: no notebook {where}'
         assert said.endswith('.') and len(re.findall(r'[.!?](?= [A-ZK]|$)', said))<=2, f'{term}: two sentences at most'
-    words = 'emission,latent prior,head,flow,innovation,density,chain,partition,shape,circuit per cluster,one-hot evidence,supported mask,soft evidence,mass on an integer,teacher,student,ledger'
+    words = 'emission,latent prior,head,flow,innovation,density,chain,partition,shape,circuit per cluster,one-hot evidence,soft evidence,mass on an integer,teacher,student,ledger'
     assert set(words.split(','))<={t for t, _, _ in terms}
 
-STUDENTS = dict(trees=BYTES['trees'], grown=BYTES['own_trees'], normals=BYTES['squares'], residuals=lambda s: patches(Predicted(trees(V=256, seed=s)), seed=s), innovations=lambda s: small(seed=s))
+STUDENTS = dict(trees=BYTES['trees'], grown=BYTES['own_trees'], normals=BYTES['squares'], innovations=lambda s: small(seed=s))
 
 def table():
     rows = re.findall(r'^\| (.*) \|$', (root/'docs'/'queries.md').read_text().split('## ')[0], re.M)
@@ -139,7 +138,7 @@ def asked(image):
     r, soft = inpaint(image, x, some, 2, rng(2)), may(lambda: inpaint(image, x, some, 1, rng(2), soft=soft))
     belief = may(lambda: inpaint(image, x, some, 1, rng(2), belief_bnk=torch.zeros(2, 1, 1)))
     assert r.samples.shape==(2, *x.shape) and r.mean.shape==x.shape
-    return {'log p of a whole image': meaning(inpaint(image, x, none, 0)), 'masks that can be answered': 'any' if torch.equal(image.supported(some), some) else 'beginnings',
+    return {'log p of a whole image': meaning(inpaint(image, x, none, 0)),
             'log p(hidden \\| seen)': meaning(r), 'soft evidence about pixels': meaning(soft) if soft else 'refused', 'beliefs about latents': 'yes' if belief else 'refused',
             'compress and decompress': 'yes' if may(squeezed) else 'no', 'one distribution for all masks': 'yes' if image.joint else 'no'}
 

@@ -10,10 +10,9 @@ from pcdistill.evaluate import fit_plain_hclt
 from pcdistill.image import Image as Student
 from pcdistill.inpainting import MASKS, Inpainted, figure, fit_image, fit_mask, inpaint, mask
 from pcdistill.patches import to_patches
-from pcdistill.structure import chain
 from pcdistill.teacher import fit_pixels
 from pcdistill.latent_prior import fit_latent_prior
-from pcdistill.trees import Trees, TreesConfig, fit_trees
+from pcdistill.trees import TreesConfig, fit_trees
 from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks, mixture, patches, trees, two_terms
 from test_evaluate import ALL_X, toy
 
@@ -303,17 +302,6 @@ def test_beliefs_are_refused(refuses):
     image, x = toy(0), ALL_X[:3]; ask = lambda value, precision: inpaint(image, x, torch.zeros(3, 2, 4).bool(), 0, rng(0), soft=(value, precision))
     refuses(lambda: ask(torch.zeros(3, 1, 2, 3), torch.zeros(3, 1, 2, 3)), '(1, 2, 4)', '(1, 2, 3)')
     refuses(lambda: ask(torch.zeros(3, 1, 2, 4), -torch.ones(3, 1, 2, 4)), 'negative')
-
-class OfPrefixes(Trees):
-    kind, masks = 'of_prefixes', 'prefix'
-
-def test_an_emission_of_prefixes_hides_other_patches_whole():
-    "The result's mask says what was shown: patches seen to some point, or not at all."
-    e = OfPrefixes([chain(4)], 2, [3], [2], gen=rng(0)); image = patches(e); x = ALL_X[[3, 99]]; seen = torch.ones(2, 2, 4, dtype=torch.bool)
-    seen[0, 0, 0], seen[0, 1, 3], seen[1, 1, 2:] = False, False, False   # no prefix of its patch; a prefix; a prefix
-    r = inpaint(image, x, seen, 1, rng(0)); want = seen.clone(); want[0, :, :2] = False
-    assert torch.equal(r.seen, want) and r.exact.all()
-    assert torch.allclose(r.log_seen_b, image(x, want), atol=1e-5) and torch.allclose(r.log_seen_b + r.log_hidden_b, image(x), atol=1e-4)
 
 # ---- what was found by trying
 

@@ -107,8 +107,8 @@ def test_commands_on_a_run(done, tmp_path, capsys):
     for mask in MASKS: assert cli.main(['inpaint', str(folder), '--mask', mask, '-n', '2', '--out', str(tmp_path/f'{mask}.png')])==0
     assert len(list(tmp_path.glob('*.png')))==1 + len(MASKS)
 
-OTHERS = [('normals', {}), ('normals', dict(halves=6, quarters=6, joined=[4], epochs=1)), ('normals', dict(halves=0, joined=[])), ('residuals', {}),
-          ('residuals', dict(states=4, epochs=2, own=True, inputs='logistic')), ('trees', dict(states=4, epochs=2, inputs='logistic'))]
+OTHERS = [('normals', {}), ('normals', dict(halves=6, quarters=6, joined=[4], epochs=1)), ('normals', dict(halves=0, joined=[])),
+          ('trees', dict(states=4, epochs=2, inputs='logistic'))]
 
 @pytest.mark.parametrize('family, settings', [pytest.param(*o, marks=needs(o[0])) for o in OTHERS])
 def test_other_families_go_through_the_same_chain(family, settings, tmp_path):
@@ -242,7 +242,7 @@ def test_plan_prints_and_does_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert all(stage in said for stage in (*STAGES, 'all', 'one micro-batch')) and not (tmp_path/'x').exists()
 
-@pytest.mark.parametrize('family', ['trees', 'grown', 'normals', 'residuals'])
+@pytest.mark.parametrize('family', ['trees', 'grown', 'normals'])
 def test_every_family_has_a_plan_on_images_of_many_patches(family):
     "Normals on photos are over squares of four patches."
     r = recipe('photos', 'paper' if family=='grown' else 'tiny', family, n_train=60, n_test=4, clusters=4)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from ..core import bpd, require, rng
 from ..show import axes_or_new, grid, heat, strip
 from ..inputs import one_hot_evidence
-from ..circuit import soft_choice, soft_posterior
+from ..circuit import soft_posterior
 from ..emission import moments_of_rows
 from ..image import Image
 from ..evaluate import Ledger, waterfall
@@ -139,8 +139,7 @@ def swap(
         return torch.where(image.pixels(seen_1d)[0].cpu(), x_chw.to(new), new)
     w_nk = soft_posterior(image.prior, told_1nk)[0]
     mean_nd = moments_of_rows(e, tiles.pieces(y_1d)[0], seen_nd, w_nk).mean_xd
-    zs = [soft_choice(image.prior, told_1nk, gen) for _ in range(samples)]
-    drawn = [tiles.draw_given(y_1d, seen_1d, z_1n, gen) for z_1n in zs]
+    drawn = [tiles.draw(y_1d, seen_1d, None, gen, lp_xpk=told_1nk) for _ in range(samples)]
     log_p = image.prior(told_1nk) - image.prior(rest_1nk)
     return Swapped(as_image(tiles.join(mean_nd)),
                    torch.stack([as_image(y_1d) for y_1d in drawn]),
