@@ -1,5 +1,6 @@
 """What a notebook defines and does not export: read from its cells, for scripts and tests."""
-import ast, json
+import ast, json, re
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +15,16 @@ def kept(node) -> bool:
     return all(n.id.isupper() for n in names)
 
 def definitions(notebook:Path) -> SimpleNamespace:
-    "What a notebook defines, imports and capital constants too; nothing else of it is run."
+    """What a notebook defines, imports and capital constants too; nothing else of it is run. What it
+    exports comes from the package."""
     space = {'__name__': notebook.stem}
     for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
-        if cell['cell_type']=='code':
-            tree = ast.parse(''.join(cell['source']))
+        text = ''.join(cell['source'])
+        if exports := re.match(r'#\| default_exp (\S+)', text):
+            module = vars(import_module(f'pcdistill.{exports[1]}'))
+            space |= {name: v for name, v in module.items() if not name.startswith('__')}
+        elif cell['cell_type']=='code' and not text.startswith('#| export'):
+            tree = ast.parse(text)
             tree.body = [n for n in tree.body if kept(n)]
             exec(compile(tree, notebook.name, 'exec'), space)
     return SimpleNamespace(**space)
