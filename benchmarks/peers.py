@@ -44,12 +44,12 @@ def trained(lp:Callable, optimizer, sign:int=-1, mean:bool=False) -> Callable:
 def ours(pc, x_bd, seen_bd, job:str) -> Callable:
     from pcdistill.core import rng
     from pcdistill.em import EM
-    from pcdistill.extra.optimizers import OnLogits
+    from pcdistill.extra.optimizers import on_logits
     from pcdistill.circuit import sample
     if job=='sample': gen = rng(3, x_bd.device); return lambda: sample(pc, x_bd, seen_bd, gen)
     forward = lambda: pc(x_bd)[:, 0]
     if job=='forward': return torch.no_grad()(forward)
-    em = EM(pc, .1, .01) if job=='EM' else OnLogits(torch.optim.Adam, pc, lr=.01)
+    em = EM(pc, .1, .01) if job=='EM' else on_logits(torch.optim.Adam, pc, lr=.01)
     def step(): (-forward().sum()).backward(); em.step()
     return step
 
