@@ -203,8 +203,7 @@ def _pad_parts(x_bchw, seen_1hw, names) -> Panel: # the controls, laid out
     _, h, w = seen_1hw.shape
     pad = Pad(rows=h, cols=w, brush=max(1, h//8), mask=_raw(~seen_1hw))
     choose = put(chooser('image to paint on', 44), x_bchw, cols=len(x_bchw))
-    options = names + ['all']*(len(names) > 1)
-    model = ui.ToggleButtons(options=options, tooltips=[f'ask {n}' for n in options])
+    model = ui.ToggleButtons(options=names + ['all']*(len(names) > 1))
     model.layout.display = None if len(names) > 1 else 'none'
     big, unsure = (Gallery(label=n, width=240) for n in ('completion', 'entropy of each pixel'))
     few = chooser('completion shown large', 84)

@@ -9,6 +9,7 @@ __all__ = ['SUMS', 'quad_tree', 'random_tree', 'RegionGraph', 'regions', 'rectan
 # %% ../../nbs/extra/graphs.ipynb #c025cb60
 from collections.abc import Callable
 from graphlib import CycleError, TopologicalSorter
+from itertools import product
 from typing import NamedTuple
 import torch
 from fastcore.basics import patch
@@ -29,17 +30,18 @@ def quad_tree(
 ) -> Tree:
     "Quad tree over an image; variables in (row, column, channel) order."
     require(min(h, w, c) >= 1, f'wanted at least 1 row, column and channel, got {h}, {w}, {c}')
-    cut = lambda a, b: [(a, b)] if b-a==1 else [(a, (a+b)//2), ((a+b)//2, b)]
-    parent, host, todo = [], {}, [((0, h), (0, w), -1)]
-    while todo:
-        rows, columns, above = todo.pop()
+    parent, host = [], {}
+    halves = lambda r: [r[:len(r)//2], r[len(r)//2:]] if len(r) > 1 else [r]
+    def grow(rows, columns, above):
         me = len(parent)
         parent.append(above)
-        if rows[1]-rows[0]==columns[1]-columns[0]==1:
+        if len(rows)==len(columns)==1:
             host[rows[0], columns[0]] = me
-            continue
-        todo += [(r, k, me) for r in cut(*rows)[::-1] for k in cut(*columns)[::-1]]
-    pixels = [(i, j) for i in range(h) for j in range(w)]
+            return
+        for r, k in product(halves(rows), halves(columns)):
+            grow(r, k, me)
+    grow(range(h), range(w), -1)
+    pixels = product(range(h), range(w))
     return Tree(tuple(parent), tuple(host[p] for p in pixels for _ in range(c)))
 
 def random_tree(
