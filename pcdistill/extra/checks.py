@@ -78,7 +78,7 @@ def check_draws(
     soft:Soft|None,               # beliefs about the rest
     gen:torch.Generator,          # randomness
 ):
-    "4,000 draws: what is seen stays, integers, means within five standard errors of posterior means."
+    "Means of draws are posterior means, to five standard errors; what is seen stays; integers."
     k_n = torch.randint(e.n_heads, (1,), generator=gen).expand(4000)
     mean_d = moments_of_rows(e, x_1d, seen_1d, torch.eye(e.n_heads)[k_n[:1]], soft).mean_xd[0]
     x_nd, seen_nd = (t.expand(4000, -1) for t in (x_1d, seen_1d))
