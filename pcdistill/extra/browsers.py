@@ -310,8 +310,8 @@ def growth_figure(
     "The patches of each head of one tree, and what every division tried has saved."
     require(len(history) > 0 and all('bits' in r for r in history), 'wanted the history of '
             f'growing, a dictionary for each division, got {len(history)} of something else')
-    fig = Figure(figsize=(8, 2.9), dpi=72, layout='constrained')
-    (heads, gains), r = fig.subplots(1, 2), history[i]
+    fig = Figure(figsize=(5, 5), dpi=72, layout='constrained')
+    (heads, gains), r = fig.subplots(2), history[i]
     n = range(len(r['patches']))
     colours = ['tab:orange' if h in r['split'] else '.7' for h in n]
     heads.bar([str(h) for h in n], r['patches'], color=colours)
@@ -333,7 +333,7 @@ def figure_of(
 ) -> Panel:
     "A control, the figure of what it says, and words."
     widget, = control.values()
-    shown, said = ui.Image(width=640), ui.HTML()
+    shown, said = ui.Image(width=480), ui.HTML()
     def show():
         shown.value, said.value = as_png(figure(), 144.), text()
     follow(show, widget)
@@ -363,11 +363,11 @@ def ledger_figure(
     b, dims = len(x_bchw), x_bchw[0].numel()
     require(len(student_b)==len(ledger.total_b)==b, 'wanted a ledger of each image and its '
             f'log p, got {len(ledger.total_b)}, {b} and {len(student_b)}')
-    fig = Figure(figsize=(9, 2.9), dpi=72, layout='constrained')
-    shown, this, mean = fig.subplots(1, 3, width_ratios=[.5, 1.1, 1.1])
-    grid(x_bchw[i:i+1], 1, shown, f'image {i}')
-    waterfall(of_image(ledger, i), student_b[i:i+1], dims, this, 'this image')
-    waterfall(ledger, student_b, dims, mean, f'mean of {b} images')
+    fig = Figure(figsize=(6, 5), dpi=72, layout='constrained')
+    ax = fig.subplot_mosaic('xi;xm', width_ratios=[.35, 1])
+    grid(x_bchw[i:i+1], 1, ax['x'], f'image {i}')
+    waterfall(of_image(ledger, i), student_b[i:i+1], dims, ax['i'], 'this image')
+    waterfall(ledger, student_b, dims, ax['m'], f'mean of {b} images')
     return fig
 
 # %% ../../nbs/extra/browsers.ipynb #c034b
