@@ -1,9 +1,9 @@
 """From labels of patches to exact bits/dim of whole images: the student that limits.py trains, with
 the processor seconds of every step."""
-import ast, json, subprocess, time
+import subprocess, time
 from pathlib import Path
-from types import SimpleNamespace
 import torch
+from cells import definitions # for those who import it from here
 from pcdistill.chain import square_labels
 from pcdistill.colour import COLOURS
 from pcdistill.emission import Labelled, family
@@ -24,25 +24,6 @@ def timed(f, *args, **kwargs):
     start = time.process_time()
     out = f(*args, **kwargs)
     return out, round(time.process_time() - start, 1)
-
-KEPT = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
-
-def kept(node) -> bool:
-    "Whether a statement defines something; of assignments, those of capital constants do."
-    if not isinstance(node, ast.Assign):
-        return isinstance(node, KEPT)
-    names = (n for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
-    return all(n.id.isupper() for n in names)
-
-def definitions(notebook:Path) -> SimpleNamespace:
-    "What a notebook defines, imports and capital constants too; nothing else of it is run."
-    space = {'__name__': notebook.stem}
-    for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
-        if cell['cell_type']=='code':
-            tree = ast.parse(''.join(cell['source']))
-            tree.body = [n for n in tree.body if kept(n)]
-            exec(compile(tree, notebook.name, 'exec'), space)
-    return SimpleNamespace(**space)
 
 def size(m) -> int:
     "Numbers a module is free to choose: a normal's triangular factors count once."

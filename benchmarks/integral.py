@@ -41,7 +41,7 @@ def row(n4, kind, lr, seed, data, ckpt) -> dict:
         log_prob = lambda rows: n4.log_prob(m, train[rows], rule, N, pc)
     else:
         m = Circuit(tree, Categorical(784, 256, N, rng(seed)), 1, rng(seed + 100))
-        circuit, make = lambda: m, n4.on_logits if kind=='plain, Adam' else None
+        circuit, make = lambda: m, n4.adam_on_logits if kind=='plain, Adam' else None
         log_prob = lambda rows: m(train[rows])[:, 0]
     history = fit(m, log_prob, len(train), rng(seed), EPOCHS, BATCH, BATCH, make=make, ckpt=ckpt,
                   lr=(lr, lr/20), pseudocount=.01, dims=784,

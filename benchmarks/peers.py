@@ -26,6 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 import psutil, torch
+from cells import NBS, definitions
+
+def interchange():
+    "What the notebook of that name defines."
+    return definitions(NBS/'extra/interchange.ipynb')
 
 # --- the libraries: each gives a function that does the job once; 'forward' returns the log-likelihoods
 
@@ -39,12 +44,12 @@ def trained(lp:Callable, optimizer, sign:int=-1, mean:bool=False) -> Callable:
 def ours(pc, x_bd, seen_bd, job:str) -> Callable:
     from pcdistill.core import rng
     from pcdistill.em import EM
-    from pcdistill.extra.optimizers import OnLogits
+    from pcdistill.extra.optimizers import on_logits
     from pcdistill.circuit import sample
     if job=='sample': gen = rng(3, x_bd.device); return lambda: sample(pc, x_bd, seen_bd, gen)
     forward = lambda: pc(x_bd)[:, 0]
     if job=='forward': return torch.no_grad()(forward)
-    em = EM(pc, .1, .01) if job=='EM' else OnLogits(torch.optim.Adam, pc, lr=.01)
+    em = EM(pc, .1, .01) if job=='EM' else on_logits(torch.optim.Adam, pc, lr=.01)
     def step(): (-forward().sum()).backward(); em.step()
     return step
 
@@ -52,10 +57,9 @@ class Plain(torch.nn.Module):
     "A tree of latents in PyTorch alone: a batch of products for each level, gradients by autograd."
     def __init__(self, pc):
         super().__init__()
-        from pcdistill.extra.interchange import value_table
         from pcdistill.structure import generations
         tree, edge = pc.tree, pc.plan().place_of_node-1
-        self.table_dvs, self.root_1sk = torch.nn.Parameter(value_table(pc)), torch.nn.Parameter(pc.root_rsk.detach().clone())
+        self.table_dvs, self.root_1sk = torch.nn.Parameter(interchange().value_table(pc)), torch.nn.Parameter(pc.root_rsk.detach().clone())
         self.levels, self.edges = [], torch.nn.ParameterList()
         above, dev = {-1: 0}, pc.root_rsk.device
         for l, row in enumerate(generations(tree.parent)):
@@ -110,8 +114,7 @@ def pytorch(pc, x_bd, seen_bd, job:str) -> Callable:
     return step
 
 def cirkit(pc, x_bd, seen_bd, job:str) -> Callable:
-    from pcdistill.extra.interchange import to_cirkit
-    model = to_cirkit(pc, softmax=job!='EM').compiled.to(x_bd.device)
+    model = interchange().to_cirkit(pc, softmax=job!='EM').compiled.to(x_bd.device)
     forward = lambda: model(x_bd)[:, 0, 0]
     if job=='forward': return torch.no_grad()(forward)
     if job=='Adam': return trained(forward, torch.optim.Adam(model.parameters(), .01))
@@ -126,7 +129,7 @@ def spflow(pc, x_bd, seen_bd, job:str) -> Callable:
     from spflow.modules.leaves import Categorical
     from spflow.modules.products import ElementwiseProduct
     from spflow.modules.sums import Sum
-    from pcdistill.extra.interchange import assemble
+    assemble = interchange().assemble
     leaf = lambda v, logp_vs: Categorical(scope=Scope([v]), logits=logp_vs.T[None, :, None].contiguous())
     return spflow_job(assemble(pc, leaf, lambda parts: ElementwiseProduct(inputs=parts), lambda part, logw_st: Sum(inputs=part, weights=logw_st.softmax(0))), x_bd, seen_bd, job)
 
@@ -152,8 +155,7 @@ def spflow_job(model, x_bd, seen_bd, job:str) -> Callable:
 
 def pyjuice(pc, x_bd, seen_bd, job:str) -> Callable:
     import pyjuice as juice
-    from pcdistill.extra.interchange import to_pyjuice
-    model = juice.compile(to_pyjuice(pc)).to(x_bd.device)
+    model = juice.compile(interchange().to_pyjuice(pc)).to(x_bd.device)
     if job=='forward': return lambda: model(x_bd).flatten()
     if job=='EM': return trained(lambda: model(x_bd), juice.optim.MiniBatchEM(model, step_size=.1, pseudocount=.01), sign=1, mean=True)
     def sample(): juice.queries.marginal(model, x_bd, missing_mask=~seen_bd); return juice.queries.sample(model, conditional=True)

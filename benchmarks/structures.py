@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from chain import COMMIT
+from cells import NBS, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import device, rng
 from pcdistill.data import images
@@ -20,10 +21,11 @@ from pcdistill.em import fit
 from pcdistill.inputs import Categorical
 from pcdistill.runs import save_json
 from pcdistill.structure import Tree, chain, chow_liu, mutual_information
-from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree, rat
-from pcdistill.extra.sums import cp, monarch, tucker
+from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree
+from pcdistill.extra.sums import tucker
 
-SUMS = dict(dense=lambda structure: structure, cp=cp, monarch=monarch, tucker=tucker)
+rat, copied = definitions(NBS/'extra/graphs.ipynb').rat, definitions(NBS/'extra/sums.ipynb')
+SUMS = dict(dense=lambda structure: structure, cp=copied.cp, monarch=copied.monarch, tucker=tucker)
 
 class Row(NamedTuple):
     "A circuit to train."

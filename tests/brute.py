@@ -11,9 +11,13 @@ from pcdistill.circuit import Circuit, from_spec, of_head
 from pcdistill.core import rng
 from pcdistill.inputs import Categorical, from_spec as input_from_spec
 from pcdistill.structure import Tree, binary_tree, chain, chow_liu, generations
-from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree, random_tree, rat, regions, tied
+from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree, random_tree, regions
 from pcdistill.extra.sharing import Shared
-from pcdistill.extra.sums import cp, monarch, tucker
+from pcdistill.extra.sums import tucker
+from cells import NBS, definitions
+
+graphs, sums = (definitions(NBS/'extra'/f'{name}.ipynb') for name in ('graphs', 'sums')) # what is there to be copied
+rat, tied, cp, monarch = graphs.rat, graphs.tied, sums.cp, sums.monarch
 
 KINDS = ['chow_liu', 'quad_2x3', 'quad_3x1x2', 'quad_1x2x3', 'quad_1x1x4', 'quad_2x2', 'binary', 'random', 'chain', 'single', 'hand']
 

@@ -4,13 +4,17 @@ import pytest, torch
 from torch import nn
 import brute
 from brute import KINDS, circuit_of, write_out
+from cells import NBS, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, cosine, fit, stages, tables
-from pcdistill.extra.optimizers import Anemone, OnLogits, nothing_seen
+from pcdistill.extra.optimizers import on_logits
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.structure import chain
 from pcdistill.extra.graphs import quad_tree, random_tree
+
+t4 = definitions(NBS/'theory'/'T4_em.ipynb')
+Anemone, nothing_seen = t4.Anemone, t4.nothing_seen
 
 everywhere = pytest.mark.parametrize('kind,seed', [(k, s) for k in KINDS for s in range(4)])
 
@@ -309,7 +313,7 @@ def test_gradient_of_logits_is_autograd_through_log_softmax(kind, seed):
     shown = []
     class Look(torch.optim.SGD):
         def step(self, closure=None): shown.extend(p.grad.clone() for g in self.param_groups for p in g['params'])
-    (-log_prob(pc, *rows).sum()).backward(); OnLogits(Look, pc, lr=.1).step()
+    (-log_prob(pc, *rows).sum()).backward(); on_logits(Look, pc, lr=.1).step()
     names = [(m, n, dim) for m in free.modules() for n, dim in getattr(m, 'normalised', {}).items()]
     order = {id(p): i for i, p in enumerate(free.parameters())}; z = {}
     for m, n, dim in names:
@@ -326,12 +330,12 @@ class Scaled(nn.Module):
 
 def test_other_parameters_get_their_plain_gradient():
     m = Scaled(); x_bd, _ = brute.some_rows(m.pc, 40, rng(0)); y_b = torch.rand(40, generator=rng(1)) + 1
-    opt = OnLogits(torch.optim.Adam, m, lr=.05); first = m(x_bd, y_b).sum().item()
+    opt = on_logits(torch.optim.Adam, m, lr=.05); first = m(x_bd, y_b).sum().item()
     for _ in range(300): (-m(x_bd, y_b).sum()).backward(); opt.step()
     assert m.rate.item()==pytest.approx(-y_b.mean().log().item(), abs=1e-3) and m(x_bd, y_b).sum().item() > first
     for p, dim in tables(m): assert torch.allclose(p.exp().sum(dim), torch.ones(()), atol=1e-5)
 
-@pytest.mark.parametrize('make', [lambda m: OnLogits(torch.optim.Adam, m, lr=.1), lambda m: OnLogits(torch.optim.SGD, m, lr=.01, momentum=.9),
+@pytest.mark.parametrize('make', [lambda m: on_logits(torch.optim.Adam, m, lr=.1), lambda m: on_logits(torch.optim.SGD, m, lr=.01, momentum=.9),
                                   lambda m: EM(m, .5, .3), lambda m: EM(m, 1., .3), lambda m: Anemone(m, lambda: nothing_seen(m), momentum=.9, pseudocount=.3)])
 def test_zeros_stay_zero(make):
     "Under every optimizer, also where a momentum from before pushes."
@@ -344,8 +348,8 @@ def test_zeros_stay_zero(make):
         (-log_prob(pc, *rows).sum()).backward(); opt.step()
     for p, dim in tables(pc): assert p[:, 0].isneginf().all() and torch.allclose(p.exp().sum(dim), torch.ones(()), atol=1e-5)
 
-MAKERS = dict(em=None, anemone=lambda m: Anemone(m, lambda: nothing_seen(m), pseudocount=.1), adam=lambda m: OnLogits(torch.optim.Adam, m),
-              sgd=lambda m: OnLogits(torch.optim.SGD, m, momentum=.9))
+MAKERS = dict(em=None, anemone=lambda m: Anemone(m, lambda: nothing_seen(m), pseudocount=.1), adam=lambda m: on_logits(torch.optim.Adam, m),
+              sgd=lambda m: on_logits(torch.optim.SGD, m, momentum=.9))
 
 @pytest.mark.parametrize('name', MAKERS)
 def test_fit_with_micro_batches_equals_large_batches(name):
@@ -391,4 +395,4 @@ def test_learning_refuses(refuses):
     class Counts(nn.Module):
         def __init__(self): super().__init__(); self.mu = nn.Parameter(torch.zeros(1))
         def em_step_(self, lr, pseudocount): pass
-    refuses(lambda: OnLogits(torch.optim.SGD, nn.ModuleList([pc, Counts()]), lr=.1).step(), 'Counts', 'em=False')
+    refuses(lambda: on_logits(torch.optim.SGD, nn.ModuleList([pc, Counts()]), lr=.1).step(), 'Counts', 'em=False')

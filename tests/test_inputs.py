@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
-from pcdistill.extra.optimizers import OnLogits
+from pcdistill.extra.optimizers import on_logits
 from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table, table_moments
 from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence
 from pcdistill.structure import chain
@@ -263,7 +263,7 @@ def test_frozen_inputs_stay(name):
 
 # ── torch optimizers ───────────────────────────────────────────────────────────────────────────
 
-@pytest.mark.parametrize('opt', [lambda m: OnLogits(torch.optim.Adam, m, lr=.05), lambda m: OnLogits(torch.optim.SGD, m, lr=.02, momentum=.5)], ids=['adam', 'sgd'])
+@pytest.mark.parametrize('opt', [lambda m: on_logits(torch.optim.Adam, m, lr=.05), lambda m: on_logits(torch.optim.SGD, m, lr=.02, momentum=.5)], ids=['adam', 'sgd'])
 @everything
 def test_any_torch_optimizer_improves(name, seed, opt):
     inp = input_of(name, seed); x_bd, seen_bd = data_of(inp, 60, seed); opt = opt(inp); lls = []

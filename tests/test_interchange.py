@@ -1,13 +1,16 @@
 "One file holds a circuit; other libraries, where installed, give the same log-likelihoods."
 import pytest, torch
+from cells import NBS, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM
 from pcdistill.inputs import Categorical, Evidence
-from pcdistill.extra.interchange import assemble, peer, to_cirkit, to_pyjuice, value_table
 from pcdistill.runs import save
 from pcdistill.extra.graphs import quad_tree, random_tree
 from pcdistill.structure import Tree, binary_tree, chain
+
+nb = definitions(NBS/'extra'/'interchange.ipynb')
+assemble, peer, to_cirkit, to_pyjuice, value_table = nb.assemble, nb.peer, nb.to_cirkit, nb.to_pyjuice, nb.value_table
 
 def absent(name, pip):
     try: peer(name, pip); return pytest.mark.skipif(False, reason='')

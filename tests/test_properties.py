@@ -4,9 +4,9 @@ import pytest, torch
 import brute
 from pcdistill.circuit import Circuit, sample
 from pcdistill.core import Refused, rng
-from pcdistill.extra.graphs import GraphCircuit, RegionGraph, quad_graph, quad_tree
+from pcdistill.extra.graphs import GraphCircuit, RegionGraph, quad_graph, quad_tree, regions
 from pcdistill.extra.logistic import DiscretisedLogistic
-from pcdistill.extra.sums import monarch, tucker
+from pcdistill.extra.sums import tucker
 from pcdistill.inputs import Categorical
 from pcdistill.structure import chain, chow_liu, gaussian_mutual_information
 
@@ -106,8 +106,8 @@ def test_region_graphs_that_are_refused(refuses):
     refuses(lambda: ok._replace(products=((3, (4, 0)), (4, (3, 1)), (5, (3, 2)))).check(), 'cycles')
     refuses(lambda: ok._replace(products=((3, (0, 9)), (5, (3, 2)))).check(), 'got [9]')
     refuses(lambda: ok._replace(variables=(0, 1, 3)).check(), '0 … 3', '{0, 1, 3}')
-    refuses(lambda: GraphCircuit(monarch(quad_tree(2, 2)), Categorical(4, 2, 3, rng(0)), 1, rng(0)), 'square')
-    refuses(lambda: GraphCircuit(tucker(quad_tree(2, 2)), Categorical(4, 2, 3, rng(0)), 1, rng(0)), 'two factors')
+    refuses(lambda: GraphCircuit(brute.monarch(quad_tree(2, 2)), Categorical(4, 2, 3, rng(0)), 1, rng(0)), 'square')
+    refuses(lambda: GraphCircuit(tucker(regions(quad_tree(2, 2))), Categorical(4, 2, 3, rng(0)), 1, rng(0)), 'two factors')
     refuses(lambda: GraphCircuit(ok._replace(kinds=((3, 'sparse'),)), Categorical(3, 2, 3, rng(0)), 1, rng(0)), "'sparse'")
     refuses(lambda: GraphCircuit(ok, Categorical(2, 2, 3, rng(0)), 1, rng(0)), '3 units')
 

@@ -124,11 +124,11 @@ def _step(q_dvs, now, scores, t_ds):
     up_ds = torch.where(inside, (aa*gb - ab*ga)/det, gb/bb).clamp(-1, 1)
     return mu_new.clamp(-V, 2*V), (log_s_ds + t_ds*up_ds).clamp(-7, math.log(V)+3)
 
-def _climb(q_dvs, mu_ds, log_s_ds, steps=2):
-    "Location and log-scale after some steps on Σ_v q log p; no state's sum gets lower."
+def _climb(q_dvs, mu_ds, log_s_ds):
+    "Location and log-scale after two steps on Σ_v q log p; no state's sum gets lower."
     V = q_dvs.shape[1]
     now, t_ds = (mu_ds, log_s_ds.clamp(-7, math.log(V)+3)), 1.
-    for _ in range(steps):
+    for _ in range(2):
         scores = _scores(*now, V)
         new = _step(q_dvs, now, scores, t_ds)
         better = (q_dvs*(logistic_table(*new, V) - scores[0])).sum(1) > 0
