@@ -43,10 +43,8 @@ def features(
     return spread(teacher.features, 256, *rows)
 
 # %% ../nbs/44_latents.ipynb #c012
-TEACHERS = {kind: f'pcdistill.{where}' for kind, where in dict(
-    vqvae='vqvae:VQVAE2', vqconv='extra.conv:ConvVQVAE2', mae='mae:MAE',
-    switching='extra.switching:SwitchingAR', pixels='teacher:PixelTeacher',
-    pca='extra.controls:PCATeacher', noise='extra.controls:NoiseTeacher').items()} # 'module:class'
+TEACHERS = dict(vqvae='pcdistill.vqvae:VQVAE2', mae='pcdistill.mae:MAE',
+                pixels='pcdistill.teacher:PixelTeacher') # 'module:class'
 PRIORS = dict(prior='pcdistill.priors:CodePrior', tree='pcdistill.priors:TreePrior')
 
 def kind_of(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from .core import require
 from .ranks import mine, spread
 from .clusters import kmeans, shuffled
-from .teacher import Sizes, Teacher, init_, train, transformer, zeros_
+from .teacher import N_FIT, Sizes, Teacher, init_, train, transformer, zeros_
 
 # %% ../nbs/43_mae.ipynb #c005
 @dataclass(frozen=True)
@@ -28,13 +28,10 @@ class MAEConfig(Sizes):
     heads:int = 4
     encoder:int = 4       # layers
     decoder:int = 2       # layers
-    low:float = .1        # mask ratio, at least
-    high:float = .9       # and at most
     epochs:int = 10
     per_epoch:int = 50_000 # images an epoch, at most
     batch:int = 64        # images a step
     lr:float = 1e-3
-    n_fit:int = 100_000   # patches for k-means, at most
 
     TINY = dict(K=32, width=48, encoder=2, decoder=1, epochs=24, per_epoch=2048, batch=32, lr=3e-3)
     PAPER = dict(K=400, width=256, heads=8, encoder=6, decoder=4, epochs=200, batch=256, lr=5e-5)
@@ -94,9 +91,9 @@ def loss(self:MAE,
     "Mean square error over hidden patches, this rank's part of it."
     def uniform(*shape):
         return torch.rand(shape, generator=gen, device=gen.device, dtype=torch.float32)
-    y_bnd, c = self.pixels(x_bchw), self.config
+    y_bnd = self.pixels(x_bchw)
     b, n, d = y_bnd.shape
-    ratio = c.low + (c.high-c.low)*uniform().item()
+    ratio = .1 + .8*uniform().item()
     order_bn = uniform(b, n).argsort(1).to(y_bnd.device)
     seen_bj = order_bn[:, :min(n-1, max(1, round((1-ratio)*n)))]
     hidden_bn = torch.ones_like(order_bn, dtype=torch.bool).scatter(1, seen_bj, False)
@@ -119,12 +116,11 @@ def features(self:MAE, x_bchw, ids_bm=None):
 # %% ../nbs/43_mae.ipynb #c016
 @patch
 def fit_(self:MAE, x_bchw, gen, ckpt=None, progress=True):
-    "Trained by `teacher.train`; then the means of the features of at most `n_fit` patches."
+    "Trained by `teacher.train`; then the means of the features of some patches."
     c, n = self.config, len(self.n_codes)
-    n_images = min(len(x_bchw), -(-c.n_fit//n))
-    require(n_images*n >= c.K, f"wanted at least {c.K} patches for {c.K} codes, got {n_images*n}")
+    there = len(x_bchw)*n
+    require(there >= c.K, f"wanted at least {c.K} patches for {c.K} codes, got {there}")
     train(init_(self, gen), x_bchw, c, gen, ckpt, progress, betas=(.9, .95), weight_decay=.05)
-    some = shuffled(x_bchw, gen, n_images)
-    f_bnf = spread(self.features, 256, some)
+    f_bnf = spread(self.features, 256, shuffled(x_bchw, gen, -(-N_FIT//n)))
     self.mid_nf.copy_(f_bnf.mean(0))
     self.mean_kf.copy_(kmeans((f_bnf - self.mid_nf).flatten(0, 1), c.K, gen))

@@ -100,11 +100,11 @@ class CodePrior(Saved):
 
     def forward(self, r_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         "log t(next code | codes so far) for codes in reading order."
-        m, start_b1 = r_bm.shape[1], torch.full_like(r_bm[:, :1], self.head.out_features)
+        start_b1 = torch.full_like(r_bm[:, :1], self.head.out_features)
         x_bmf = self.code(torch.cat([start_b1, r_bm[:, :-1]], 1))
-        x_bmf = x_bmf*(1+self.gain.weight[:m]) + self.place.weight[:m]
-        x_bmf = self.body(x_bmf, mask=self.future_mm[:m, :m], is_causal=True)
-        return self.head(x_bmf).masked_fill(self.absent_mv[:m], -math.inf).log_softmax(-1)
+        x_bmf = x_bmf*(1+self.gain.weight) + self.place.weight
+        x_bmf = self.body(x_bmf, mask=self.future_mm, is_causal=True)
+        return self.head(x_bmf).masked_fill(self.absent_mv, -math.inf).log_softmax(-1)
 
 # %% ../nbs/45_priors.ipynb #c036
 @patch

@@ -1,12 +1,10 @@
-"The masked auto-encoder and the PCA control: what a feature may depend on, learning, resumption, files, refusals."
+"The masked auto-encoder: what a feature may depend on, learning, resumption, files, refusals."
 import pytest, torch
 from pcdistill import teacher
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import extract, features, load_teacher, save_teacher
 from pcdistill.mae import MAE, MAEConfig, around
-from pcdistill.clusters import assign
-from pcdistill.extra.controls import PCATeacher, fit_pca
 from pcdistill.teacher import Teacher, bound, init_
 
 SHORT = MAEConfig.tiny(2, K=8, epochs=3, per_epoch=128)
@@ -73,21 +71,3 @@ def test_what_cannot_be_is_refused(digits, model, refuses):
     refuses(lambda: MAE.fit(digits, MAEConfig.tiny(3), rng(0), progress=False), 'patch size')
     refuses(lambda: MAE.fit(digits, MAEConfig.tiny(8), rng(0), progress=False), 'two patches')
     refuses(lambda: MAE.fit(digits[:1], MAEConfig.tiny(2, K=32), rng(0), progress=False), '32 codes')
-
-# --- the PCA control
-
-def test_all_axes_are_the_pixels(digits):
-    t = fit_pca(digits, 2, 8, rng(0), axes=4); assert isinstance(t, Teacher) and torch.allclose(t.axis_df.T @ t.axis_df, torch.eye(4), atol=1e-5)
-    y = t.patches(digits).flatten(0, 1); assert (t.codes(digits).flatten()==assign(y, t.mean_kf @ t.axis_df.T + t.mid_d)).float().mean() > .999
-    assert torch.allclose(*(torch.pdist(a[:50].double()) for a in (y, t.features(digits).flatten(0, 1))), atol=.01)
-
-def test_axes_are_ordered_and_few_lose_little(digits):
-    var = [fit_pca(digits, 4, 4, rng(0), axes=n).features(digits).flatten(0, 1).var(0) for n in (2, 16)]
-    assert torch.allclose(var[0], var[1][:2], rtol=1e-3) and (var[1][:-1] >= var[1][1:]*.999).all()
-
-def test_pca_repeats_saves_and_refuses(digits, tmp_path):
-    t = fit_pca(digits, 4, 8, rng(0), axes=3); assert same(t, fit_pca(digits, 4, 8, rng(0), axes=3))
-    save_teacher(tmp_path/'t', t); again = load_teacher(tmp_path/'t')
-    assert type(again) is PCATeacher and torch.equal(again.log_cond(digits[:9]), t.log_cond(digits[:9])) and bound(t, None, digits[:9]).conditional_b.isfinite().all()
-    with pytest.raises(Refused): fit_pca(digits, 4, 8, rng(0), axes=0)
-    assert fit_pca(digits, 4, 8, rng(0), axes=17).axis_df.shape==(16, 16)                   # at most as many as a patch has numbers
