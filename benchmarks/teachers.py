@@ -48,7 +48,7 @@ from pcdistill.inpainting import MASKS
 from pcdistill.inputs import one_hot_evidence
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.latents import TEACHERS as KINDS, extract, features, load_teacher, save_teacher
-from pcdistill.mae import MAE, MAEConfig
+from pcdistill.extra.mae import MAE, MAEConfig
 from pcdistill.normals import Normals, start_
 from pcdistill.patches import from_patches, to_patches
 from pcdistill.priors import choose_prior, simple_priors

@@ -43,8 +43,9 @@ def features(
     return spread(teacher.features, 256, *rows)
 
 # %% ../nbs/44_latents.ipynb #c012
-TEACHERS = dict(vqvae='pcdistill.vqvae:VQVAE2', mae='pcdistill.mae:MAE',
-                pixels='pcdistill.teacher:PixelTeacher') # 'module:class'
+TEACHERS = {kind: f'pcdistill.{where}' for kind, where in dict(
+    vqvae='vqvae:VQVAE2', mae='extra.mae:MAE',
+    pixels='teacher:PixelTeacher').items()} # 'module:class'
 PRIORS = dict(prior='pcdistill.priors:CodePrior', tree='pcdistill.priors:TreePrior')
 
 def kind_of(

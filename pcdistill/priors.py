@@ -20,7 +20,6 @@ from .teacher import Saved, Sizes, init_, train, transformer
 from .inputs import one_hot_evidence
 from .structure import chain
 from .circuit import Circuit, from_spec
-from .em import Best
 from .latent_prior import fit_latent_prior
 
 # %% ../nbs/45_priors.ipynb #c005
@@ -135,11 +134,9 @@ def fit_prior(
     held, seen = ids_bm[:n_held], ids_bm[n_held*(len(ids_bm) > 1):]
     model = init_(CodePrior(config, n_codes), gen).to(ids_bm.device)
     nn.init.zeros_(model.head.weight)
-    best = Best(model, lambda: model.log_prob(held).double().mean())
-    best.look()
-    train(model, seen, config, gen, ckpt, progress, best, betas=(.9, .98))
-    best.restore()
-    return model
+    def validate():
+        return model.log_prob(held).double().mean()
+    return train(model, seen, config, gen, ckpt, progress, validate, betas=(.9, .98))
 
 # %% ../nbs/45_priors.ipynb #c021
 class Choice(NamedTuple):

@@ -18,6 +18,7 @@ from jaxtyping import Float, Integer, UInt8
 from .core import Refused, products, require
 from .ranks import size, spread, sum_, sum_gradients_
 from .runs import resumable, tell
+from .em import Best
 from .patches import to_patches
 from .masses import log_mass_logistic
 from .clusters import assign, kmeans, shuffled
@@ -194,7 +195,7 @@ def train(
     gen:torch.Generator,
     ckpt=None,       # file to resume from and to save to
     progress:bool=True,
-    best=None,       # has look(), asked after each epoch, and a state_dict
+    validate=None,   # () → what is higher for a better epoch; None: the last is the best
     **adam,          # betas, weight_decay
 ) -> nn.Module:
     "The model trained by Adam, ready for use; a killed run resumes with the same numbers."
@@ -204,8 +205,9 @@ def train(
     require(size() <= few, f'wanted a row a step for each of {size()} ranks, got {few} rows')
     per = max(1, min(n, config.per_epoch)//config.batch)
     steps = config.epochs*per
-    state = dict(model=model, opt=opt, gen=gen) | (dict(best=best) if best else {})
-    name = type(model).__name__
+    best, name = Best(model, validate), type(model).__name__
+    best.look()
+    state = dict(model=model, opt=opt, gen=gen, best=best)
     for epoch in resumable(ckpt, config.epochs, state, every_s=60., progress=progress, desc=name):
         order = torch.randperm(n, generator=gen, device=gen.device)[:per*few]
         losses = []
@@ -219,8 +221,8 @@ def train(
             opt.step()
         sum_(loss_i := torch.stack(losses).detach())
         tell(loss=float(loss_i.mean()))
-        if best:
-            best.look()
+        best.look()
+    best.restore()
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/40_teacher.ipynb #c018

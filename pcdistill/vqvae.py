@@ -255,11 +255,9 @@ def loss(self:VQVAE2,
     if quantised:
         self.book_top.learn(gathered(top.z_bnf), gen)
         self.book_bottom.learn(gathered(bottom.z_bnf), gen)
-    y_xcq, pick_x, n_x = self.pixels(x_bchw), slice(None), b*n
-    if c.decoded < 1:
-        pick_x = shuffled(torch.arange(b*n), gen, math.ceil(c.decoded*b*n))
-        n_x, pick_x = len(pick_x), pick_x - first*n
-        pick_x = pick_x[(pick_x >= 0) & (pick_x < len(y_xcq))].to(y_xcq.device)
+    y_xcq, pick_x = self.pixels(x_bchw), shuffled(torch.arange(b*n), gen, math.ceil(c.decoded*b*n))
+    n_x, pick_x = len(pick_x), pick_x - first*n
+    pick_x = pick_x[(pick_x >= 0) & (pick_x < len(y_xcq))].to(y_xcq.device)
     theta = self.decode(self.join(top.e_bnf, bottom.e_bnf), pick_x)
     lp_x = log_mixture(y_xcq[pick_x], theta).sum(1)
     lp = lp_x.sum()/n_x/y_xcq[0].numel()
