@@ -15,7 +15,7 @@ from pcdistill.patches import to_patches
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent/'nbs/experiments/results'
-NEIGHBOURS = HERE.parent/'nbs/neighbours'
+NEIGHBOURS, EXTRA = HERE.parent/'nbs/neighbours', HERE.parent/'nbs/extra'
 ASK = ['git', 'rev-parse', '--short', 'HEAD']
 COMMIT = subprocess.run(ASK, capture_output=True, text=True, cwd=HERE).stdout.strip()
 

@@ -16,18 +16,17 @@ import argparse, json, time
 from pathlib import Path
 from typing import NamedTuple
 import torch
-from chain import HERE, RESULTS, COMMIT, definitions, student, timed
+from chain import EXTRA, RESULTS, COMMIT, definitions, student, timed
 from pcdistill.clusters import assign, kmeans
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig
 from pcdistill.evaluate import bits, fit_one_normal, mean_bits, png_bits, score, webp_bits
-from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
 from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
 from pcdistill.trees import TreesConfig
 
-PREDICTED = definitions(HERE.parent/'nbs/extra/predicted.ipynb') # makes the family of residuals known
+PREDICTED = definitions(EXTRA/'predicted.ipynb') # makes the family of residuals known
 
 class Row(NamedTuple):
     "A circuit to train."
@@ -106,8 +105,9 @@ def train(row:Row, x, valid, test, epochs:int, tuning:int) -> dict:
 
 def reference(row:Switching, x, valid, test) -> dict:
     "The switching autoregression with a tree of latents: exact, but no circuit."
-    config = SwitchingConfig(row.patch, row.labels, passes=6)
-    model, s = timed(SwitchingAR.fit, x[:row.images], config, rng(0), progress=False)
+    nb = definitions(EXTRA/'switching.ipynb')
+    config = nb.SwitchingConfig(row.patch, row.labels, passes=6)
+    model, s = timed(nb.SwitchingAR.fit, x[:row.images], config, rng(0), progress=False)
     def read(part):
         nats = [model.log_prob(p).double() for p in part.split(50)]
         return bits(torch.cat(nats), x[0].numel())

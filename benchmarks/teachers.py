@@ -30,12 +30,12 @@ with its standard error; in dB it is that of the squared error, relative to the 
 Results: nbs/experiments/results/teachers-cifar10.json, after every row; what is there is not run
 again. Seconds are processor time. E02 shows them.
 """
-import argparse, json, math, time
+import argparse, json, math, sys, time
 from pathlib import Path
 import torch
 from einops import rearrange, reduce
 from torch.nn import functional as F
-from chain import COMMIT, RESULTS, timed
+from chain import COMMIT, EXTRA, RESULTS, definitions, timed
 from pcdistill.circuit import soft_posterior
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import RGB
@@ -43,15 +43,12 @@ from pcdistill.core import bpd, rng
 from pcdistill.data import images
 from pcdistill.emission import moments_of_rows
 from pcdistill.evaluate import bits, mean_bits
-from pcdistill.extra.controls import fit_noise, fit_pca
-from pcdistill.extra.conv import ConvVQVAE2
-from pcdistill.extra.switching import SwitchingAR, SwitchingConfig
 from pcdistill.image import Image, finetune
 from pcdistill.inpainting import MASKS
 from pcdistill.inputs import one_hot_evidence
 from pcdistill.latent_prior import fit_latent_prior
-from pcdistill.latents import extract, features, load_teacher, save_teacher
-from pcdistill.mae import MAE, MAEConfig
+from pcdistill.latents import TEACHERS as KINDS, extract, features, load_teacher, save_teacher
+from pcdistill.extra.mae import MAE, MAEConfig
 from pcdistill.normals import Normals, start_
 from pcdistill.patches import from_patches, to_patches
 from pcdistill.priors import choose_prior, simple_priors
@@ -62,19 +59,26 @@ from pcdistill.vqvae import VQConfig, VQVAE2
 PATCH, SIDE, KS, ASKED = 4, 8, (64, 16, 256), ('left', 'centre', 'strips')
 N = SIDE**2                                        # patches of an image
 
+# teachers of notebooks: from their code, and known by name, so that their files can be read
+controls, conv, switching = (definitions(EXTRA/f'{name}.ipynb')
+                             for name in ('controls', 'conv', 'switching'))
+sys.modules |= dict(controls=controls, conv=conv, switching=switching)
+KINDS |= dict(noise='controls:NoiseTeacher', pca='controls:PCATeacher',
+              vqconv='conv:ConvVQVAE2', switching='switching:SwitchingAR')
+
 def vq(kind):
     def fit(x, K, gen):
         return kind.fit(x, VQConfig.tiny(PATCH, K_bottom=K, epochs=30), gen, progress=False)
     return fit
 
 TEACHERS = dict(
-    noise=lambda x, K, gen: fit_noise(x, PATCH, K, gen),
+    noise=lambda x, K, gen: controls.fit_noise(x, PATCH, K, gen),
     pixels=lambda x, K, gen: fit_pixels(x, PATCH, K, gen),
-    pca=lambda x, K, gen: fit_pca(x, PATCH, K, gen),
-    vq=vq(VQVAE2), conv=vq(ConvVQVAE2),
+    pca=lambda x, K, gen: controls.fit_pca(x, PATCH, K, gen),
+    vq=vq(VQVAE2), conv=vq(conv.ConvVQVAE2),
     mae=lambda x, K, gen: MAE.fit(x, MAEConfig.tiny(PATCH, K=K), gen, progress=False),
-    switching=lambda x, K, gen: SwitchingAR.fit(
-        x, SwitchingConfig(PATCH, K, passes=4, n_fit=1000), gen, progress=False))
+    switching=lambda x, K, gen: switching.SwitchingAR.fit(
+        x, switching.SwitchingConfig(PATCH, K, passes=4, n_fit=1000), gen, progress=False))
 
 def colour(x):
     "Mean colour of each patch."

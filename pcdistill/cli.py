@@ -66,7 +66,7 @@ def run_distill(
     emission:str|None=None,
     # NAME=VALUE, settings of the emission: states=64 own=true for trees, halves=64 for normals
     set:list[str]=(),
-    teacher:str|None=None,  # vqvae, vqconv, mae, switching, pixels, pca or noise
+    teacher:str|None=None,  # vqvae, mae or pixels
     teacher_size:str|None=None, # tiny, small or paper
     colour:str|None=None,   # colour map of the circuit: rgb, ycocg_r, bt709_lossy
     patch:int|None=None,    # side of a patch

@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from jaxtyping import Float, Float64, Int16, Int32, Integer, Num, Shaped
-from einops import reduce
+from einops import einsum, reduce
 from .core import require
 
 # %% ../nbs/11_colour.ipynb #c005
@@ -39,24 +39,24 @@ def _ycocg_back(
     return torch.stack([b + co, cg + t, b], 1)
 
 # %% ../nbs/11_colour.ipynb #c007
-_M = ((2126, 7152, 722), (-1146, -3854, 5000), (5000, -4542, -458))
+_BT709 = torch.tensor([[2126, 7152, 722], [-1146, -3854, 5000], [5000, -4542, -458]])
+_GREY = torch.tensor([0, 128, 128]).view(3, 1, 1) # o
+
+def _times(M_ij:Tensor, x_bchw:Tensor) -> Tensor: # a matrix times each colour
+    return einsum(M_ij.to(x_bchw), x_bchw, 'i c, b c h w -> b i h w')
 
 def _bt709(
     x_bchw:Integer[Tensor, "b 3 h w"], # RGB
 ) -> Integer[Tensor, "b 3 h w"]:
     "Y', Cb, Cr of BT.709, full range, rounded to 8 bits: 16,777,216 colours become 4,146,948."
-    r, g, b = x_bchw.to(torch.int32).unbind(1)
-    y_bchw = torch.stack([(m[0]*r + m[1]*g + m[2]*b + 5000) // 10000 for m in _M], 1)
-    y_bchw[:, 1:] += 128
-    return y_bchw.clamp_(0, 255).to(torch.int16)
+    y_bchw = (_times(_BT709, x_bchw.to(torch.int32)) + 5000)//10000
+    return (y_bchw + _GREY.to(y_bchw)).clamp_(0, 255).to(torch.int16)
 
 def _bt709_back(
     y_bchw:Num[Tensor, "b 3 h w"], # Y', Cb, Cr
 ) -> Float[Tensor, "b 3 h w"]:
     "A colour near the ones that were merged into this code, not rounded."
-    y, cb, cr = y_bchw.double().unbind(1)
-    r, b = y + 1.5748*(cr - 128), y + 1.8556*(cb - 128)
-    return torch.stack([r, (y - .2126*r - .0722*b)/.7152, b], 1)
+    return _times(torch.linalg.inv(_BT709.double()/10000), y_bchw.double() - _GREY.to(y_bchw))
 
 # %% ../nbs/11_colour.ipynb #c009
 def _code(
@@ -72,13 +72,10 @@ def all_colours():
         yield torch.stack([i >> 16, (i >> 8) & 255, i & 255])[None, :, None].to(torch.uint8)
 
 @cache
-def _bt709_preimages() -> Int32[Tensor, "code"]:
+def _bt709_preimages() -> Integer[Tensor, "code"]:
     "For every code of `BT709_LOSSY`, how many colours it stands for."
-    n_v = torch.zeros(1 << 24, dtype=torch.int32)
-    for x_bchw in all_colours():
-        i_x = _code(_bt709(x_bchw)).reshape(-1)
-        n_v.index_add_(0, i_x, torch.ones_like(i_x))
-    return n_v
+    i_x = torch.cat([_code(_bt709(x_bchw)).flatten() for x_bchw in all_colours()])
+    return i_x.bincount(minlength=1 << 24)
 
 # %% ../nbs/11_colour.ipynb #c011
 @dataclass(frozen=True)

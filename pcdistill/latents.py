@@ -44,9 +44,8 @@ def features(
 
 # %% ../nbs/44_latents.ipynb #c012
 TEACHERS = {kind: f'pcdistill.{where}' for kind, where in dict(
-    vqvae='vqvae:VQVAE2', vqconv='extra.conv:ConvVQVAE2', mae='mae:MAE',
-    switching='extra.switching:SwitchingAR', pixels='teacher:PixelTeacher',
-    pca='extra.controls:PCATeacher', noise='extra.controls:NoiseTeacher').items()} # 'module:class'
+    vqvae='vqvae:VQVAE2', mae='extra.mae:MAE',
+    pixels='teacher:PixelTeacher').items()} # 'module:class'
 PRIORS = dict(prior='pcdistill.priors:CodePrior', tree='pcdistill.priors:TreePrior')
 
 def kind_of(

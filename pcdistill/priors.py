@@ -20,7 +20,6 @@ from .teacher import Saved, Sizes, init_, train, transformer
 from .inputs import one_hot_evidence
 from .structure import chain
 from .circuit import Circuit, from_spec
-from .em import Best
 from .latent_prior import fit_latent_prior
 
 # %% ../nbs/45_priors.ipynb #c005
@@ -100,11 +99,11 @@ class CodePrior(Saved):
 
     def forward(self, r_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         "log t(next code | codes so far) for codes in reading order."
-        m, start_b1 = r_bm.shape[1], torch.full_like(r_bm[:, :1], self.head.out_features)
+        start_b1 = torch.full_like(r_bm[:, :1], self.head.out_features)
         x_bmf = self.code(torch.cat([start_b1, r_bm[:, :-1]], 1))
-        x_bmf = x_bmf*(1+self.gain.weight[:m]) + self.place.weight[:m]
-        x_bmf = self.body(x_bmf, mask=self.future_mm[:m, :m], is_causal=True)
-        return self.head(x_bmf).masked_fill(self.absent_mv[:m], -math.inf).log_softmax(-1)
+        x_bmf = x_bmf*(1+self.gain.weight) + self.place.weight
+        x_bmf = self.body(x_bmf, mask=self.future_mm, is_causal=True)
+        return self.head(x_bmf).masked_fill(self.absent_mv, -math.inf).log_softmax(-1)
 
 # %% ../nbs/45_priors.ipynb #c036
 @patch
@@ -135,11 +134,9 @@ def fit_prior(
     held, seen = ids_bm[:n_held], ids_bm[n_held*(len(ids_bm) > 1):]
     model = init_(CodePrior(config, n_codes), gen).to(ids_bm.device)
     nn.init.zeros_(model.head.weight)
-    best = Best(model, lambda: model.log_prob(held).double().mean())
-    best.look()
-    train(model, seen, config, gen, ckpt, progress, best, betas=(.9, .98))
-    best.restore()
-    return model
+    def validate():
+        return model.log_prob(held).double().mean()
+    return train(model, seen, config, gen, ckpt, progress, validate, betas=(.9, .98))
 
 # %% ../nbs/45_priors.ipynb #c021
 class Choice(NamedTuple):

@@ -328,7 +328,7 @@ def test_the_column_is_the_image_not_the_mask(tmp_path, refuses):
                  'box': lambda i: [[1., 2., 3., 4.]]}
         return pa.table({name: [kinds[k](i) for i in range(9)] for name, k in columns.items()})
     for t in (table(mask='other', image='file'), table(bbox='box', image='file'), table(mask='other', IMG='file'), table(photo='file')):
-        assert torch.equal(data.read_images(data.Column(t[data.image_column(t.schema, 'x')]), 'x', [2]), as_bchw(noise(1, seed=2)))
+        assert torch.equal(data.read_images(t[data.image_column(t.schema, 'x')].to_pylist(), 'x', [2]), as_bchw(noise(1, seed=2)))
     refuses(lambda: data.image_column(table(mask='other', photo='file').schema, 'there'), 'one column of images', 'mask, photo')
     refuses(lambda: data.image_column(table(img='other', image='file').schema, 'there'), 'one column of images')
 

@@ -1,12 +1,10 @@
-"The masked auto-encoder and the PCA control: what a feature may depend on, learning, resumption, files, refusals."
+"The masked auto-encoder: what a feature may depend on, learning, resumption, files, refusals."
 import pytest, torch
 from pcdistill import teacher
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import extract, features, load_teacher, save_teacher
-from pcdistill.mae import MAE, MAEConfig, around
-from pcdistill.clusters import assign
-from pcdistill.extra.controls import PCATeacher, fit_pca
+from pcdistill.extra.mae import MAE, MAEConfig
 from pcdistill.teacher import Teacher, bound, init_
 
 SHORT = MAEConfig.tiny(2, K=8, epochs=3, per_epoch=128)
@@ -19,19 +17,20 @@ def model(digits): return MAE.fit(digits, SHORT, rng(0), progress=False)
 
 def same(a, b): return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
 
-@pytest.mark.parametrize('gh,gw', [(1, 2), (3, 4), (5, 5)])
-def test_neighbours_are_those_within_one_step(gh, gw):
-    n9, out = around(gh, gw)
+@pytest.mark.parametrize('gh,gw', [(1, 2), (3, 4), (4, 4), (5, 5)])
+def test_a_feature_depends_on_its_neighbourhood_only(gh, gw):
+    t = init_(MAE(SHORT, (1, 2*gh, 2*gw)), rng(0)).eval().requires_grad_(False)
+    x = torch.randint(0, 256, (3, 1, 2*gh, 2*gw), generator=rng(1), dtype=torch.uint8); f = t.features(x)
     for n in range(gh*gw):
-        near = {a*gw+b for a in range(gh) for b in range(gw) if abs(a-n//gw) <= 1 and abs(b-n % gw) <= 1}
-        assert set(n9[n][~out[n]].tolist())==near and n9[n, 0]==n and (~out[n]).sum()==len(near)
+        other = x.clone(); i, j = divmod(n, gw); other[:, :, 2*i, 2*j] ^= 128
+        moved = (t.features(other)-f).abs().amax((0, 2)) > 1e-4
+        assert moved.tolist()==[abs(m//gw-i) <= 1 and abs(m % gw-j) <= 1 for m in range(gh*gw)]
 
-def test_a_feature_depends_on_its_neighbourhood_only(digits, model):
-    x = digits[:3]; f, g = model.features(x), 4
-    for n in range(16):
-        other = x.clone(); i, j = divmod(n, g); other[:, :, 2*i, 2*j] ^= 128
-        moved = (model.features(other)-f).abs().amax((0, 2)) > 1e-4
-        assert moved.tolist()==[abs(m//g-i) <= 1 and abs(m % g-j) <= 1 for m in range(16)]
+def test_a_feature_is_the_token_among_its_neighbours(digits, model):
+    "A corner: its encoder sees four tokens and nothing else."
+    t = model.tokens(model.pixels(digits[:3])); at = [0, 1, 4, 5]
+    with torch.no_grad(): e = model.encoder(t[:, at])[:, 0] - model.mid_nf[0]
+    assert torch.allclose(model.features(digits[:3])[:, 0], e, atol=1e-5)
 
 def test_hidden_patches_are_not_seen(digits, model):
     x = digits[:4]; seen = torch.arange(16) % 3==0; other = x.clone(); other[:, :, 0:2, 2:4] = 99     # patch 1 is hidden
@@ -73,21 +72,3 @@ def test_what_cannot_be_is_refused(digits, model, refuses):
     refuses(lambda: MAE.fit(digits, MAEConfig.tiny(3), rng(0), progress=False), 'patch size')
     refuses(lambda: MAE.fit(digits, MAEConfig.tiny(8), rng(0), progress=False), 'two patches')
     refuses(lambda: MAE.fit(digits[:1], MAEConfig.tiny(2, K=32), rng(0), progress=False), '32 codes')
-
-# --- the PCA control
-
-def test_all_axes_are_the_pixels(digits):
-    t = fit_pca(digits, 2, 8, rng(0), axes=4); assert isinstance(t, Teacher) and torch.allclose(t.axis_df.T @ t.axis_df, torch.eye(4), atol=1e-5)
-    y = t.patches(digits).flatten(0, 1); assert (t.codes(digits).flatten()==assign(y, t.mean_kf @ t.axis_df.T + t.mid_d)).float().mean() > .999
-    assert torch.allclose(*(torch.pdist(a[:50].double()) for a in (y, t.features(digits).flatten(0, 1))), atol=.01)
-
-def test_axes_are_ordered_and_few_lose_little(digits):
-    var = [fit_pca(digits, 4, 4, rng(0), axes=n).features(digits).flatten(0, 1).var(0) for n in (2, 16)]
-    assert torch.allclose(var[0], var[1][:2], rtol=1e-3) and (var[1][:-1] >= var[1][1:]*.999).all()
-
-def test_pca_repeats_saves_and_refuses(digits, tmp_path):
-    t = fit_pca(digits, 4, 8, rng(0), axes=3); assert same(t, fit_pca(digits, 4, 8, rng(0), axes=3))
-    save_teacher(tmp_path/'t', t); again = load_teacher(tmp_path/'t')
-    assert type(again) is PCATeacher and torch.equal(again.log_cond(digits[:9]), t.log_cond(digits[:9])) and bound(t, None, digits[:9]).conditional_b.isfinite().all()
-    with pytest.raises(Refused): fit_pca(digits, 4, 8, rng(0), axes=0)
-    assert fit_pca(digits, 4, 8, rng(0), axes=17).axis_df.shape==(16, 16)                   # at most as many as a patch has numbers

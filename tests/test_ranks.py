@@ -68,7 +68,7 @@ def gradients():
     "One step of every network: what all draw, normalise over and move codes to is the whole batch."
     from pcdistill.core import rng
     from pcdistill.data import images
-    from pcdistill.mae import MAE, MAEConfig
+    from pcdistill.extra.mae import MAE, MAEConfig
     from pcdistill.priors import CodePrior, PriorConfig
     from pcdistill.ranks import sum_gradients_
     from pcdistill.teacher import init_
@@ -88,7 +88,7 @@ def teachers():
     from pcdistill.core import rng
     from pcdistill.data import images
     from pcdistill.latents import extract, features
-    from pcdistill.mae import MAE, MAEConfig
+    from pcdistill.extra.mae import MAE, MAEConfig
     from pcdistill.priors import PriorConfig, fit_prior
     from pcdistill.teacher import bound
     from pcdistill.vqvae import VQConfig, VQVAE2

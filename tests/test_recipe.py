@@ -177,7 +177,7 @@ def test_a_body_for_each_label_and_a_kill_between_bodies(tmp_path, monkeypatch):
 
 @needs('grown')
 def test_one_wide_body_and_judged_divisions(tmp_path):
-    r = growing(start=6, heads=8, rounds=1, states=6, batch=256, judged=True); r = replace(r, clusters=1, teacher='pca', n_train=400)
+    r = growing(start=6, heads=8, rounds=1, states=6, batch=256, judged=True); r = replace(r, clusters=1, teacher='pixels', n_train=400)
     out = distill(r, tmp_path/'run', 'cpu', progress=False)
     assert len(R.load_run(tmp_path/'run', 'cpu').image.emission.heads)==1 and 6 <= grew(out) <= 8
 

@@ -1,18 +1,23 @@
-"Priors that sum exactly, and the switching model on top of them: mass one, Bayes, EM, resumption."
+"Priors that sum exactly, and the switching model of a notebook on top of them: mass one, Bayes, EM, resumption."
+import sys
+from pathlib import Path
 import pytest, torch
 from torch.nn import functional as F
 from einops import rearrange
-from pcdistill.extra import switching
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.latents import load_teacher, save_teacher
+from pcdistill.latents import TEACHERS, load_teacher, save_teacher
 from pcdistill.priors import TreePrior, choose_prior, simple_priors
 from pcdistill.circuit import soft_posterior
 from pcdistill.structure import Tree
 from pcdistill.latent_prior import fit_latent_prior
-from pcdistill.extra.switching import SwitchingAR, SwitchingConfig, context
 from pcdistill.masses import log_mass_logistic
 from pcdistill.teacher import Teacher, bound, uniform_prior
+sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
+from chain import EXTRA, definitions
+
+switching = definitions(EXTRA/'switching.ipynb') # a notebook to copy from
+SwitchingAR, SwitchingConfig, context = switching.SwitchingAR, switching.SwitchingConfig, switching.context
 
 TREES = [((3, 2, 4), (-1, 0, 1)), ((2, 3, 3, 2), (1, -1, 1, 2)), ((4,), (-1,)), ((2, 2, 3, 2, 2), (2, 2, -1, 1, 0))]
 
@@ -133,8 +138,8 @@ class Killed(Exception): pass
 def test_killed_and_resumed_is_the_same(photos, tmp_path, monkeypatch):
     config = SwitchingConfig.tiny(passes=4); whole = SwitchingAR.fit(photos, config, rng(5), progress=False)
     assert same(SwitchingAR.fit(photos, config, rng(5), progress=False), whole)
-    plain, calls, keep = SwitchingAR.em_pass, [], switching.resumable
-    monkeypatch.setattr(switching, 'resumable', lambda *a, **k: keep(*a, **{**k, 'every_s': 0.}))
+    plain, calls, space, keep = SwitchingAR.em_pass, [], SwitchingAR.fit_.__globals__, switching.resumable
+    monkeypatch.setitem(space, 'resumable', lambda *a, **k: keep(*a, **{**k, 'every_s': 0.}))
     def dying(*args):
         calls.append(1)
         if len(calls)==3: raise Killed
@@ -150,7 +155,8 @@ def test_more_predictors_and_smaller_patches_say_more(photos):
     assert lp(K=1) < lp(patch=8) < lp(patch=4)
 
 @pytest.mark.parametrize('c,h,w,p', [(1, 8, 8, 2), (3, 16, 16, 8), (1, 28, 28, 7), (3, 6, 9, 3)])
-def test_any_shape_fits_saves_and_loads(c, h, w, p, tmp_path):
+def test_any_shape_fits_saves_and_loads(c, h, w, p, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'switching', switching); monkeypatch.setitem(TEACHERS, 'switching', 'switching:SwitchingAR')
     x = torch.randint(0, 256, (30, c, h, w), generator=rng(0), dtype=torch.uint8)
     t = SwitchingAR.fit(x, SwitchingConfig.tiny(p, K=3, passes=2), rng(0), progress=False)
     save_teacher(tmp_path/'t', t); again = load_teacher(tmp_path/'t')

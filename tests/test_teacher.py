@@ -1,9 +1,11 @@
 "Teachers: exact pmfs, patch independence, repetition, resumption, files, clusters."
 import sys
 from dataclasses import replace
+from pathlib import Path
 import pytest, torch
+sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
+from chain import EXTRA, definitions
 from pcdistill.clusters import assign, kmeans
-from pcdistill.extra.conv import ConvVQVAE2
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.latents import extract, features, load_teacher, save_teacher
@@ -11,11 +13,18 @@ from pcdistill.patches import to_patches
 from pcdistill import teacher, latents
 from pcdistill.masses import log_mass_logistic
 from pcdistill.priors import CodePrior, PriorConfig, choose_prior, fit_prior, simple_priors
-from pcdistill.extra.controls import fit_noise
 from pcdistill.teacher import ControlConfig, PixelTeacher, Teacher, bound, fit_pixels, init_, train, uniform_prior
 from pcdistill.vqvae import Codebook, VQConfig, VQVAE2, log_mixture, n_theta
 
+CONTROLS, CONV = (definitions(EXTRA/f'{name}.ipynb') for name in ('controls', 'conv'))
+fit_noise, ConvVQVAE2 = CONTROLS.fit_noise, CONV.ConvVQVAE2 # of notebooks to copy from
 SHORT = VQConfig.tiny(epochs=3, per_epoch=96)
+
+@pytest.fixture
+def by_name(monkeypatch):
+    "Teachers of notebooks have a place to be read from."
+    for name, made in dict(controls=CONTROLS, conv=CONV).items(): monkeypatch.setitem(sys.modules, name, made)
+    for kind, where in dict(noise='controls:NoiseTeacher', vqconv='conv:ConvVQVAE2').items(): monkeypatch.setitem(latents.TEACHERS, kind, where)
 
 def noise_images(b, c, h, w, seed=0): return torch.randint(0, 256, (b, c, h, w), generator=rng(seed), dtype=torch.uint8)
 
@@ -65,7 +74,7 @@ def test_any_patch_size_and_grid(c, h, w, p, make):
     ids = t.codes(x)
     assert isinstance(t, Teacher) and ids.shape==(3, len(t.n_codes)) and (ids < torch.tensor(t.n_codes)).all()
     assert t.features(x).shape==(3, (h//p)*(w//p), 2*t.config.f) and torch.equal(t.features(x), t.features(None, ids))
-    assert t.log_cond(x).isfinite().all() and t.picture(ids).shape==x.shape
+    assert t.log_cond(x).isfinite().all()
     for fit in (fit_pixels, fit_noise): assert bound(fit(noise_images(40, c, h, w), p, 5, rng(0)), None, x).conditional_b.isfinite().all()
 
 @pytest.mark.parametrize('h,p', [(28, 4), (16, 4), (8, 4), (14, 7)])
@@ -195,7 +204,6 @@ def test_the_default_type_of_the_process_does_not_matter(kind, photos):
     "Weights and random numbers are float32: the same teacher, and the same priors."
     make = latents.kind_of(kind); config = ControlConfig(4, 8) if not make.trained else make.preset('tiny', 4, 8)
     if make.trained: config = replace(config, epochs=1, per_epoch=64)
-    if kind=='switching': config = make.Config.tiny(4, K=3, passes=2)
     def run():
         t = make.fit(photos[:64], config, rng(0), progress=False); ids = t.codes(photos[:64])
         p = simple_priors(ids, t.n_codes) | dict(own=fit_prior(ids, t.n_codes, PriorConfig.tiny(epochs=1), rng(1), progress=False))
@@ -216,12 +224,14 @@ def test_channels_lean_on_the_values_of_earlier_ones():
         near, far = log_mixture(y, theta), log_mixture(other, theta)
         assert near > far + 3 or r==128.
 
-def test_picture_is_the_mean_of_the_model():
-    "Locations without values: each channel at its own, the later ones at what follows from them."
+def test_locations_of_mean_channels():
+    "Each channel at its own location, the later ones at what follows from them."
     from pcdistill.vqvae import locations
     mean, a = torch.tensor([.2, -.1, .3]).view(1, 3, 1, 1), torch.tensor([.5, -1., 2.]).view(1, 3, 1, 1); t = a.tanh().flatten()
     r = .2; g = -.1 + t[0]*r; b = .3 + t[1]*r + t[2]*g
-    assert torch.allclose(locations(mean, a).flatten(), torch.tensor([r, g, b]))
+    at = torch.zeros_like(mean)
+    for _ in range(3): at = locations(mean, a, at)
+    assert torch.allclose(at.flatten(), torch.tensor([r, g, b]))
     u = torch.tensor([.9, -.8, 0.]).view(1, 3, 1, 1)
     assert torch.allclose(locations(mean, a, u).flatten(), torch.tensor([.2, -.1 + t[0]*.9, .3 + t[1]*.9 - t[2]*.8]))
 
@@ -246,7 +256,7 @@ def test_nothing_of_the_core_imports_what_is_extra():
     code = 'import sys, pcdistill.chain, pcdistill.cli; assert not [m for m in sys.modules if "pcdistill.extra" in m]'
     assert subprocess.run([sys.executable, '-c', code]).returncode==0
 
-def test_state_round_trip(teachers, photos, tmp_path):
+def test_state_round_trip(teachers, photos, tmp_path, by_name):
     for name, t in teachers.items():
         save_teacher(tmp_path/name, t); again = load_teacher(tmp_path/name)
         assert type(again) is type(t) and again.n_codes==t.n_codes and again.shape==t.shape and same(t, again)
