@@ -780,7 +780,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'pcdistill.inputs.Evidence.spec': ('inputs.html#evidence.spec', 'pcdistill/inputs.py'),
                                   'pcdistill.inputs._said': ('inputs.html#_said', 'pcdistill/inputs.py'),
                                   'pcdistill.inputs.check_data': ('inputs.html#check_data', 'pcdistill/inputs.py'),
-                                  'pcdistill.inputs.discrete': ('inputs.html#discrete', 'pcdistill/inputs.py'),
                                   'pcdistill.inputs.from_spec': ('inputs.html#from_spec', 'pcdistill/inputs.py'),
                                   'pcdistill.inputs.look_up': ('inputs.html#look_up', 'pcdistill/inputs.py'),
                                   'pcdistill.inputs.one_hot_evidence': ('inputs.html#one_hot_evidence', 'pcdistill/inputs.py'),

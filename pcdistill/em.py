@@ -45,17 +45,16 @@ def tables(
     module:nn.Module, # any
 ) -> list[tuple[nn.Parameter, int]]:
     "Every table of normalised log-weights in it, with the axis that is normalised."
-    listed = [(m, getattr(m, 'normalised', {})) for m in module.modules()]
-    return [(getattr(m, n), dim) for m, axes in listed for n, dim in axes.items()]
+    return [(getattr(m, name), dim) for m in module.modules()
+            for name, dim in getattr(m, 'normalised', {}).items()]
 
 @torch.no_grad()
 def normalise_(
     module:nn.Module, # changed in place
-    T:float=1.,       # temperature: weights to the power 1/T
 ) -> nn.Module:
     "Every table normalised again; zeros stay zeros, even where all on an axis are."
     for p, dim in tables(module):
-        p.copy_(torch.where(p.isneginf(), p, (p.double()/T).log_softmax(dim)))
+        p.copy_(torch.where(p.isneginf(), p, p.double().log_softmax(dim)))
     return module
 
 # %% ../nbs/25_em.ipynb #c008b

@@ -16,11 +16,11 @@ from torch import Tensor
 from jaxtyping import Float, Int, Bool
 from einops import rearrange, einsum
 from fastcore.basics import patch
-from .core import require
+from .core import known, require
 from .ranks import agreed
 from .runs import resumable
 from .clusters import kmeans, assign
-from .inputs import discrete
+from .inputs import KINDS
 from .structure import Tree, chow_liu, mutual_information
 from .circuit import Circuit, mix_up, new_values, pick
 from .em import fit
@@ -52,7 +52,7 @@ class Trees(Atom):
         self.trees, self.heads, self.states = tuple(trees), tuple(heads), tuple(states)
         self.counts = None if counts is None else tuple(counts)
         n_vars = len(trees[0].parent)
-        units = discrete(inputs)(len(trees)*n_vars, n_values, max(states), gen)
+        units = known(KINDS, inputs, 'inputs')(len(trees)*n_vars, n_values, max(states), gen)
         self.pc = Circuit(trees, units, max(heads), gen)
         live_k = torch.cat([c*max(heads) + torch.arange(h) for c, h in enumerate(heads)])
         self.register_buffer('live_k', live_k, persistent=False)
