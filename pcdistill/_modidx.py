@@ -80,7 +80,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.circuit.collect': ('circuit.html#collect', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.downward': ('circuit.html#downward', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.from_spec': ('circuit.html#from_spec', 'pcdistill/circuit.py'),
-                                   'pcdistill.circuit.max_up': ('circuit.html#max_up', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.mix_down': ('circuit.html#mix_down', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.mix_up': ('circuit.html#mix_up', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.new_values': ('circuit.html#new_values', 'pcdistill/circuit.py'),
