@@ -1091,7 +1091,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.trees.fit_tree': ('trees.html#fit_tree', 'pcdistill/trees.py'),
                                  'pcdistill.trees.fit_trees': ('trees.html#fit_trees', 'pcdistill/trees.py'),
                                  'pcdistill.trees.parts_of': ('trees.html#parts_of', 'pcdistill/trees.py'),
-                                 'pcdistill.trees.soft_weights': ('trees.html#soft_weights', 'pcdistill/trees.py'),
                                  'pcdistill.trees.stack': ('trees.html#stack', 'pcdistill/trees.py'),
                                  'pcdistill.trees.start_from_states_': ('trees.html#start_from_states_', 'pcdistill/trees.py'),
                                  'pcdistill.trees.started': ('trees.html#started', 'pcdistill/trees.py'),
