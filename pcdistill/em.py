@@ -9,6 +9,7 @@ __all__ = ['em_update_', 'tables', 'normalise_', 'own_steps', 'EM', 'cosine', 's
 import math
 from collections.abc import Callable
 from pathlib import Path
+import numpy as np
 import torch
 from torch import nn, Tensor
 from .core import products, require
@@ -104,12 +105,8 @@ def stages(
 ) -> Callable[[float], float]:
     "Share of the run that is done → η, geometrically from each value to the next."
     require(min(etas) > 0, f'wanted steps > 0, got {etas}')
-    n = len(etas)-1
-    def at(done):
-        i = min(int(done*n), n-1)
-        part = done*n - i
-        return etas[i]**(1-part) * etas[i+1]**part
-    return at
+    ends, log_etas = np.linspace(0, 1, len(etas)), np.log(etas)
+    return lambda done: math.exp(np.interp(done, ends, log_etas))
 
 # %% ../nbs/25_em.ipynb #c027
 class Best:
@@ -174,7 +171,7 @@ def fit(
     epochs:int=10,                   # passes over the data
     batch:int=1000,                  # rows an EM step (large: counts should be many)
     micro:int=1000,                  # rows at a time in memory
-    lr:tuple[float, ...]|Callable=(1., .05), # step η: ends of a cosine, stages; or share done → η
+    lr:tuple[float, ...]=(1., .05),  # step η: the ends of a cosine; or those of stages
     pseudocount:float=.01,           # α per sum node of EM
     ckpt:Path|None=None,             # where to keep the state between epochs
     progress:bool=True,              # show a bar
@@ -191,7 +188,7 @@ def fit(
     def shuffled(gen, n):
         return (mine(r).split(micro) for r in torch.randperm(n_rows, generator=gen).tensor_split(n))
     opt = make(module) if make else EM(module, 1., pseudocount)
-    at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
+    at = cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))
     history, best = [], Best(module, validate)
     state = dict(module=module, gen=gen, history=history, best=best, opt=opt)
