@@ -140,13 +140,11 @@ def collect(
     p:Plan,
 ) -> Float[Tensor, "g b s"]:
     "Log-value of each state of each latent of a level: of all that is below it."
-    n, x_gbs = level.nodes.stop - level.nodes.start, None
-    for y, fan, at in ((lp_ubs[level.units], level.fan_units, p.host[level.units]),
-                       (y_cbs, level.fan_children, p.above[level.children])):
-        if len(y):
-            y = _by_latent(y, fan, at, n)
-            x_gbs = y if x_gbs is None else x_gbs + y
-    return lp_ubs.new_zeros(n, *lp_ubs.shape[1:]) if x_gbs is None else x_gbs
+    n = level.nodes.stop - level.nodes.start
+    below = ((lp_ubs[level.units], level.fan_units, p.host[level.units]),
+             (y_cbs, level.fan_children, p.above[level.children]))
+    of_each = [_by_latent(y, fan, at, n) for y, fan, at in below if len(y)]
+    return sum(of_each[1:], of_each[0]) if of_each else lp_ubs.new_zeros(n, *lp_ubs.shape[1:])
 
 # %% ../nbs/24_circuit.ipynb #c015
 def upward(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 import torch
 from torch import nn, Tensor
+from torch.nn.functional import one_hot
 from jaxtyping import Int
 from .circuit import Circuit
 from .core import require
@@ -83,9 +84,7 @@ def clone(
     source_ls, heads = source.to(dev).expand(n, -1), list(heads or range(pc.n_heads))
     inputs = pc.inputs.take(source_ls[torch.tensor(pc.tree.host, device=dev)])
     new = Circuit(pc.tree, inputs, len(heads), gen).to(pc.root_rsk)
-    one_ls = pc.root_rsk.new_ones(source_ls.shape)
-    count_ls = one_ls.new_zeros(n, S).scatter_add_(1, source_ls, one_ls)
-    share_ls = count_ls.log().gather(1, source_ls)
+    share_ls = one_hot(source_ls, S).sum(1).gather(1, source_ls).to(pc.root_rsk).log()
     child, root = nodes[1:], nodes[0]
     above = torch.tensor(pc.tree.parent, dtype=torch.long, device=dev)[child]
     edges_est = pc.edges_est.take_along_dim(source_ls[child][:, :, None], 1)

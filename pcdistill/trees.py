@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TREE_PRESETS', 'TREE_LOOK', 'OWN_TREES', 'Trees', 'columns', 'stack', 'unstack', 'TreeCoder', 'TreesConfig',
-           'start_from_states_', 'started', 'fit_tree', 'state_of', 'parts_of', 'fit_own', 'fit_trees']
+           'start_from_states_', 'started', 'fit_tree', 'state_of', 'parts_of', 'fit_trees']
 
 # %% ../nbs/31_trees.ipynb #t002
 from collections.abc import Iterator, Sequence
@@ -137,8 +137,8 @@ def columns(
     tree_x = c_x[order_x]
     of_c = [order_x[tree_x==c] for c in range(n_trees)]
     n = min(most, max(map(len, of_c)))
-    filled = [r.repeat(-(-n//len(r)))[:n] if len(r) else order_x.new_zeros(n) for r in of_c]
-    return torch.stack(filled, 1)
+    at_n = torch.arange(n, device=c_x.device)
+    return torch.stack([r[at_n % len(r)] if len(r) else 0*at_n for r in of_c], 1)
 
 @patch
 def own(self:Trees,
@@ -219,9 +219,9 @@ def stack(
     parts:Sequence[Trees], # single trees over the same variables, with inputs of one kind
 ) -> Trees:
     "Single trees side by side."
-    inputs, n_values = parts[0].pc.inputs.kind, parts[0].n_values
-    heads, states = [p.n_heads for p in parts], [p.states[0] for p in parts]
-    e = Trees([p.trees[0] for p in parts], n_values, heads, states, inputs).to(parts[0].pc.root_rsk)
+    specs = [p.spec() for p in parts]
+    each = {name: sum((s[name] for s in specs), []) for name in ('parents', 'heads', 'states')}
+    e = Trees.from_spec(specs[0] | each).to(parts[0].pc.root_rsk)
     for c, p in enumerate(parts):
         for t, whole, at in _shared(e, c, p):
             whole[at] = t
@@ -230,9 +230,10 @@ def stack(
 @torch.no_grad()
 def unstack(e:Trees) -> list[Trees]:
     "The trees as emissions of their own: the inverse of `stack`."
-    out = []
-    for c, (tree, h, s) in enumerate(zip(e.trees, e.heads, e.states)):
-        out.append(Trees([tree], e.n_values, [h], [s], e.pc.inputs.kind).to(e.pc.root_rsk))
+    out, spec = [], e.spec() | dict(counts=None)
+    for c in range(len(e.trees)):
+        own = {name: spec[name][c:c+1] for name in ('parents', 'heads', 'states')}
+        out.append(Trees.from_spec(spec | own).to(e.pc.root_rsk))
         for t, whole, at in _shared(e, c, out[c]):
             t.copy_(whole[at])
     return out
@@ -244,7 +245,7 @@ class TreeCoder(Coder):
         D, S, K = e.n_vars, e.states[c], e.heads[c]
         self.parent = e.trees[c].parent
         self.lp_dvs = e.pc.inputs.log_pmf().detach()[c*D:(c+1)*D, :, :S]
-        self.p_dvs, self.root_rsk = self.lp_dvs.exp(), e.pc.root_rsk[c:c+1, :S, :K].detach().exp()
+        self.root_rsk = e.pc.root_rsk[c:c+1, :S, :K].detach().exp()
         edges_est = e.pc.edges_est.detach()[:, :S, :S]
         self.w_1st = [edges_est[r:r+1].exp() for r in _edge_rows(e, c).tolist()] # whatever for the root
         self.nothing_bs = self.lp_dvs.new_zeros(b, S)
@@ -271,7 +272,7 @@ class TreeCoder(Coder):
         q_bs = logw_bk.softmax(1) @ self.root_rsk[0].T
         for i, parent in reversed(self.path()):
             q_bs = (q_bs.log() + self.below(parent, i)).softmax(1) @ self.w_1st[i][0].T
-        return (q_bs.log() + self.below(self.d)).softmax(1) @ self.p_dvs[self.d].T
+        return (q_bs.log() + self.below(self.d)).softmax(1) @ self.lp_dvs[self.d].exp().T
 
     def tell(self, x_b):
         self.said[self.d][self.d] = self.lp_dvs[self.d][x_b.long()]
@@ -314,9 +315,9 @@ def start_from_states_(
     An edge: nine parts the parent's state again, one part the weights there were.
     The root: how often each head's patches have each state, and one more patch spread over all.
     """
-    pc, V, S, K = e.pc, e.n_values, e.pc.n_states, e.n_heads
-    of_d = [torch.bincount(y_x*S + s_x, minlength=V*S) for y_x in y_xd.long().T]
-    count_dvs = rearrange(torch.stack(of_d).float(), 'd (v s) -> d v s', s=S)
+    pc, D, V, S, K = e.pc, e.n_vars, e.n_values, e.pc.n_states, e.n_heads
+    at_xd = (torch.arange(D, device=y_xd.device)*V + y_xd)*S + s_x[:, None]
+    count_dvs = torch.bincount(at_xd.flatten(), minlength=D*V*S).float().view(D, V, S)
     whole_dv1 = count_dvs.sum(2, keepdim=True) + 1
     own_dvs = count_dvs/count_dvs.sum(1, keepdim=True).clamp_min(1)
     pc.inputs.match_(.9*own_dvs + .1*whole_dv1/whole_dv1.sum(1, keepdim=True))
@@ -368,16 +369,23 @@ def parts_of(saved:list[dict], dev:torch.device) -> list[Trees]:
     return parts
 
 # %% ../nbs/31_trees.ipynb #t024
-def fit_own(
-    rows:Labelled, config:TreesConfig, gen:torch.Generator, ckpt:Path|None=None, progress:bool=True,
+def fit_trees(
+    rows:Labelled,           # labelled patches
+    config:TreesConfig,      # which trees, how long
+    gen:torch.Generator,     # randomness
+    ckpt:Path|None=None,     # where to keep the state: between epochs, or between trees
+    progress:bool=True,      # show a bar
 ) -> tuple[Trees, list[float]]:
-    "A tree for each label, trained on its own patches (nobody's label: on some of all)."
+    "Trees with a head for every label, and the mean log p(patch | label) of each epoch."
+    rows = some_rows(rows, config.n_fit, gen)
+    if not config.own:
+        return fit_tree(rows, config, gen, ckpt, progress)
     parts, nats = [], []
     state = dict(parts=parts, nats=nats, gen=gen)
     for k in resumable(ckpt, rows.n_heads, state, every_s=30., progress=progress, desc='trees'):
         mine = (rows.z_xq==k).nonzero().flatten()
         n = len(mine)
-        if n==0:
+        if n==0: # nobody's label: trained on some of all
             mine = torch.randperm(len(rows.y_xd), generator=gen)[:1000].to(mine.device)
         one = rows.take(mine)._replace(z_xq=torch.zeros_like(mine), n_heads=1)
         few = replace(config, batch=min(config.batch, -(-len(mine)//8)))
@@ -386,17 +394,6 @@ def fit_own(
         nats.append([n*t for t in history])
     e = stack(parts_of(parts, rows.y_xd.device))
     return e, [sum(t)/len(rows.y_xd) for t in zip(*nats)]
-
-def fit_trees(
-    rows:Labelled,           # labelled patches
-    config:TreesConfig,      # which trees, how long
-    gen:torch.Generator,     # randomness
-    ckpt:Path|None=None,     # where to keep the state between epochs
-    progress:bool=True,      # show a bar
-) -> tuple[Trees, list[float]]:
-    "Trees with a head for every label, and the mean log p(patch | label) of each epoch."
-    rows = some_rows(rows, config.n_fit, gen)
-    return (fit_own if config.own else fit_tree)(rows, config, gen, ckpt, progress)
 
 # %% ../nbs/31_trees.ipynb #ce7d79ba
 TREE_PRESETS = dict(

@@ -3,8 +3,9 @@ import pytest, torch
 from pcdistill import teacher
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.latents import extract, features, load_teacher, save_teacher
+from pcdistill.latents import extract, features, load_teacher
 from pcdistill.mae import MAE, MAEConfig, around
+from pcdistill.runs import save
 from pcdistill.clusters import assign
 from pcdistill.extra.controls import PCATeacher, fit_pca
 from pcdistill.teacher import Teacher, bound, init_
@@ -64,7 +65,7 @@ def test_it_is_a_teacher_without_a_likelihood(digits, model, refuses):
 @pytest.mark.parametrize('c,h,w,p', [(3, 12, 18, 6), (1, 28, 28, 7), (3, 4, 8, 4)])
 def test_any_shape_saves_and_loads(c, h, w, p, tmp_path):
     x = torch.randint(0, 256, (20, c, h, w), generator=rng(0), dtype=torch.uint8)
-    t = MAE.fit(x, MAEConfig.tiny(p, K=4, epochs=1, batch=8), rng(0), progress=False); save_teacher(tmp_path/'t', t)
+    t = MAE.fit(x, MAEConfig.tiny(p, K=4, epochs=1, batch=8), rng(0), progress=False); save(tmp_path/'t', *t.state())
     assert torch.equal(load_teacher(tmp_path/'t').codes(x), t.codes(x))
 
 def test_what_cannot_be_is_refused(digits, model, refuses):
@@ -87,7 +88,7 @@ def test_axes_are_ordered_and_few_lose_little(digits):
 
 def test_pca_repeats_saves_and_refuses(digits, tmp_path):
     t = fit_pca(digits, 4, 8, rng(0), axes=3); assert same(t, fit_pca(digits, 4, 8, rng(0), axes=3))
-    save_teacher(tmp_path/'t', t); again = load_teacher(tmp_path/'t')
+    save(tmp_path/'t', *t.state()); again = load_teacher(tmp_path/'t')
     assert type(again) is PCATeacher and torch.equal(again.log_cond(digits[:9]), t.log_cond(digits[:9])) and bound(t, None, digits[:9]).conditional_b.isfinite().all()
     with pytest.raises(Refused): fit_pca(digits, 4, 8, rng(0), axes=0)
     assert fit_pca(digits, 4, 8, rng(0), axes=17).axis_df.shape==(16, 16)                   # at most as many as a patch has numbers
