@@ -64,7 +64,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.circuit.Circuit.root_rsk': ('circuit.html#circuit.root_rsk', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.Circuit.root_value': ('circuit.html#circuit.root_value', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.Circuit.spec': ('circuit.html#circuit.spec', 'pcdistill/circuit.py'),
-                                   'pcdistill.circuit.Circuit.tree': ('circuit.html#circuit.tree', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.Circuit.units': ('circuit.html#circuit.units', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.Level': ('circuit.html#level', 'pcdistill/circuit.py'),
                                    'pcdistill.circuit.Plan': ('circuit.html#plan', 'pcdistill/circuit.py'),

@@ -225,7 +225,8 @@ class Circuit(nn.Module):
     ):
         super().__init__()
         self.trees = (trees,) if isinstance(trees, Tree) else tuple(trees)
-        self.n_vars, self._plan = len(self.trees[0].host), plan(self.trees)
+        self.tree = self.trees[0] # the only one, mostly
+        self.n_vars, self._plan = len(self.tree.host), plan(self.trees)
         self.inputs, self.n_heads, self.n_states = inputs, n_heads, inputs.n_states
         n, S, R = len(self._plan.units), self.n_states, len(self.trees)
         said = f'wanted inputs for the {n} variables of the structure'
@@ -233,11 +234,6 @@ class Circuit(nn.Module):
         shape = len(self._plan.nodes) - R, S, S
         self.dense1 = nn.Parameter(random_log_weights(shape, 1, gen))
         self.root1 = nn.Parameter(random_log_weights((R, S, n_heads), 1, gen))
-
-    @property
-    def tree(self) -> Tree:
-        "The first tree, or the only one."
-        return self.trees[0]
 
     @property
     def edges_est(self) -> Tensor:

@@ -6,6 +6,7 @@
 __all__ = ['em_update_', 'tables', 'normalise_', 'own_steps', 'EM', 'cosine', 'stages', 'Best', 'one_epoch', 'fit']
 
 # %% ../nbs/25_em.ipynb #c002
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -73,8 +74,7 @@ class EM(torch.optim.Optimizer):
         require(0 < lr <= 1, f'wanted an EM step 0 < lr ≤ 1, got {lr}')
         require(pseudocount >= 0, f'wanted a pseudocount ≥ 0, got {pseudocount}')
         self.tables, self.blocks = tables(module), own_steps(module)
-        mine = {id(p) for p, _ in self.tables}
-        mine |= {id(p) for m in self.blocks for p in m.parameters()}
+        mine = {id(p) for p, _ in self.tables} | {id(p) for m in self.blocks for p in m.parameters()}
         other = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in mine]
         said = 'wanted only normalised log-weights or blocks with em_step_'
         require(not other, f'{said}, got parameter {other[:1]}')
@@ -124,8 +124,7 @@ class Best:
         with torch.no_grad():
             value = float(self.validate())
         if value > self.value:
-            self.value = value
-            self.kept = {n: p.detach().clone() for n, p in self.module.state_dict().items()}
+            self.value, self.kept = value, copy.deepcopy(self.module.state_dict())
         return dict(valid=value)
 
     def state_dict(self):
@@ -171,7 +170,7 @@ def fit(
     epochs:int=10,                   # passes over the data
     batch:int=1000,                  # rows an EM step (large: counts should be many)
     micro:int=1000,                  # rows at a time in memory
-    lr:tuple[float, ...]=(1., .05),  # step η: the ends of a cosine; or those of stages
+    lr:tuple[float, ...]|Callable=(1., .05), # step η: ends of a cosine, stages; or share done → η
     pseudocount:float=.01,           # α per sum node of EM
     ckpt:Path|None=None,             # where to keep the state between epochs
     progress:bool=True,              # show a bar
@@ -188,7 +187,7 @@ def fit(
     def shuffled(gen, n):
         return (mine(r).split(micro) for r in torch.randperm(n_rows, generator=gen).tensor_split(n))
     opt = make(module) if make else EM(module, 1., pseudocount)
-    at = cosine(*lr) if len(lr)==2 else stages(*lr)
+    at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))
     history, best = [], Best(module, validate)
     state = dict(module=module, gen=gen, history=history, best=best, opt=opt)

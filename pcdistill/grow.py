@@ -21,8 +21,8 @@ from .runs import resumable
 from .clusters import kmeans, assign
 from .em import fit
 from .resize import clone, flows, prune_
-from .emission import Family, FamilyConfig, Labelled, Preset, FAMILIES, some_rows
-from .trees import TREE_LOOK, TREE_PRESETS, Trees, columns
+from .emission import FamilyConfig, Labelled, Preset, FAMILIES, some_rows
+from .trees import TREE_PRESETS, Trees, columns
 from .trees import parts_of, stack, started, state_of, unstack
 
 # %% ../nbs/32_grow.ipynb #g009
@@ -301,5 +301,5 @@ def fit_grown(
 PAPER = Preset(400, dict(states=16, start=2, rounds=2, epochs=50, batch=256, most=32_000,
                          lr_end=.01, judged=False),
                dict(epochs=20, batch=256, lr=(.1, .01, .001)))
-FAMILIES['grown'] = Family(GrowConfig, fit_grown, features=True,
-                           presets=TREE_PRESETS | dict(paper=PAPER), **TREE_LOOK)
+FAMILIES['grown'] = FAMILIES['trees']._replace(config=GrowConfig, fit=fit_grown, features=True,
+                                               presets=TREE_PRESETS | dict(paper=PAPER))
