@@ -74,7 +74,8 @@ class EM(torch.optim.Optimizer):
         require(0 < lr <= 1, f'wanted an EM step 0 < lr ≤ 1, got {lr}')
         require(pseudocount >= 0, f'wanted a pseudocount ≥ 0, got {pseudocount}')
         self.tables, self.blocks = tables(module), own_steps(module)
-        mine = {id(p) for p, _ in self.tables} | {id(p) for m in self.blocks for p in m.parameters()}
+        mine = {id(p) for p, _ in self.tables}
+        mine |= {id(p) for m in self.blocks for p in m.parameters()}
         other = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in mine]
         said = 'wanted only normalised log-weights or blocks with em_step_'
         require(not other, f'{said}, got parameter {other[:1]}')

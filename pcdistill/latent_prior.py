@@ -65,7 +65,8 @@ def fit_latent_prior(
     require(tree.host==tuple(range(n)),
             'wanted a tree with one latent a patch (chow_liu, chain or binary_tree)')
     pc = Circuit(tree, Evidence(n, K), 1, torch.Generator().manual_seed(0)).to(z_bn.device)
-    pair_nst, (root, *rest) = count_pairs(z_bn.split(4096), K, tree.parent), pc.plan().nodes.tolist()
+    pair_nst = count_pairs(z_bn.split(4096), K, tree.parent)
+    root, *rest = pc.plan().nodes.tolist()
     if alpha is None:
         alpha = max(zip(left_out(pair_nst[rest], ALPHAS), ALPHAS))[1]
     own_nk = pair_nst.sum(2).to(pc.root_rsk)

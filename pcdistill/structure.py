@@ -106,8 +106,8 @@ def chow_liu(
     cost = mi_dd.max() + 1 - mi_dd # positive: zero information is still an edge
     span = minimum_spanning_tree(np.triu(cost.numpy(), 1))
     hops = lambda i: shortest_path(span, directed=False, unweighted=True, indices=i)
-    far_d = hops(hops(0).argmax())
-    farthest_d = np.maximum(far_d, hops(far_d.argmax())) # from one end of a longest path, or the other
+    far_d = hops(hops(0).argmax()) # from one end of a longest path
+    farthest_d = np.maximum(far_d, hops(far_d.argmax()))
     _, parent_d = breadth_first_order(span, farthest_d.argmin(), directed=False)
     return Tree(tuple(parent_d.clip(-1).tolist()), tuple(range(len(mi_dd))))
 

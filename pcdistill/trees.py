@@ -246,7 +246,8 @@ class TreeCoder(Coder):
         self.lp_dvs = e.pc.inputs.log_pmf().detach()[c*D:(c+1)*D, :, :S]
         self.root_rsk = e.pc.root_rsk[c:c+1, :S, :K].detach().exp()
         edges_est = e.pc.edges_est.detach()[:, :S, :S]
-        self.w_1st = [edges_est[r:r+1].exp() for r in _edge_rows(e, c).tolist()] # whatever for the root
+        # of each latent; whatever for the root
+        self.w_1st = [edges_est[r:r+1].exp() for r in _edge_rows(e, c).tolist()]
         self.nothing_bs = self.lp_dvs.new_zeros(b, S)
         self.said = [{} for _ in range(D)] # what a latent was told, by its variable or a child
         self.d = 0
@@ -279,6 +280,7 @@ class TreeCoder(Coder):
             self.said[parent][i] = mix_up(self.below(i)[None], self.w_1st[i])[0][0]
         self.d += 1
 
+# %% ../nbs/31_trees.ipynb #cc0de501
 @patch
 def coder(self:Trees, b:int) -> Coder:
     "p(x_d | x_<d), variable after variable."
