@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 import torch
-from chain import COMMIT
+from chain import COMMIT, HERE, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import COLOURS
@@ -30,7 +30,7 @@ from pcdistill.data import images
 from pcdistill.em import fit
 from pcdistill.emission import Labelled
 from pcdistill.evaluate import bits, fit_plain_hclt, score
-from pcdistill.grow import GrowConfig, Part, budget, fit_grown, more_states, sparser
+from pcdistill.grow import Part, clone_tree, fit_grown, states_of
 from pcdistill.image import Image, finetune
 from pcdistill.inputs import Evidence
 from pcdistill.patches import to_patches
@@ -40,6 +40,7 @@ from pcdistill.structure import chow_liu, gaussian_mutual_information, mutual_in
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, TreesConfig, fit_trees
 
+THINNED = definitions(HERE.parent/'nbs/extra/thinning.ipynb').Thinned
 COLOUR, P, SHAPE = COLOURS['ycocg_r'], 4, (3, 32, 32)
 V = max(COLOUR.levels(3))                # values of a channel
 LR, ALPHA = (1., .1), .1                 # EM step from and to, in each stage; pseudocount
@@ -86,8 +87,8 @@ def lvd_pg(x, v, K, S, seed, rounds=2, **options):
     one_x, one_v = (torch.zeros(len(t), dtype=torch.long) for t in (y_xd, v_xd))
     rows = Labelled(y_xd, one_x, V, 1, P, y_xd.float(), Labelled(v_xd, one_v, V, 1, P))
     usual = dict(heads=K, start=-(-K//2), rounds=rounds, states=S, epochs=PASSES['leaf']//(rounds+1), most=10**9,
-                 prune=0., thin=.5, copy=None, price=.5, pseudocount=ALPHA, n_fit=10**9, **STEPS)
-    config = GrowConfig(**(usual | options))
+                 thin=.5, price=.5, pseudocount=ALPHA, n_fit=10**9, **STEPS)
+    config = THINNED(**(usual | options))
     e, history = fit_grown(rows, config, rng(seed), None, False)
     z_bn = e.label(y_xd, one_x).view(y_bnd.shape[:2])
     image = image_of(e, fit_latent_prior(z_bn, e.n_heads), x, v, seed, PASSES['joint'])
@@ -97,12 +98,13 @@ def lvd_pg(x, v, K, S, seed, rounds=2, **options):
 def states_only(x, v, K, S, seed, rounds=2):
     y_bnd, gen = cut(x), rng(seed)
     y_xd, epochs = y_bnd.flatten(0, 1), PASSES['leaf']//(rounds+1)
-    config = GrowConfig(states=S, heads=K, prune=0., thin=.5)
+    config = THINNED(states=S, heads=K, thin=.5)
     z_x = by_kmeans(y_xd, K, seed)
     part = Part(trees_of(y_xd, z_x, K, S, epochs, gen), z_x)
     for _ in range(rounds):
-        part = sparser(part, y_xd, config)
-        part = Part(more_states(part, y_xd, budget(part.e, config), config.noise, gen), z_x)
+        part, more = config.room(part, y_xd)
+        states_ls = states_of(part, y_xd, more)
+        part = Part(clone_tree(part.e, range(K), states_ls, config.noise, gen), z_x)
         fit(part.e, part.own(y_xd), len(y_xd), gen, epochs, lr=LR, pseudocount=ALPHA, progress=False, **STEPS)
     prior = fit_latent_prior(z_x.view(y_bnd.shape[:2]), K)
     return image_of(part.e, prior, x, v, seed, PASSES['joint']), dict(states_grown=part.e.states[0])

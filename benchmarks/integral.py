@@ -30,7 +30,8 @@ KINDS = {'functions': (.01, .03, .1), 'plain, Adam': (.01, .03, .1), 'plain, EM'
 
 def bits(pc, x_bd) -> float:
     with torch.no_grad():
-        return bpd(pc(x_bd)[:, 0], x_bd.shape[1]).mean().item()
+        lp_b = torch.cat([pc(x)[:, 0] for x in x_bd.split(1000)])
+        return bpd(lp_b, x_bd.shape[1]).mean().item()
 
 def row(n4, kind, lr, seed, data, ckpt) -> dict:
     tree, train = quad_tree(28, 28), data['train']

@@ -86,8 +86,8 @@ def with_tables(like:Circuit, pair_est, base_est, strength) -> Circuit:
 
 def pairs_of(like:Circuit, z_bn):
     "How often each pair occurs at each edge of the tree, in the plan's order."
-    counts = count_pairs([z_bn], like.n_states, like.tree.parent)
-    return counts.pair_nst[like.plan().nodes[1:]].float()
+    pair_nst = count_pairs([z_bn], like.n_states, like.tree.parent)
+    return pair_nst[like.plan().nodes[1:]].float()
 
 def score_of(prior, z_bn, K) -> float:
     "Mean log p of latents, nats an image."

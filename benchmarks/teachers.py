@@ -47,12 +47,12 @@ from pcdistill.image import Image, finetune
 from pcdistill.inpainting import MASKS
 from pcdistill.inputs import one_hot_evidence
 from pcdistill.latent_prior import fit_latent_prior
-from pcdistill.latents import TEACHERS as KINDS, extract, features, load_teacher, save_teacher
+from pcdistill.latents import TEACHERS as KINDS, extract, features, load_teacher
 from pcdistill.extra.mae import MAE, MAEConfig
 from pcdistill.normals import Normals, start_
 from pcdistill.patches import from_patches, to_patches
 from pcdistill.priors import choose_prior, simple_priors
-from pcdistill.runs import save_json
+from pcdistill.runs import save, save_json
 from pcdistill.teacher import bound, fit_pixels
 from pcdistill.vqvae import VQConfig, VQVAE2
 
@@ -112,7 +112,7 @@ def teacher_of(kind, K, seed, splits, folder, done):
     if any(told.items() <= t.items() for t in done['teachers']) and file.is_file():
         return load_teacher(file)
     made, seconds = timed(TEACHERS[kind], train, K, rng(seed))
-    save_teacher(file, made)
+    save(file, *made.state())
     told |= dict(seconds=seconds, commit=COMMIT)
     if made.has_likelihood and K==64:
         priors = simple_priors(extract(made, train), made.n_codes)

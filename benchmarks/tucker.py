@@ -18,7 +18,7 @@ import torch
 from chain import COMMIT, NEIGHBOURS, definitions, timed
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
-from pcdistill.em import fit, normalise_
+from pcdistill.em import fit
 from pcdistill.evaluate import mean_bits
 from pcdistill.extra.graphs import GraphCircuit, quad_graph
 from pcdistill.extra.sums import tucker
@@ -62,7 +62,7 @@ def main():
 
     def scratch(g):
         pc = GraphCircuit(g, Categorical(784, 256, a.states, rng(SEED)), 1, rng(SEED + 100))
-        return normalise_(pc, a.sharp).to(a.device)
+        return n6.sharpened(pc, a.sharp).to(a.device)
 
     def trained(pc, name, passes):
         fit(pc, lambda rows: pc(train[rows])[:, 0], len(train), rng(SEED), passes, BATCH, BATCH,

@@ -6,9 +6,11 @@
 __all__ = ['em_update_', 'tables', 'normalise_', 'own_steps', 'EM', 'cosine', 'stages', 'Best', 'one_epoch', 'fit']
 
 # %% ../nbs/25_em.ipynb #c002
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+import numpy as np
 import torch
 from torch import nn, Tensor
 from .core import products, require
@@ -45,17 +47,16 @@ def tables(
     module:nn.Module, # any
 ) -> list[tuple[nn.Parameter, int]]:
     "Every table of normalised log-weights in it, with the axis that is normalised."
-    listed = [(m, getattr(m, 'normalised', {})) for m in module.modules()]
-    return [(getattr(m, n), dim) for m, axes in listed for n, dim in axes.items()]
+    return [(getattr(m, name), dim) for m in module.modules()
+            for name, dim in getattr(m, 'normalised', {}).items()]
 
 @torch.no_grad()
 def normalise_(
     module:nn.Module, # changed in place
-    T:float=1.,       # temperature: weights to the power 1/T
 ) -> nn.Module:
     "Every table normalised again; zeros stay zeros, even where all on an axis are."
     for p, dim in tables(module):
-        p.copy_(torch.where(p.isneginf(), p, (p.double()/T).log_softmax(dim)))
+        p.copy_(torch.where(p.isneginf(), p, p.double().log_softmax(dim)))
     return module
 
 # %% ../nbs/25_em.ipynb #c008b
@@ -105,12 +106,8 @@ def stages(
 ) -> Callable[[float], float]:
     "Share of the run that is done → η, geometrically from each value to the next."
     require(min(etas) > 0, f'wanted steps > 0, got {etas}')
-    n = len(etas)-1
-    def at(done):
-        i = min(int(done*n), n-1)
-        part = done*n - i
-        return etas[i]**(1-part) * etas[i+1]**part
-    return at
+    ends, log_etas = np.linspace(0, 1, len(etas)), np.log(etas)
+    return lambda done: math.exp(np.interp(done, ends, log_etas))
 
 # %% ../nbs/25_em.ipynb #c027
 class Best:
@@ -128,8 +125,7 @@ class Best:
         with torch.no_grad():
             value = float(self.validate())
         if value > self.value:
-            self.value = value
-            self.kept = {n: p.detach().clone() for n, p in self.module.state_dict().items()}
+            self.value, self.kept = value, copy.deepcopy(self.module.state_dict())
         return dict(valid=value)
 
     def state_dict(self):

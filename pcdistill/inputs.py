@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'random_log_weights', 'check_data', 'look_up', 'Discrete', 'Categorical', 'Evidence', 'one_hot_evidence',
-           'discrete', 'from_spec']
+           'from_spec']
 
 # %% ../nbs/21_inputs.ipynb #c003
 import torch
@@ -55,17 +55,15 @@ def look_up(
     require(good, f'wanted integer values of shape [batch, variables], got {_said(x_bd)}')
     if seen_bd is not None:
         x_bd = torch.where(seen_bd, x_bd, 0)
+    at_db = x_bd.T.long().clamp(0, n_values-1) + row_d[:, None]*n_values
+    lp_dbs = logp_dvs.flatten(0, 1).index_select(0, at_db.flatten()).unflatten(0, at_db.shape)
     if x_bd.is_cpu:
         lo, hi = map(int, x_bd.aminmax()) if x_bd.numel() else (0, 0)
         require(0 <= lo and hi < n_values,
                 f'wanted values from 0 to {n_values-1}, got {lo} to {hi}')
     else: # nothing waits for a GPU to say so: there the evidence is NaN
         bad = ((x_bd < 0) | (x_bd >= n_values)).any()
-        off, x_bd = torch.where(bad, torch.nan, 0.), x_bd.clamp(0, n_values-1)
-    at_db = x_bd.T.long() + row_d[:, None]*n_values
-    lp_dbs = logp_dvs.flatten(0, 1).index_select(0, at_db.flatten()).unflatten(0, at_db.shape)
-    if not x_bd.is_cpu:
-        lp_dbs = lp_dbs.add_(off)
+        lp_dbs = lp_dbs.add_(torch.where(bad, torch.nan, 0.))
     return lp_dbs if seen_bd is None else lp_dbs.masked_fill_(~seen_bd.T[..., None], 0)
 
 # %% ../nbs/21_inputs.ipynb #c014
@@ -95,8 +93,8 @@ class Discrete(nn.Module):
         require(n==self.n_vars, f'wanted states for {self.n_vars} variables, got {n}')
         new = from_spec(dict(self.spec(), n_states=S))
         for name, p in self.named_parameters():
-            at = state_ds.reshape(n, *[1]*(p.ndim-2), S).expand(*p.shape[:-1], S)
-            setattr(new, name, nn.Parameter(p.gather(-1, at), p.requires_grad))
+            at = state_ds.reshape(n, *[1]*(p.ndim-2), S)
+            setattr(new, name, nn.Parameter(p.take_along_dim(at, -1), p.requires_grad))
         return new
 
 # %% ../nbs/21_inputs.ipynb #c016
@@ -175,13 +173,9 @@ def one_hot_evidence(
 # kind → class, or the module of the kit that has it
 KINDS = dict(categorical=Categorical, logistic='extra.logistic')
 
-def discrete(kind:str) -> type:
-    "The class of the discrete inputs of a kind."
-    return known(KINDS, kind, 'inputs')
-
 def from_spec(spec:dict) -> nn.Module:
     "An untrained input of a given make, to load parameters into."
     make = dict(spec)
     kind = make.pop('kind')
-    cls = Evidence if kind==Evidence.kind else discrete(kind)
+    cls = Evidence if kind==Evidence.kind else known(KINDS, kind, 'inputs')
     return cls(**make, gen=rng(0))

@@ -102,18 +102,14 @@ def chow_liu(
     square = isinstance(mi_dd, Tensor) and mi_dd.ndim==2 and len(mi_dd)==mi_dd.shape[1] > 0
     require(square, 'wanted a square matrix of mutual information, got something else')
     require(bool(mi_dd.isfinite().all()), 'wanted finite mutual information, got NaN or infinity')
-    d = len(mi_dd)
-    if d==1:
-        return Tree((-1,), (0,))
     mi_dd = mi_dd.cpu().double()
     cost = mi_dd.max() + 1 - mi_dd # positive: zero information is still an edge
     span = minimum_spanning_tree(np.triu(cost.numpy(), 1))
     hops = lambda i: shortest_path(span, directed=False, unweighted=True, indices=i)
-    far = breadth_first_order(span, 0, directed=False)[0][-1]
-    end = int(hops(far).argmax())
-    root = int(np.maximum(hops(far), hops(end)).argmin())
-    parent = breadth_first_order(span, root, directed=False)[1]
-    return Tree(tuple(max(int(p), -1) for p in parent), tuple(range(d)))
+    far_d = hops(hops(0).argmax()) # from one end of a longest path
+    farthest_d = np.maximum(far_d, hops(far_d.argmax()))
+    _, parent_d = breadth_first_order(span, farthest_d.argmin(), directed=False)
+    return Tree(tuple(parent_d.clip(-1).tolist()), tuple(range(len(mi_dd))))
 
 # %% ../nbs/23_structure.ipynb #c016
 def binary_tree(d:int) -> Tree:

@@ -2,7 +2,9 @@
 import functools
 import itertools
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 import pytest
 import torch
 from pcdistill import grow as G
@@ -10,14 +12,17 @@ from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.em import EM, tables
 from pcdistill.emission import Labelled, family, from_spec, moments_of_rows
-from pcdistill.grow import (GrowConfig, Part, better, budget, clone_heads, fit_grown, gain, gain_of, more_states,
-                            reassign, split_labels, train_trees, worst)
+from pcdistill.grow import (GrowConfig, Part, better, clone_tree, fit_grown, gain, gain_of, reassign, split_labels,
+                            states_of, train_trees, worst)
 from pcdistill.image import Image, finetune, load_image, save_image
-from pcdistill.resize import thin_
 from pcdistill.structure import Tree, chow_liu
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, columns, stack, unstack
 
+sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
+from chain import HERE, definitions
+
+thinning = definitions(HERE.parent/'nbs/extra/thinning.ipynb')
 seeds = pytest.mark.parametrize('seed', range(6))
 
 def random_tree(D, gen):
@@ -198,16 +203,16 @@ def test_copies_without_noise_change_nothing(seed):
     e, gen = some_parts(seed, V=3)[0], rng(seed)
     x = torch.randint(0, 3, (30, 4), generator=gen)
     h = torch.randint(0, e.n_heads, (30,), generator=gen)
-    source = [*range(e.n_heads), 0]
-    plain, noisy = clone_heads(e, source, 0., gen), clone_heads(e, source, .3, gen)
-    assert torch.allclose(plain(x), e(x)[:, source], atol=1e-5)
-    assert torch.equal(noisy(x)[:, :-1], plain(x)[:, :-1])                    # only the copy moves
-    if e.pc.n_states > 1:
-        assert not torch.allclose(noisy(x)[:, -1], e(x)[:, 0], atol=1e-4)
-    more, S = more_states(Part(e, h), x, .6, 0., gen), e.pc.n_states
-    assert more.states==(S + round(.6*S),) and torch.allclose(more(x), e(x), atol=1e-4)
-    if more.states[0] > 1:
-        assert not torch.allclose(more_states(Part(e, h), x, .6, .3, gen)(x), e(x), atol=1e-4)
+    source, S = [*range(e.n_heads), 0], e.pc.n_states
+    for more in (0., .6):
+        states_ls = states_of(Part(e, h), x, more)
+        plain, noisy = (clone_tree(e, source, states_ls, noise, gen) for noise in (0., .3))
+        assert plain.states==(S + round(more*S),) and torch.allclose(plain(x), e(x)[:, source], atol=1e-4)
+        if plain.states[0] > 1:
+            assert not torch.allclose(noisy(x)[:, :-1], e(x), atol=1e-4)
+            assert not torch.allclose(noisy(x)[:, -1], noisy(x)[:, 0], atol=1e-4)
+    if e.n_heads > 1:
+        assert torch.allclose(clone_tree(e, [1], torch.arange(S), 0., gen)(x), e(x)[:, 1:2], atol=1e-4)
 
 def weights(m):
     return sum(int((~p.isneginf()).sum()) for p in m.parameters())
@@ -219,7 +224,7 @@ def wide(seed, D=5, V=30, S=20, K=3):
     return Part(e, h), y, gen
 
 def thinned(part, y, below):
-    thin_(part.e.pc, part.own(y), len(y), below)
+    thinning.thin_(part.e.pc, part.own(y), len(y), below)
     return part
 
 @seeds
@@ -250,14 +255,14 @@ def test_thin(seed):
 @seeds
 def test_the_budget_is_what_was_taken_out(seed):
     part, x, gen = wide(seed)
-    config, size = GrowConfig(states=20, heads=3), weights(part.e)
-    assert size==20*(5*30 + 4*20 + 3) and budget(part.e, config) < 1e-6
-    assert budget(part.e, GrowConfig(states=15, heads=3))==0
-    thinned(part, x, 3.)
-    assert weights(part.e) < .9*size
-    more = more_states(part, x, budget(part.e, config), .2, gen)
-    assert more.states[0] > 20 and abs(weights(more)/size - 1) < .1
-    assert torch.allclose(more_states(part, x, budget(part.e, config), 0., gen)(x), part.e(x), atol=1e-3)
+    config, size = thinning.Thinned(states=20, heads=3, thin=3.), weights(part.e)
+    assert size==20*(5*30 + 4*20 + 3) and thinning.budget(part.e, 20) < 1e-6
+    assert thinning.budget(part.e, 15)==0
+    part, share = config.room(part, x)
+    assert weights(part.e) < .9*size and share==thinning.budget(part.e, 20)
+    copied, apart = (clone_tree(part.e, range(3), states_of(part, x, share), noise, gen) for noise in (0., .2))
+    assert apart.states[0] > 20 and abs(weights(apart)/size - 1) < .1
+    assert torch.allclose(copied(x), part.e(x), atol=1e-3)
 
 def test_split_labels():
     gen = rng(0)
@@ -286,7 +291,7 @@ Y, F, C = two_clusters()
 V_Y, _, V_C = two_clusters(7, 300)
 ROWS = rows_of(Y, F, C, rows_of(V_Y, None, V_C))
 CONFIG = GrowConfig(heads=3, rounds=3, states=2, epochs=4, batch=100, copy=.5, price=.3, sure=0.)
-THINNED = replace(CONFIG, states=8, copy=None, thin=5., rounds=2)
+THINNED = thinning.Thinned(heads=3, rounds=2, states=8, epochs=4, batch=100, thin=5., price=.3, sure=0.)
 
 def run(config=CONFIG, rows=ROWS, ckpt=None, seed=3):
     return fit_grown(rows, config, rng(seed), ckpt, False)

@@ -3,8 +3,9 @@ import pytest, torch
 from pcdistill import teacher
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.latents import extract, features, load_teacher, save_teacher
+from pcdistill.latents import extract, features, load_teacher
 from pcdistill.extra.mae import MAE, MAEConfig
+from pcdistill.runs import save
 from pcdistill.teacher import Teacher, bound, init_
 
 SHORT = MAEConfig.tiny(2, K=8, epochs=3, per_epoch=128)
@@ -63,7 +64,7 @@ def test_it_is_a_teacher_without_a_likelihood(digits, model, refuses):
 @pytest.mark.parametrize('c,h,w,p', [(3, 12, 18, 6), (1, 28, 28, 7), (3, 4, 8, 4)])
 def test_any_shape_saves_and_loads(c, h, w, p, tmp_path):
     x = torch.randint(0, 256, (20, c, h, w), generator=rng(0), dtype=torch.uint8)
-    t = MAE.fit(x, MAEConfig.tiny(p, K=4, epochs=1, batch=8), rng(0), progress=False); save_teacher(tmp_path/'t', t)
+    t = MAE.fit(x, MAEConfig.tiny(p, K=4, epochs=1, batch=8), rng(0), progress=False); save(tmp_path/'t', *t.state())
     assert torch.equal(load_teacher(tmp_path/'t').codes(x), t.codes(x))
 
 def test_what_cannot_be_is_refused(digits, model, refuses):

@@ -122,12 +122,3 @@ def test_many_variables_are_no_cliff():
     lp = pc(x_bd[:2]); new = sample(pc, x_bd[:2], torch.zeros(2, 3072).bool(), gen)
     assert lp.isfinite().all() and new.shape==(2, 3072)
     with pytest.raises(Refused, match='3072 variables'): pc(x_bd[:2, :3000])
-
-@pytest.mark.parametrize('make', [lambda: GraphCircuit(quad_graph(2, 2), Categorical(4, 3, 2, rng(0)), 2, rng(1)), lambda: Circuit(chain(4), Categorical(4, 3, 2, rng(0)), 2, rng(1))])
-def test_rows_in_pieces_are_rows_at_once(make, monkeypatch):
-    "On a CPU large batches are scored in pieces: the same log-likelihoods."
-    import pcdistill.circuit as circuit
-    pc = make(); x_bd = torch.randint(0, 3, (1000, 4), generator=rng(2)); seen_bd = torch.rand(1000, 4, generator=rng(3)) < .7
-    monkeypatch.setattr(circuit, 'EVIDENCE_AT_ONCE', 300*8)
-    with torch.no_grad(): parts = pc(x_bd, seen_bd), pc(x_bd)
-    assert torch.allclose(pc(x_bd, seen_bd), parts[0], atol=1e-6) and torch.allclose(pc(x_bd), parts[1], atol=1e-6) and len(parts[0])==1000

@@ -34,7 +34,7 @@ def unnormalised(pc, pruned):
 
 def used_by(pc, log_prob, n, share):
     "The flow that this share of the edges, least used first, does not exceed."
-    flow, _ = flows(pc, log_prob, n)
+    flow = flows(pc, log_prob, n)
     all_e = torch.cat([f[~p.isneginf()] for f, (p, _) in zip(flow, sums(pc))])
     return float(all_e.kthvalue(max(1, int(share*len(all_e)))).values)
 
@@ -45,7 +45,7 @@ def test_prune_bound(kind, seed, fraction):
     pc = double(circuit_of(kind, seed, most=20_000)); thin = copy.deepcopy(pc); n = 15
     lp = rows_of(pc, n, seed+200); all_n = torch.arange(n)
     pc_now[0] = pc; old_b = lp(all_n).detach()
-    per_row = [flows(pc, lambda _: lp(torch.tensor([i])), 1)[0] for i in range(n)]
+    per_row = [flows(pc, lambda _: lp(torch.tensor([i])), 1) for i in range(n)]
     pc_now[0] = thin; told = prune_(thin, lp, n, used_by(thin, lp, n, fraction), micro=4)
     left_b = lp(all_n).detach()
     raw = unnormalised(pc, thin); pc_now[0] = raw; raw_b = lp(all_n).detach()
@@ -69,7 +69,7 @@ def test_loss_is_probability_of_using_no_pruned_edge(kind, seed):
 @twenty
 def test_every_node_keeps_its_most_used_edge(kind, seed):
     pc = circuit_of(kind, seed).double(); pc_now[0] = pc; lp = rows_of(pc, 20, seed)
-    flow, _ = flows(pc, lp, 20); before = [p.detach().clone() for p, _ in sums(pc)]
+    flow = flows(pc, lp, 20); before = [p.detach().clone() for p, _ in sums(pc)]
     told = prune_(pc, lp, 20, below=math.inf)
     for (p, dim), f, w in zip(sums(pc), flow, before):
         best = torch.where(f.sum(dim, keepdim=True) > 0, f, w).argmax(dim)

@@ -6,8 +6,9 @@ from torch.nn import functional as F
 from einops import rearrange
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.latents import TEACHERS, load_teacher, save_teacher
+from pcdistill.latents import TEACHERS, load_teacher
 from pcdistill.priors import TreePrior, choose_prior, simple_priors
+from pcdistill.runs import save
 from pcdistill.circuit import soft_posterior
 from pcdistill.structure import Tree
 from pcdistill.latent_prior import fit_latent_prior
@@ -159,7 +160,7 @@ def test_any_shape_fits_saves_and_loads(c, h, w, p, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'switching', switching); monkeypatch.setitem(TEACHERS, 'switching', 'switching:SwitchingAR')
     x = torch.randint(0, 256, (30, c, h, w), generator=rng(0), dtype=torch.uint8)
     t = SwitchingAR.fit(x, SwitchingConfig.tiny(p, K=3, passes=2), rng(0), progress=False)
-    save_teacher(tmp_path/'t', t); again = load_teacher(tmp_path/'t')
+    save(tmp_path/'t', *t.state()); again = load_teacher(tmp_path/'t')
     assert t.log_prob(x).isfinite().all() and torch.equal(again.log_prob(x), t.log_prob(x)) and again.prior.circuit.tree==t.prior.circuit.tree
 
 def test_constant_images_are_survived():

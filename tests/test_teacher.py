@@ -8,8 +8,9 @@ from chain import EXTRA, definitions
 from pcdistill.clusters import assign, kmeans
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.latents import extract, features, load_teacher, save_teacher
+from pcdistill.latents import extract, features, load_teacher
 from pcdistill.patches import to_patches
+from pcdistill.runs import save
 from pcdistill import teacher, latents
 from pcdistill.masses import log_mass_logistic
 from pcdistill.priors import CodePrior, PriorConfig, choose_prior, fit_prior, simple_priors
@@ -156,7 +157,7 @@ def test_killed_and_resumed_prior_is_the_same(photos, teachers, tmp_path, monkey
     t = teachers['vqvae']; ids, config = t.codes(photos), PriorConfig.tiny(epochs=4)
     whole = fit_prior(ids, t.n_codes, config, rng(5), progress=False)
     for i, p in enumerate((whole, simple_priors(ids, t.n_codes)['tree'])):
-        save_teacher(tmp_path/f'{i}', p); assert torch.equal(load_teacher(tmp_path/f'{i}').log_prob(ids), p.log_prob(ids))
+        save(tmp_path/f'{i}', *p.state()); assert torch.equal(load_teacher(tmp_path/f'{i}').log_prob(ids), p.log_prob(ids))
     with monkeypatch.context() as m, pytest.raises(Killed):
         kill_at(m, teacher, 'warm_cosine', 9); fit_prior(ids, t.n_codes, config, rng(5), tmp_path/'c', progress=False)
     assert same(fit_prior(ids, t.n_codes, config, rng(5), tmp_path/'c', progress=False), whole)
@@ -209,7 +210,7 @@ def test_the_default_type_of_the_process_does_not_matter(kind, photos):
         p = simple_priors(ids, t.n_codes) | dict(own=fit_prior(ids, t.n_codes, PriorConfig.tiny(epochs=1), rng(1), progress=False))
         return t, ids, {k: v.log_prob(ids) for k, v in p.items()}
     t, ids, lp = run(); torch.set_default_dtype(torch.float64)
-    try: u, ids2, lp2 = run(); tensors, meta = t.state(); again = latents.teacher_from_state(tensors, meta)
+    try: u, ids2, lp2 = run(); tensors, meta = t.state(); again = latents.kind_of(kind).from_state(tensors, meta)
     finally: torch.set_default_dtype(torch.float32)
     assert all(not v.is_floating_point() or v.dtype==torch.float32 for v in u.state_dict().values())
     assert same(again, t) and (ids==ids2).float().mean() > .99
@@ -246,10 +247,10 @@ def test_a_teacher_of_ones_own_is_registered(photos, tmp_path, monkeypatch, refu
     class Mine(PixelTeacher): kind = 'mine'
     monkeypatch.setitem(globals(), 'Mine', Mine); monkeypatch.setitem(sys.modules, 'of_mine', sys.modules[__name__])
     monkeypatch.setitem(latents.TEACHERS, 'mine', 'of_mine:Mine')
-    t = Mine.fit(photos, ControlConfig(4, 8), rng(0)); save_teacher(tmp_path/'t', t)
+    t = Mine.fit(photos, ControlConfig(4, 8), rng(0)); save(tmp_path/'t', *t.state())
     assert type(load_teacher(tmp_path/'t')) is Mine
     refuses(lambda: latents.kind_of('forest'), "got 'forest'")
-    refuses(lambda: latents.teacher_from_state({}, dict(kind='pixels', shape=[3, 16, 16], patch=4, K=8)), 'another version', 'fit it again')
+    refuses(lambda: latents.kind_of('pixels').from_state({}, dict(kind='pixels', shape=[3, 16, 16], patch=4, K=8)), 'another version', 'fit it again')
 
 def test_nothing_of_the_core_imports_what_is_extra():
     import subprocess
@@ -258,7 +259,7 @@ def test_nothing_of_the_core_imports_what_is_extra():
 
 def test_state_round_trip(teachers, photos, tmp_path, by_name):
     for name, t in teachers.items():
-        save_teacher(tmp_path/name, t); again = load_teacher(tmp_path/name)
+        save(tmp_path/name, *t.state()); again = load_teacher(tmp_path/name)
         assert type(again) is type(t) and again.n_codes==t.n_codes and again.shape==t.shape and same(t, again)
         assert torch.equal(again.log_cond(photos[:9]), t.log_cond(photos[:9])) and torch.equal(again.codes(photos[:9]), t.codes(photos[:9]))
     with pytest.raises(Refused): load_teacher(tmp_path/'absent')
