@@ -257,7 +257,7 @@ def inpaint(
             f'wanted images, and no fewer than 0 samples of each, got {len(x_bchw)} and {n}')
     seen_bhw = image.supported(mask(seen_bhw, len(x_bchw), *image.shape[1:], gen).to(dev))
     every_b, parts = torch.arange(len(x_bchw), device=dev), []
-    # what is done for a mask serves all images that have it, unless one distribution has it all
+    # where each mask has a distribution of its own, images with the same mask are asked together
     alike = [every_b] if image.joint else [b for _, b in groups(seen_bhw.flatten(1), every_b)]
     together = [at for rows in alike for at in rows.split(batch)]
     for at in together:
