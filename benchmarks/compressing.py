@@ -11,7 +11,7 @@ import argparse, math, sys, time
 from pathlib import Path
 import torch
 from chain import COMMIT
-from pcdistill.compress import decode, encode, run_hash, unpack
+from pcdistill.compress import decode, encode, unpack
 from pcdistill.core import Refused
 from pcdistill.data import images
 from pcdistill.evaluate import png_bits, score, webp_bits
@@ -23,9 +23,9 @@ def main():
     p.add_argument('--run', type=Path, required=True, help='folder of a finished run'); p.add_argument('--images', type=int, default=100); p.add_argument('--batch', type=int, default=128)
     p.add_argument('--threads', type=int); p.add_argument('--out', type=Path); a = p.parse_args()
     if a.threads: torch.set_num_threads(a.threads)
-    r = load_json(a.run/'recipe.json'); image, run = load_image(a.run/'student.safetensors'), run_hash(a.run/'student.safetensors'); x = images(r['data'], 'test', a.images)
-    start = time.perf_counter(); data = encode(x, image, run, batch=a.batch, progress=True); middle = time.perf_counter()
-    back, _ = decode(data, image, run, progress=True); end = time.perf_counter()
+    r = load_json(a.run/'recipe.json'); image = load_image(a.run/'student.safetensors'); x = images(r['data'], 'test', a.images)
+    start = time.perf_counter(); data = encode(x, image, batch=a.batch, progress=True); middle = time.perf_counter()
+    back, _ = decode(data, image, progress=True); end = time.perf_counter()
     payload, model_bits, D = len(unpack(data).payload), -float(score(image, x, 50, False).sum())/math.log(2), x.numel()
     out = dict(data=r['data'], run=a.run.name, emission=image.emission.kind, n_images=len(x), shape=list(image.shape), exact=bool(torch.equal(back, x)), model_bits=model_bits, coded_bits=8*payload,
                over=8*payload/model_bits-1, header_bytes=len(data)-payload, per_dim=dict(model=model_bits/D, coded=8*payload/D, file=8*len(data)/D, webp=float(webp_bits(x).mean()), png=float(png_bits(x).mean())),

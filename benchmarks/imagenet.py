@@ -28,7 +28,7 @@ import pyarrow as pa, pyarrow.parquet as pq
 import torch
 from einops import rearrange
 from PIL import Image as Picture
-from chain import COMMIT, RESULTS, size, timed
+from chain import COMMIT, HERE, RESULTS, definitions, size, timed
 from innovations import scored
 from pcdistill.chain import Run, ledger_terms
 from pcdistill.clusters import assign, kmeans
@@ -36,7 +36,7 @@ from pcdistill.colour import COLOURS
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
 from pcdistill.emission import Labelled, family
-from pcdistill.evaluate import fit_one_normal, fit_plain_hclt, mean_bits, paper_crop_bits, score
+from pcdistill.evaluate import fit_one_normal, fit_plain_hclt, mean_bits, score
 from pcdistill.evaluate import png_bits, webp_bits
 from pcdistill.image import Image
 from pcdistill.innovations import InnovationsConfig, fit_innovations
@@ -136,7 +136,8 @@ def row_of(run:Run) -> dict:
                tuning=estimate(found['start'] - found['student']), ledger=ledger.saved(D),
                squares=squares(image, x), bits_of_images=found['student'].float().tolist())
     if image.lossy:
-        out |= dict(papers=estimate(paper_crop_bits(image, x, 50)))
+        papers = definitions(HERE.parent/'nbs/50_evaluate.ipynb')
+        out |= dict(papers=estimate(papers.paper_crop_bits(image, x, 50)))
     return out
 
 def make_run(r, folder:Path) -> dict:

@@ -366,7 +366,7 @@ def measured(self:Run, ckpt:Path):
     models, mu_kf = dict(start=self.start(), student=self.student()), self.latents()['mu_kf']
     def nats_of(x):
         z_bn = self.labels(models['start'].emission, x, self.hard(mu_kf, x))
-        named = {name: measure(image, x, z_bn, micro, False) for name, image in models.items()}
+        named = {name: measure(image, x, z_bn, micro) for name, image in models.items()}
         if prior:
             named['teacher'] = bound(teacher, prior.prior, x)
         nats = {f'{name}_{k}': v.double() for name, t in named.items()

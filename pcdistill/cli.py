@@ -171,11 +171,10 @@ def run_compress(
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
     "Compress images with a circuit, losslessly."
-    from pcdistill.compress import compress_files, run_hash
+    from pcdistill.compress import compress_files
     found = pcdistill.load_run(run, device)
     may_write(out, overwrite)
-    mark = run_hash(found.folder/'student.safetensors')
-    print(compress_files(images, found.image, mark, out))
+    print(compress_files(images, found.image, out))
     print(f'wrote {out}')
 
 # %% ../nbs/62_cli.ipynb #cdec0001
@@ -187,10 +186,9 @@ def run_decompress(
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
     "Give back the images that were compressed, every bit the same."
-    from pcdistill.compress import decompress_file, run_hash
+    from pcdistill.compress import decompress_file
     found = pcdistill.load_run(run, device)
-    mark = run_hash(found.folder/'student.safetensors')
-    made = decompress_file(file, found.image, mark, out)
+    made = decompress_file(file, found.image, out)
     print(f'wrote {len(made):,} image{"s"*(len(made)!=1)} into {out}')
 
 def run_demo(

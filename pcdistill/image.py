@@ -15,8 +15,8 @@ from torch import nn, Tensor
 from jaxtyping import Float, Int, Bool, Shaped, UInt8
 from einops import rearrange, repeat
 from fastcore.basics import patch
-from .core import Refused, require
-from .ranks import mine, summed
+from .core import Refused, require, rng
+from .ranks import spread
 from .runs import save, load
 from .colour import Colour, COLOURS
 from .patches import to_patches
@@ -195,15 +195,13 @@ def finetune(
 ) -> list[float]:
     "EM on log p(x), by the density where there are two readings; mean log p of each epoch."
     def validate():
-        nats = sum(float(image(x).sum()) for x in mine(valid_bchw).split(micro))
-        return summed(nats)/len(valid_bchw)
+        return spread(lambda x: image(x).double(), micro, valid_bchw).mean()
     def log_prob(rows):
         return image(x_bchw[rows], density=True)
     usual = dict(epochs=5, batch=2000, lr=(.5, .05), pseudocount=.1, desc='fine-tuning')
-    settings = usual | settings
     best = None if valid_bchw is None else validate
     return fit(image, log_prob, len(x_bchw), gen, micro=micro, validate=best,
-               dims=x_bchw[0].numel(), **settings)
+               dims=x_bchw[0].numel(), **usual | settings)
 
 def image_state(image:Image) -> tuple[dict[str, Tensor], dict]:
     "Parameters and make of an image circuit, as `runs.save` wants them."
@@ -243,7 +241,7 @@ def whole_image(
     shape:tuple[int, int, int], # channels, rows, columns
 ) -> Image:
     "An emission over whole images, its heads as a mixture of equal weights."
-    prior = Circuit(chain(1), Evidence(1, emission.n_heads), 1, torch.Generator().manual_seed(0))
+    prior = Circuit(chain(1), Evidence(1, emission.n_heads), 1, rng(0))
     with torch.no_grad():
         prior.root_rsk.fill_(-math.log(emission.n_heads))
     dev = next(emission.parameters()).device

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from .core import Refused, bpd, require, rng
 from .show import strip, table
 from .emission import Soft
+from .normals import groups
 
 # %% ../nbs/51_inpainting.ipynb #c005
 def hiding(top:float, bottom:float, left:float, right:float) -> Callable:
@@ -49,14 +50,14 @@ MASKS = dict(
 
 # %% ../nbs/51_inpainting.ipynb #cc0c823f
 def mask(
-    seen, # a name of `MASKS`; or booleans (True = seen), a tensor or an array: [h w] or [b h w],
-          # or [b c h w] with all channels of a pixel alike; or a picture of what is hidden
+    seen, # a name of `MASKS`; or booleans (True = seen), a tensor or an array: [h w] or [b h w];
+          # or a picture of what is hidden
     b:int,               # images
     h:int,               # rows
     w:int,               # columns
     gen:torch.Generator, # randomness; the mask is on its device
 ) -> Bool[Tensor, "b h w"]:
-    "Which pixels of each image are seen; refuses another type or shape, and channels seen singly."
+    "Which pixels of each image are seen; refuses another type or shape."
     if isinstance(seen, str) and seen in MASKS:
         return torch.stack([MASKS[seen](h, w, gen) for _ in range(b)])
     if not isinstance(seen, Tensor|np.ndarray):
@@ -67,12 +68,8 @@ def mask(
         seen = fit_mask(seen, h, w)
     seen = torch.as_tensor(seen, device=gen.device)
     require(seen.dtype==torch.bool, f'wanted a mask of booleans (True = seen), got {seen.dtype}')
-    if seen.ndim==4:
-        require(bool((seen==seen[:, :1]).all()), 'wanted all channels of a pixel seen or none, '
-                'got a mask of single channels: the colour map mixes them')
-        seen = seen[:, 0]
     require(tuple(seen.shape) in ((h, w), (b, h, w)),
-            f'wanted a mask of shape {(h, w)} or {(b, h, w)}, got {tuple(seen.shape)}')
+            f'wanted a mask of pixels, {(h, w)} or {(b, h, w)}, got {tuple(seen.shape)}')
     return seen.expand(b, h, w)
 
 # %% ../nbs/51_inpainting.ipynb #c010
@@ -199,12 +196,13 @@ def _log_whole(image, x, seen, soft, belief, density_b): # joint value of images
 # %% ../nbs/51_inpainting.ipynb #c017
 @singledispatch
 def answers(image:nn.Module, x, seen, n, gen, soft=None, belief_bnk=None) -> Inpainted:
-    "What `inpaint` gives of one batch; a model of another kind registers its own way."
+    "What `inpaint` gives of one batch (with one mask if the model is not `joint`)."
     soft, belief = _soft_rows(image, soft), 0. if belief_bnk is None else belief_bnk
     lp_bnk = image.evidence(x, seen, soft) + belief
     mean, entropy = image.moments(x, seen, lp_bnk, soft)
-    samples = [image.draw(x, seen, gen, lp_bnk, soft) for _ in range(n)]
-    samples = torch.stack(samples) if n else x.new_empty(0, *x.shape)
+    samples = x.new_empty(n, *x.shape)
+    for sample in samples:
+        sample.copy_(image.draw(x, seen, gen, lp_bnk, soft))
     exact_b = image.exact(seen) & (soft is None or image.emission.soft_exact)
     log_seen_b = image.prior(lp_bnk)[:, 0]
     log_hidden_b = _log_whole(image, x, seen, soft, belief, ~exact_b) - log_seen_b
@@ -220,21 +218,19 @@ def model_of(asked):
 # %% ../nbs/51_inpainting.ipynb #til00001
 def _tiled(image, picture, seen, n, gen, batch) -> Inpainted: # of one large picture
     (c, h, w), full = image.shape, opened(picture).size[::-1]
-    rows, cols = full[0]//h, full[1]//w
+    rows, cols, top, left = full[0]//h, full[1]//w, full[0] % h//2, full[1] % w//2
     require(rows*cols > 0, f'wanted a picture of at least {h}×{w} pixels to cut into tiles, '
             f'got {full[0]}×{full[1]}')
-    top, left = (full[0] - rows*h)//2, (full[1] - cols*w)//2
     def cut(t):
         t = t[..., top:top + rows*h, left:left + cols*w]
         return rearrange(t, '1 ... (r h) (s w) -> (r s) ... h w', r=rows, s=cols)
     def join(t):
-        return rearrange(t, '... (r s) c h w -> ... 1 c (r h) (s w)', r=rows)
+        return rearrange(t, '(r s) ... h w -> 1 ... (r h) (s w)', r=rows)
     x, seen_1hw = fit_image(picture, (c, *full)), mask(seen, 1, *full, gen)
     r = inpaint(image, cut(x), cut(seen_1hw), n, gen, batch)
-    seen_1hw, entropy = (join(t[:, None])[:, 0] for t in (r.seen, r.entropy))
+    samples = join(r.samples.transpose(0, 1)).transpose(0, 1)
     logs = (lp_b.sum(0, keepdim=True) for lp_b in (r.log_seen_b, r.log_hidden_b))
-    return Inpainted(join(r.image), seen_1hw, join(r.mean), entropy, join(r.samples), *logs,
-                     r.exact.all()[None])
+    return Inpainted(*map(join, r[:4]), samples, *logs, r.exact.all()[None])
 
 # %% ../nbs/51_inpainting.ipynb #c828b831
 @torch.inference_mode(False) # posteriors are gradients
@@ -252,21 +248,27 @@ def inpaint(
 ) -> Inpainted:
     "Mean, entropy and samples of hidden pixels, and log p of the true ones."
     image = model_of(image)
+    dev = image.device
+    gen = rng(0, dev) if gen is None else gen
     if tiled:
-        gen = rng(0, image.device) if gen is None else gen
         return _tiled(image, pictures, seen_bhw, n, gen, batch)
-    x_bchw, dev = fit_image(pictures, image.shape).to(image.device), image.device
+    x_bchw = fit_image(pictures, image.shape).to(dev)
     require(n >= 0 and len(x_bchw) > 0,
             f'wanted images, and no fewer than 0 samples of each, got {len(x_bchw)} and {n}')
-    gen = rng(0, dev) if gen is None else gen
     seen_bhw = mask(seen_bhw, len(x_bchw), *image.shape[1:], gen).to(dev)
-    parts = []
-    for at in torch.arange(len(x_bchw), device=dev).split(batch):
+    every_b, parts = torch.arange(len(x_bchw), device=dev), []
+    # where each mask has a distribution of its own, images with the same mask are asked together
+    alike = [every_b] if image.joint else [b for _, b in groups(seen_bhw.flatten(1), every_b)]
+    together = [at for rows in alike for at in rows.split(batch)]
+    for at in together:
         belief = None if belief_bnk is None else belief_bnk.to(dev)[at]
         part = None if soft is None else tuple(t.to(dev)[at] for t in soft)
         parts.append(answers(image, x_bchw[at], seen_bhw[at], n, gen, part, belief))
-    named = zip(Inpainted._fields, zip(*parts))
-    return Inpainted(*(torch.cat(t, int(f=='samples')) for f, t in named))
+    back = torch.cat(together).argsort()
+    def whole(name, t):
+        dim = int(name=='samples')
+        return torch.cat(t, dim).index_select(dim, back)
+    return Inpainted(*map(whole, Inpainted._fields, zip(*parts)))
 
 # %% ../nbs/51_inpainting.ipynb #tab00001
 def by_mask(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from fastcore.basics import patch
 from .core import cholesky, require
 from .teacher import Saved, Sizes, check_images, init_, train
@@ -22,8 +22,8 @@ def random_order(
     h:int, # rows
     w:int, # columns
     gen:torch.Generator,
-) -> Float[Tensor, "h w"]:
-    "A number for each pixel; those with small ones are seen first."
+) -> Int[Tensor, "h w"]:
+    "The rank of each pixel; those with small ones are seen first."
     def uniform(low, high, *shape):
         return low + (high - low)*torch.rand(shape, generator=gen, device=gen.device)
     kind = int(torch.randint(3, (), generator=gen, device=gen.device))
@@ -31,12 +31,15 @@ def random_order(
     if kind==0: # distance from a rectangle, or from what is around it
         (y, x), (ry, rx) = uniform(-.2, 1.2, 2), uniform(0, .5, 2)
         away_hw = torch.maximum((y_h1 - y*h).abs() - ry*h, (x_1w - x*w).abs() - rx*w)
-        return away_hw*(-1)**(uniform(0, 1) < .5)
-    if kind==1: # stripes
-        along = x_1w.expand(h, w) if uniform(0, 1) < .5 else y_h1.expand(h, w)
-        return (along + uniform(0, w)) % uniform(3, w)
-    s = 2**int(torch.randint(4, (), generator=gen, device=gen.device))
-    return repeat(uniform(0, 1, -(-h//s), -(-w//s)), 'i j -> (i s) (j t)', s=s, t=s)[:h, :w]
+        late_hw = away_hw*(-1)**(uniform(0, 1) < .5)
+    elif kind==1: # stripes
+        along_hw = x_1w.expand(h, w) if uniform(0, 1) < .5 else y_h1.expand(h, w)
+        late_hw = (along_hw + uniform(0, w)) % uniform(3, w)
+    else: # blocks
+        s = 2**int(torch.randint(4, (), generator=gen, device=gen.device))
+        late_ij = uniform(0, 1, -(-h//s), -(-w//s))
+        late_hw = repeat(late_ij, 'i j -> (i s) (j t)', s=s, t=s)[:h, :w]
+    return late_hw.flatten().argsort().argsort().view(h, w)
 
 def random_mask(
     h:int, # rows
@@ -44,34 +47,30 @@ def random_mask(
     gen:torch.Generator,
 ) -> Bool[Tensor, "h w"]:
     "True for the first pixels of a random order: at least one, 95 of a hundred at most."
-    rank_hw = random_order(h, w, gen).flatten().argsort().argsort().view(h, w)
-    return rank_hw < 1 + int(.95*(h*w - 1)*torch.rand((), generator=gen, device=gen.device))
+    order_hw = random_order(h, w, gen)
+    return order_hw < 1 + int(.95*(h*w - 1)*torch.rand((), generator=gen, device=gen.device))
 
 # %% ../nbs/46_masked.ipynb #m0000007
 def beginnings(
     x_bchw:UInt8[Tensor, "b c h w"], # images
     mu_d:Float[Tensor, "d"],         # the normal's mean; d is (h w c)
     S_dd:Float[Tensor, "d d"],       # and covariance
-    order_hw:Float[Tensor, "h w"],   # as `random_order` gives it
+    order_hw:Int[Tensor, "h w"],     # as `random_order` gives it
     n_b:Float[Tensor, "b"],          # the share of pixels that each image shows
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Masks [b 1 h w], True where seen; the normal's means given what is seen [b c h w]; the error
     [b] that it expects: squared, of all hidden values together."""
     c, h, w = x_bchw.shape[1:]
-    pixel_q = order_hw.flatten().argsort()
-    at_d = (pixel_q[:, None]*c + torch.arange(c, device=pixel_q.device)).flatten()
-    mu_d, L_dd = mu_d.to(S_dd)[at_d], cholesky(S_dd[at_d][:, at_d])
-    off_bd = rearrange(x_bchw, 'b c h w -> b (h w c)').to(S_dd)[:, at_d] - mu_d
+    seen_bhw = order_hw < (n_b.view(-1, 1, 1)*h*w).round()
+    at_d = order_hw.flatten().repeat_interleave(c).argsort(stable=True)
+    mu_d, L_dd = mu_d[at_d], cholesky(S_dd[at_d][:, at_d])
+    off_bd = rearrange(x_bchw, 'b c h w -> b (h w c)')[:, at_d] - mu_d
     y_bd = torch.linalg.solve_triangular(L_dd, off_bd.T, upper=False).T
-    seen_bq = torch.arange(h*w, device=n_b.device) < (n_b[:, None]*h*w).round()
-    seen_bd = seen_bq.repeat_interleave(c, 1)
-    mean_bd = torch.empty_like(off_bd)
-    mean_bd[:, at_d] = mu_d + (y_bd*seen_bd) @ L_dd.T
-    seen_bhw = torch.empty_like(seen_bq)
-    seen_bhw[:, pixel_q] = seen_bq
+    seen_bd = seen_bhw.flatten(1).repeat_interleave(c, 1)[:, at_d]
     error_b = (~seen_bd).to(S_dd) @ L_dd.square().sum(0)
+    mean_bd = (mu_d + (y_bd*seen_bd) @ L_dd.T)[:, at_d.argsort()]
     mean_bchw = rearrange(mean_bd, 'b (h w c) -> b c h w', h=h, w=w).float()
-    return seen_bhw.view(-1, 1, h, w), mean_bchw, error_b.float()
+    return seen_bhw[:, None], mean_bchw, error_b.float()
 
 # %% ../nbs/46_masked.ipynb #m0000011
 class Block(nn.Module):
@@ -141,16 +140,13 @@ def forward(self:MaskedNet,
     return 128 + 64*F.pixel_shuffle(self.out(F.relu(x)), 2)
 
 # %% ../nbs/46_masked.ipynb #m0000014
-def mirrored(x_bchw:Tensor, config:MaskedConfig, gen:torch.Generator) -> Tensor:
-    "Images [b c h w], half of the time in a mirror, if the settings say so."
-    turn = config.mirror and torch.rand((), generator=gen, device=gen.device) < .5
-    return x_bchw.flip(3) if turn else x_bchw
+def mirrored(x_bchw:Tensor, config) -> Tensor:
+    "Images [b c h w], and their mirror images too if the settings say so."
+    return torch.cat([x_bchw, x_bchw.flip(3)]) if config.mirror else x_bchw
 
 @patch
 def loss(self:MaskedNet, x_bchw, gen:torch.Generator, share:float) -> Float[Tensor, ""]:
     "Squared error where hidden over what the normal expects; `self.normal`: its mean, covariance."
-    check_images(x_bchw, self.shape)
-    x_bchw = mirrored(x_bchw, self.config, gen)
     order_hw = random_order(*self.shape[1:], gen).to(x_bchw.device)
     n_b = (torch.rand(len(x_bchw), generator=gen, device=gen.device)*.95).to(x_bchw.device)
     seen_b1hw, mean_bchw, error_b = beginnings(x_bchw, *self.normal, order_hw, n_b)
@@ -171,6 +167,6 @@ def fit_masked(
     for block in (m for m in net.modules() if type(m) is Block):
         block.second.weight.detach().zero_()
     net.normal = normal
-    train(net, x_bchw, config, gen, ckpt, progress, weight_decay=.01)
+    train(net, mirrored(x_bchw, config), config, gen, ckpt, progress, weight_decay=.01)
     del net.normal
     return net

@@ -3,7 +3,7 @@ import copy, math, os, subprocess, sys
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill.colour import COLOURS
-from pcdistill.compress import Coded, compress_files, decode, decompress_file, encode, pack, run_hash, unpack, walk
+from pcdistill.compress import Coded, compress_files, decode, decompress_file, encode, pack, unpack, walk
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig, fit_squares
@@ -15,8 +15,6 @@ from pcdistill.either import places
 from pcdistill.latent_prior import fit_latent_prior
 from small_images import BYTES, CHAINS, DISCRETE, every_image, log_joint, patches, trees, weights_
 from test_evaluate import toy
-
-RUN = bytes(range(16))
 
 def bits(image, x) -> float:
     with torch.no_grad(): return -image(x).double().sum().item()/math.log(2)
@@ -63,11 +61,11 @@ def test_tables_by_enumeration(name):
 @pytest.mark.parametrize('name', BYTES)
 def test_round_trip(name):
     image = BYTES[name](10); x = image.sample(40, rng(0)); size = bits(image, x)
-    data = encode(x, image, RUN, batch=23); back, names = decode(data, image, RUN)
+    data = encode(x, image, batch=23); back, names = decode(data, image)
     assert torch.equal(back, x) and names is None and back.dtype==torch.uint8
     assert .99*size - 8 <= 8*len(unpack(data).payload) <= 1.01*size + 64
-    far = strange(image); data = encode(far, image, RUN)                                   # images it did not expect
-    assert torch.equal(decode(data, image, RUN)[0], far) and 8*len(unpack(data).payload) <= 1.01*bits(image, far) + 64
+    far = strange(image); data = encode(far, image)                                   # images it did not expect
+    assert torch.equal(decode(data, image)[0], far) and 8*len(unpack(data).payload) <= 1.01*bits(image, far) + 64
 
 @pytest.mark.parametrize('config', [SquaresConfig(epochs=1), SquaresConfig(epochs=1, halves=4, quarters=4, heads=2), SquaresConfig(epochs=1, halves=4, quarters=4, heads=2, joined=(4,))])
 def test_normals_code_every_image(config):
@@ -78,89 +76,88 @@ def test_normals_code_every_image(config):
         rows = Labelled(y_xd, (small.float().mean(1) > 100).long(), 256, 2, p)
         e, _ = fit_squares(rows, config, rng(1), None, False); n = 64//p**2
         image = Student(e, fit_latent_prior(e.label(y_xd, rows.z_xq[:len(y_xd)]).view(-1, n), e.n_heads), COLOURS['rgb'], p, (1, 8, 8))
-        far = torch.cat([strange(image), x]); data = encode(far, image, RUN); size = bits(image, far)
-        assert torch.equal(decode(data, image, RUN)[0], far) and math.isfinite(size)
+        far = torch.cat([strange(image), x]); data = encode(far, image); size = bits(image, far)
+        assert torch.equal(decode(data, image)[0], far) and math.isfinite(size)
         assert 8*len(unpack(data).payload) <= 1.01*size + 64 and size/far.numel() < 30
 
 def test_threads_are_restored():
     image = BYTES['trees'](1); x = image.sample(3, rng(0)); torch.set_num_threads(2)
-    data = encode(x, image, RUN); torch.set_num_threads(1)
-    assert unpack(data).about['threads']==2 and torch.equal(decode(data, image, RUN)[0], x) and torch.get_num_threads()==1
+    data = encode(x, image); torch.set_num_threads(1)
+    assert unpack(data).about['threads']==2 and torch.equal(decode(data, image)[0], x) and torch.get_num_threads()==1
     assert image.prior.root_rsk.dtype==torch.float32                                               # the circuit itself is left alone
 
 def test_a_default_of_float64_changes_nothing():
-    image = BYTES['squares'](1); x = image.sample(3, rng(0)); data = encode(x, image, RUN); torch.set_default_dtype(torch.float64)
-    try: assert torch.equal(decode(data, image, RUN)[0], x)
+    image = BYTES['squares'](1); x = image.sample(3, rng(0)); data = encode(x, image); torch.set_default_dtype(torch.float64)
+    try: assert torch.equal(decode(data, image)[0], x)
     finally: torch.set_default_dtype(torch.float32)
 
 def test_any_damage_is_noticed(refuses):
-    image = BYTES['trees'](2); x = image.sample(5, rng(0)); data = encode(x, image, RUN, list('abcde'))
-    assert decode(data, image, RUN)[1]==list('abcde')
-    for i in range(4, len(data)): refuses(lambda: decode(data[:i] + bytes([data[i]^64]) + data[i+1:], image, RUN), 'changed or cut short')
-    for i in range(4, len(data)): refuses(lambda: decode(data[:i], image, RUN), 'cut short')
-    for bad in (b'', b'PC', b'\x89PNG' + data): refuses(lambda: decode(bad, image, RUN), 'another kind')
-    refuses(lambda: decode(data + b'x', image, RUN), 'changed')
+    image = BYTES['trees'](2); x = image.sample(5, rng(0)); data = encode(x, image, list('abcde'))
+    assert decode(data, image)[1]==list('abcde')
+    for i in range(4, len(data)): refuses(lambda: decode(data[:i] + bytes([data[i]^64]) + data[i+1:], image), 'changed or cut short')
+    for i in range(4, len(data)): refuses(lambda: decode(data[:i], image), 'cut short')
+    for bad in (b'', b'PC', b'\x89PNG' + data): refuses(lambda: decode(bad, image), 'another kind')
+    refuses(lambda: decode(data + b'x', image), 'changed')
 
-def test_files_of_format_1_are_refused(refuses):
-    data = encode(toy(0).sample(2, rng(0)), toy(0), RUN)
-    for old in (b'PCD1' + data[4:], b'PCD1', b'PCD', b'PCD3' + data[4:]): refuses(lambda: decode(old, toy(0), RUN), 'format 2', 'another version', 'compress the images again')
+def test_files_of_other_formats_are_refused(refuses):
+    data = encode(toy(0).sample(2, rng(0)), toy(0))
+    for old in (b'PCD2' + data[4:], b'PCD1', b'PCD', b'PCD4' + data[4:]): refuses(lambda: decode(old, toy(0)), 'format 3', 'another version', 'compress the images again')
 
 def test_another_circuit_is_refused(refuses):
-    image, other = BYTES['trees'](3), BYTES['trees'](3); weights_(other.emission, 9); x = image.sample(5, rng(0)); data = encode(x, image, RUN)
-    refuses(lambda: decode(data, other, bytes(16)), 'got another', RUN.hex()[:12])
-    refuses(lambda: decode(data, other, RUN), 'arithmetic')                                         # a lying hash: the pixels' check sum tells
-    c = unpack(data); refuses(lambda: decode(pack(Coded(c.about | dict(crc=c.about['crc']^1), c.payload)), image, RUN), 'torch', 'processor')
+    image, other = BYTES['trees'](3), BYTES['trees'](3); weights_(other.emission, 9); x = image.sample(5, rng(0)); data = encode(x, image)
+    c, its = unpack(data), unpack(encode(x, other)).about['hash']; refuses(lambda: decode(data, other), 'got another', c.about['hash'][:12], its[:12])
+    refuses(lambda: decode(pack(Coded(c.about | dict(hash=its), c.payload)), other), 'arithmetic')  # a lying hash: the pixels' check sum tells
+    refuses(lambda: decode(pack(Coded(c.about | dict(crc=c.about['crc']^1), c.payload)), image), 'torch', 'processor')
 
 def test_what_cannot_be_coded(refuses):
     image = BYTES['trees'](4); x = image.sample(5, rng(0))
-    refuses(lambda: encode(x[:0], image, RUN), 'at least one')
-    refuses(lambda: encode(x, image, RUN, ['a']), 'name', '5')
-    refuses(lambda: encode(x[:, :, :, :-1], image, RUN), str(image.shape))
-    lossy = patches(trees(D=12, V=256), (3, 2, 4), colour='bt709_lossy'); refuses(lambda: encode(torch.zeros(1, 3, 2, 4, dtype=torch.uint8), lossy, RUN), 'bt709_lossy', 'reversible')
+    refuses(lambda: encode(x[:0], image), 'at least one')
+    refuses(lambda: encode(x, image, ['a']), 'name', '5')
+    refuses(lambda: encode(x[:, :, :, :-1], image), str(image.shape))
+    lossy = patches(trees(D=12, V=256), (3, 2, 4), colour='bt709_lossy'); refuses(lambda: encode(torch.zeros(1, 3, 2, 4, dtype=torch.uint8), lossy), 'bt709_lossy', 'reversible')
     never = toy(1); never.emission.pc.inputs.logp_dvs.data[0] = torch.tensor([[0., 0.], [-torch.inf]*2]); y = torch.zeros(4, 1, 2, 4, dtype=torch.uint8); y[0, 0, 0, 0] = 1
-    refuses(lambda: encode(y, never, RUN), 'positive probability')
+    refuses(lambda: encode(y, never), 'positive probability')
 
 def test_files(tmp_path, refuses):
-    image = toy(2); save_image(image, tmp_path/'student.safetensors'); run = run_hash(tmp_path/'student.safetensors'); x = image.sample(7, rng(0))
+    image = toy(2); save_image(image, tmp_path/'student.safetensors'); x = image.sample(7, rng(0))
     paths = [tmp_path/f'im {i}.png' for i in range(7)]
     for p, a in zip(paths, x[:, 0].numpy()): Image.fromarray(a).save(p)
-    c = compress_files(paths, image, run, tmp_path/'all.pcd', progress=False)
+    c = compress_files(paths, image, tmp_path/'all.pcd', progress=False)
     assert c.payload+c.header==(tmp_path/'all.pcd').stat().st_size and c.images==7 and abs(c.model_bits-bits(image, x)) < 1e-2 and '7 images' in str(c)
-    out = decompress_file(tmp_path/'all.pcd', image, run, tmp_path/'out'/'deep', progress=False)
+    out = decompress_file(tmp_path/'all.pcd', image, tmp_path/'out'/'deep', progress=False)
     assert [p.name for p in out]==[p.name for p in paths] and all((np.array(Image.open(p))==a).all() for p, a in zip(out, x[:, 0].numpy()))
-    refuses(lambda: decompress_file(tmp_path/'all.pcd', image, run, tmp_path/'out'/'deep', progress=False), 'im 0.png')
-    refuses(lambda: decompress_file(tmp_path/'all.pcd', image, run, paths[0], progress=False), 'write')
-    refuses(lambda: decompress_file(tmp_path/'none.pcd', image, run, tmp_path/'x'), 'none.pcd')
-    refuses(lambda: decompress_file(paths[0], image, run, tmp_path/'x'), 'another kind')
-    refuses(lambda: run_hash(tmp_path/'none'), 'none')
-    refuses(lambda: compress_files([], image, run, tmp_path/'x.pcd'), 'at least one')
-    refuses(lambda: compress_files([paths[0], tmp_path/'sub'/'im 0.jpg'], image, run, tmp_path/'x.pcd'), 'im 0', 'more than once')
-    refuses(lambda: compress_files([tmp_path/'gone.png'], image, run, tmp_path/'x.pcd'), 'gone.png')
-    refuses(lambda: compress_files([tmp_path], image, run, tmp_path/'x.pcd'), 'a folder', tmp_path.name)
-    refuses(lambda: compress_files([tmp_path/'student.safetensors'], image, run, tmp_path/'x.pcd'), 'decoded')
+    refuses(lambda: decompress_file(tmp_path/'all.pcd', image, tmp_path/'out'/'deep', progress=False), 'im 0.png')
+    refuses(lambda: decompress_file(tmp_path/'all.pcd', image, paths[0], progress=False), 'write')
+    refuses(lambda: decompress_file(tmp_path/'none.pcd', image, tmp_path/'x'), 'none.pcd')
+    refuses(lambda: decompress_file(paths[0], image, tmp_path/'x'), 'another kind')
+    refuses(lambda: compress_files([], image, tmp_path/'x.pcd'), 'at least one')
+    refuses(lambda: compress_files([paths[0], tmp_path/'sub'/'im 0.jpg'], image, tmp_path/'x.pcd'), 'im 0', 'more than once')
+    refuses(lambda: compress_files([tmp_path/'gone.png'], image, tmp_path/'x.pcd'), 'gone.png')
+    refuses(lambda: compress_files([tmp_path], image, tmp_path/'x.pcd'), 'a folder', tmp_path.name)
+    refuses(lambda: compress_files([tmp_path/'student.safetensors'], image, tmp_path/'x.pcd'), 'decoded')
     Image.new('RGB', (4, 2)).save(tmp_path/'colour.png'); Image.new('L', (5, 2)).save(tmp_path/'wide.png')
-    for name, size in (('colour.png', '(3, 2, 4)'), ('wide.png', '(1, 2, 5)')): refuses(lambda: compress_files([tmp_path/name], image, run, tmp_path/'x.pcd'), '(1, 2, 4)', size)
+    for name, size in (('colour.png', '(3, 2, 4)'), ('wide.png', '(1, 2, 5)')): refuses(lambda: compress_files([tmp_path/name], image, tmp_path/'x.pcd'), '(1, 2, 4)', size)
     assert not (tmp_path/'x.pcd').exists()
 
 def test_names_do_not_lead_out_of_the_folder(tmp_path):
-    image = toy(3); x = image.sample(1, rng(0)); (tmp_path/'f.pcd').write_bytes(encode(x, image, RUN, ['../../evil']))
-    assert decompress_file(tmp_path/'f.pcd', image, RUN, tmp_path/'in', progress=False)==[tmp_path/'in'/'evil.png']
+    image = toy(3); x = image.sample(1, rng(0)); (tmp_path/'f.pcd').write_bytes(encode(x, image, ['../../evil']))
+    assert decompress_file(tmp_path/'f.pcd', image, tmp_path/'in', progress=False)==[tmp_path/'in'/'evil.png']
 
 def test_names_of_all_kinds_come_back():
-    image = toy(3); names = ['ä b', 'line\nbreak', '"', '']; assert decode(encode(image.sample(4, rng(0)), image, RUN, names), image, RUN)[1]==names
+    image = toy(3); names = ['ä b', 'line\nbreak', '"', '']; assert decode(encode(image.sample(4, rng(0)), image, names), image)[1]==names
 
 def test_every_digit():
     "All 1,797, by a circuit that has seen none of them: sizes are those of its bits whatever it knows."
     image = patches(weights_(trees((5,), (4,), 16, 256), 1, .5), (1, 8, 8), 4)
     for split in ('train', 'valid', 'test'):
-        x = images('digits', split); data = encode(x, image, RUN, batch=2000)
-        assert torch.equal(decode(data, image, RUN)[0], x) and abs(8*len(unpack(data).payload)/bits(image, x) - 1) < .01 and len(data)-len(unpack(data).payload) < 200
+        x = images('digits', split); data = encode(x, image, batch=2000)
+        assert torch.equal(decode(data, image)[0], x) and abs(8*len(unpack(data).payload)/bits(image, x) - 1) < .01 and len(data)-len(unpack(data).payload) < 200
 
 def test_another_process_reads_it(tmp_path):
     "Another process, with another number of threads set from outside."
     image = BYTES['squares'](7); x = image.sample(6, rng(0)); save_image(image, tmp_path/'student.safetensors'); torch.save(x, tmp_path/'x.pt')
-    (tmp_path/'f.pcd').write_bytes(encode(x, image, run_hash(tmp_path/'student.safetensors')))
-    code = ("import sys, torch; from pathlib import Path; from pcdistill.compress import decode, run_hash; from pcdistill.image import load_image; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
-            "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_image(s), run_hash(s))[0], torch.load(d/'x.pt')); print('the same')")
+    (tmp_path/'f.pcd').write_bytes(encode(x, image))
+    code = ("import sys, torch; from pathlib import Path; from pcdistill.compress import decode; from pcdistill.image import load_image; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
+            "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_image(s))[0], torch.load(d/'x.pt')); print('the same')")
     p = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
     assert p.stdout.strip()=='the same', p.stderr

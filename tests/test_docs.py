@@ -133,7 +133,7 @@ def asked(image):
     def may(f):
         try: return f()
         except (Refused, TypeCheckError): return None # another kind of model than is wanted
-    def squeezed(): data = encode(x, image, bytes(16)); return torch.equal(decode(data, image, bytes(16))[0], x)
+    def squeezed(): data = encode(x, image); return torch.equal(decode(data, image)[0], x)
     soft = torch.full(x.shape, 100.), torch.full(x.shape, .01)
     r, soft = inpaint(image, x, some, 2, rng(2)), may(lambda: inpaint(image, x, some, 1, rng(2), soft=soft))
     belief = may(lambda: inpaint(image, x, some, 1, rng(2), belief_bnk=torch.zeros(2, 1, 1)))

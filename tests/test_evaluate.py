@@ -7,7 +7,7 @@ from pcdistill.colour import Colour, COLOURS
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.core import bpd
-from pcdistill.evaluate import (bits, fit_one_normal, fit_plain_hclt, hclt_size, hclt_states, ledger_from, measure, png_bits,
+from pcdistill.evaluate import (bits, fit_one_normal, fit_plain_hclt, hclt_states, ledger_from, measure, png_bits,
                                 readings, score, waterfall, waterfall_bits, webp_bits)
 from pcdistill.either import SquaresConfig, fit_squares
 from pcdistill.emission import Labelled
@@ -33,7 +33,7 @@ def toy(seed:int, K:int=3, values:int=2, spread:float=1.5) -> Student:
 ALL_X = torch.tensor(list(itertools.product(range(2), repeat=8)), dtype=torch.uint8).view(-1, 1, 2, 4)
 
 def ledger(image, x, z_bn, b:Bound):
-    return ledger_from(*measure(image, x, z_bn, 50, False), b.conditional_b, b.codes_prior_b)
+    return ledger_from(*measure(image, x, z_bn, 50), b.conditional_b, b.codes_prior_b)
 
 def some_bound(n:int, seed:int) -> Bound:
     cond, prior = -20*torch.rand(2, n, generator=rng(seed))
@@ -65,7 +65,7 @@ def test_ledger_keeps_its_digits_where_float32_does_not():
     with torch.no_grad(): leaf.pc.root_rsk[0] = torch.full((4, 4), 1e-9).fill_diagonal_(1.).log().log_softmax(0)
     x = torch.randint(0, 256, (6, 3, 32, 32), generator=rng(3), dtype=torch.uint8)
     z_bn = joint.evidence(x).argmax(2)
-    m = measure(joint, x, z_bn, progress=False)
+    m = measure(joint, x, z_bn)
     assert (m.student_b < -10_000).all() and m.student_b.dtype==torch.float64
     led = ledger_from(*m, torch.zeros(6), torch.zeros(6))
     assert led.marginal_b.min() >= -1e-9
@@ -74,11 +74,11 @@ def test_ledger_keeps_its_digits_where_float32_does_not():
 def test_ledger_says_when_something_is_wrong(refuses):
     joint, z = toy(0), torch.zeros(256, 2).long()
     refuses(lambda: ledger(joint, ALL_X, z, some_bound(255, 0)), '256', '255')
-    refuses(lambda: measure(joint, ALL_X, z[:3], progress=False), '256', '3')
-    m = measure(joint, ALL_X, z, progress=False); b = some_bound(256, 0)
+    refuses(lambda: measure(joint, ALL_X, z[:3]), '256', '3')
+    m = measure(joint, ALL_X, z); b = some_bound(256, 0)
     with pytest.raises(AssertionError): ledger_from(m.student_b - 1e3, m.parts_b2, b.conditional_b, b.codes_prior_b)
     with torch.no_grad(): joint.prior.root_rsk[0, 0] = -torch.inf
-    refuses(lambda: measure(joint, ALL_X, torch.zeros(256, 2).long(), progress=False), 'positive probability')
+    refuses(lambda: measure(joint, ALL_X, torch.zeros(256, 2).long()), 'positive probability')
 
 def test_score_and_bits(refuses):
     joint = toy(1)
@@ -152,6 +152,8 @@ def test_files_are_lossless_and_counted_in_full(c, refuses):
 
 # ---- the plain hidden Chow-Liu tree
 
+def hclt_size(D, V, S): return (D-1)*S**2 + D*V*S + S
+
 def test_states_for_a_parameter_count():
     for D, V, n in [(64, 256, 70_000), (3072, 511, 10_000_000), (1, 2, 5), (784, 256, 1), (48, 2, 10**6)]:
         S = hclt_states(D, V, n); miss = lambda s: abs(hclt_size(D, V, s)-n)
@@ -173,6 +175,6 @@ def test_plain_hclt_is_a_distribution_of_rgb_integers():
 def test_waterfall():
     fig = waterfall_bits(5., dict(conditional=.5, prior=-.2, marginal=.1))
     assert [t.get_text() for t in fig.axes[0].texts]==['5.000', '-0.500', '+0.200', '-0.100', '4.600']
-    joint = toy(2); m = measure(joint, ALL_X, torch.zeros(256, 2).long(), progress=False); b = some_bound(256, 1)
+    joint = toy(2); m = measure(joint, ALL_X, torch.zeros(256, 2).long()); b = some_bound(256, 1)
     fig = waterfall(ledger_from(*m, b.conditional_b, b.codes_prior_b), m.student_b, 8)
     assert fig.axes[0].texts[-1].get_text()==f'{bits(m.student_b, 8).bits:.3f}'

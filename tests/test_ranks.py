@@ -61,7 +61,7 @@ def joint(kind):
     e = started(Labelled(y_bnd.flatten(0, 1), z_bn.flatten(), 256, 3, 4), TreesConfig(states=3), rng(0))
     image = Image(e, fit_latent_prior(z_bn, 3), COLOURS['rgb'], 4, tuple(x.shape[1:])).to(kind)
     nats = finetune(image, x, rng(1), x[:7], micro=9, epochs=2, batch=40, progress=False)
-    m = measure(image, x, z_bn, 9, False)
+    m = measure(image, x, z_bn, 9)
     return image.state_dict() | dict(nats=torch.tensor(nats).double(), score=score(image, x, 9, False), parts=m.parts_b2)
 
 def gradients():
