@@ -430,8 +430,8 @@ def summary(run:Run) -> dict:
         teacher |= dict(prior=prior.name, valid_bits_of_priors={
             name: number(v/D/math.log(2)) for name, v in nats})
     return dict(
-        data=dict(name=r.data, split='test', n_images=len(m['student_student_b']), shape=list(student.shape),
-                  n_train=len(run.split('train'))),
+        data=dict(name=r.data, split='test', n_images=len(m['student_student_b']),
+                  shape=list(student.shape), n_train=len(run.split('train'))),
         space='rgb', teacher=teacher,
         student=dict(family=r.family, bits=number(s), bits_complete=number(s_x + s_z),
                      n_params=student.n_params, side=student.patch,
@@ -490,6 +490,7 @@ def speed_of(image:Image, x_bchw:UInt8[Tensor, "b c h w"]) -> tuple[Callable, fl
     with torch.no_grad():
         return passes, seconds_of(lambda: image(few))/len(few)
 
+# %% ../nbs/61_chain.ipynb #824a2986
 def network_seconds(
     fit:Callable, # its configuration → it, trained on a few rows
     config,       # as `teacher.train` takes it
@@ -535,6 +536,7 @@ def untrained(
     run.held['latents'] = dict(mu_kf=f_bnf.flatten(0, 1)[some], z_bn=z_bn.to(run.device))
     return run
 
+# %% ../nbs/61_chain.ipynb #53561840
 def estimate(
     r:Recipe,   # what is to be done
     device:str|None=None, # where; None picks
@@ -616,18 +618,6 @@ def narrowed(
     gained_b = score(rounded, x, progress=False) - score(run.image, x, progress=False)
     return half, bits(gained_b, x[0].numel()).bits
 
-# %% ../nbs/61_chain.ipynb #c026d
-def _completed(run, name) -> str: # what its card says of masks
-    if run.image.lossy:
-        return ''
-    return f"""
-
-The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
-
-```
-{by_mask(run, run.images('test')[:100])}
-```"""
-
 # %% ../nbs/61_chain.ipynb #crd00001
 def card(
     run:Run,      # finished
@@ -640,6 +630,13 @@ def card(
     r, shape = run.results, '×'.join(map(str, run.image.shape))
     read = [(k, e['bits'], e['stderr']) for k, e in r['readings'].items()]
     pictures = [f'![{f.stem}]({f.name})' for f in sorted(run.folder.glob('*.png'))]
+    masks = '' if run.image.lossy else f"""
+
+The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
+
+```
+{by_mask(run, run.images('test')[:100])}
+```"""
     return f"""---
 library_name: pcdistill
 license: {licence}
@@ -659,7 +656,7 @@ inpaint(run, 'picture.png', 'centre')
 
 ## How it was made
 By pcdistill {r['version']}, from {r['data']['n_train']:,} training images of `{r['data']['name']}`.
-All settings are in recipe.json. {note}{_completed(run, name)}
+All settings are in recipe.json. {note}{masks}
 
 ## How good it is
 **{r['student']['bits']:.4f} bits/dim**, exact; `pcdistill evaluate` computes this again.
