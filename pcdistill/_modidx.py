@@ -32,6 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.chain.Run.student': ('chain.html#run.student', 'pcdistill/chain.py'),
                                  'pcdistill.chain.Run.teacher': ('chain.html#run.teacher', 'pcdistill/chain.py'),
                                  'pcdistill.chain.Run.timed': ('chain.html#run.timed', 'pcdistill/chain.py'),
+                                 'pcdistill.chain._completed': ('chain.html#_completed', 'pcdistill/chain.py'),
                                  'pcdistill.chain.card': ('chain.html#card', 'pcdistill/chain.py'),
                                  'pcdistill.chain.claim': ('chain.html#claim', 'pcdistill/chain.py'),
                                  'pcdistill.chain.comparison': ('chain.html#comparison', 'pcdistill/chain.py'),

@@ -618,6 +618,18 @@ def narrowed(
     gained_b = score(rounded, x, progress=False) - score(run.image, x, progress=False)
     return half, bits(gained_b, x[0].numel()).bits
 
+# %% ../nbs/61_chain.ipynb #c026d
+def _completed(run, name) -> str: # what its card says of masks
+    if run.image.lossy:
+        return ''
+    return f"""
+
+The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
+
+```
+{by_mask(run, run.images('test')[:100])}
+```"""
+
 # %% ../nbs/61_chain.ipynb #crd00001
 def card(
     run:Run,      # finished
@@ -630,13 +642,6 @@ def card(
     r, shape = run.results, '×'.join(map(str, run.image.shape))
     read = [(k, e['bits'], e['stderr']) for k, e in r['readings'].items()]
     pictures = [f'![{f.stem}]({f.name})' for f in sorted(run.folder.glob('*.png'))]
-    masks = '' if run.image.lossy else f"""
-
-The first 100 test images, completed under each mask (`pcdistill inpaint {name} --mask centre`):
-
-```
-{by_mask(run, run.images('test')[:100])}
-```"""
     return f"""---
 library_name: pcdistill
 license: {licence}
@@ -656,7 +661,7 @@ inpaint(run, 'picture.png', 'centre')
 
 ## How it was made
 By pcdistill {r['version']}, from {r['data']['n_train']:,} training images of `{r['data']['name']}`.
-All settings are in recipe.json. {note}{masks}
+All settings are in recipe.json. {note}{_completed(run, name)}
 
 ## How good it is
 **{r['student']['bits']:.4f} bits/dim**, exact; `pcdistill evaluate` computes this again.
