@@ -29,7 +29,8 @@ $(READY): settings.ini constraints.txt pyproject.toml setup.py
 	touch $@
 
 demo: $(READY)
-	$(PY) -m pcdistill demo --out runs/demo
+	$(PY) -m pcdistill distill --data digits --out runs/demo/digits
+	$(PY) -m pcdistill distill --data photos --emission normals --out runs/demo/photos
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PY) tests/notebooks.py test --jobs $(JOBS)

@@ -34,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from chain import COMMIT, RESULTS
-from pcdistill.chain import Run
+from pcdistill.chain import Run, untrained
 from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.core import device, products, rng
@@ -50,7 +50,7 @@ from pcdistill.latents import kind_of
 from pcdistill.masked import MaskedConfig, MaskedNet
 from pcdistill.normals import Normals
 from pcdistill.priors import CodePrior, PriorConfig
-from pcdistill.recipes import recipe, unfitted
+from pcdistill.recipes import recipe
 from pcdistill.runs import save_json
 from pcdistill.structure import binary_tree, chain
 from pcdistill.teacher import init_
@@ -376,9 +376,11 @@ def agreement(bench:Bench):
     x, dev = images('photos', 'train', 64), bench.dev
     if bench.small:
         x = x[:8, :, :8, :8].contiguous()
-    def of_family(name, settings, **changes):
-        r = recipe('photos', 'tiny', name, tuple(x.shape[1:]), emission=settings, clusters=8, **changes)
-        return agrees(unfitted(r, x), x[:4 if bench.small else 32], dev)
+    def of_family(name, settings):
+        r = recipe('photos', 'tiny', name, tuple(x.shape[1:]), emission=settings, clusters=8, teacher='pixels')
+        with tempfile.TemporaryDirectory() as folder:
+            image = untrained(r, x, folder).start()
+        return agrees(image, x[:4 if bench.small else 32], dev)
     for name, settings in SMALL_FAMILIES.items():
         if not bench.small or name in ('trees', 'normals'):
             bench.row('agreement', name, lambda: of_family(name, settings), 5)

@@ -257,7 +257,6 @@ def main():
     torch.set_num_threads(1)
     halve(a.runs/'data')
     os.environ['PCDISTILL_DATA'] = str((a.runs/'data').resolve())
-    (a.runs/'stages').mkdir(exist_ok=True)
     made = recipes(a.train, a.test, a.small)
     done = json.loads(a.out.read_text()) if a.out.is_file() else dict(
         data=FULL, space='bits/dim', device='CPU, 1 thread', seconds='processor time',
@@ -265,13 +264,13 @@ def main():
     slopes = {}
     def point(name, n, K, S):
         if name not in slopes:
-            teacher = Run(made['paper'], a.runs/'stages', 'cpu', False).teacher()
+            teacher = Run(made['paper'], a.runs/'paper', 'cpu', False).teacher()
             slopes[name] = Slopes(name, teacher, a.valid, a.small)
         return slopes[name].row(n, K, S)
     def grid(name):
         return {f'slopes: {name}, {n} images, K = {K}, {S}': (point, name, n, K, S)
                 for n, K, S in GRIDS[name]}
-    jobs = {f'runs: {name}': (make_run, r, a.runs/'stages') for name, r in made.items()}
+    jobs = {f'runs: {name}': (make_run, r, a.runs/name) for name, r in made.items()}
     jobs |= {'files': (files, a.test), **grid('trees'), 'patches': (patches, a.test, a.small),
              'across': (across, a.test, a.small, 64, 4000, False),
              'one normal': (normal, a.test), **grid('normals'),

@@ -17,7 +17,7 @@ import argparse, json, math
 from pathlib import Path
 import torch
 from chain import COMMIT, RESULTS, timed
-from pcdistill.chain import Run, claim
+from pcdistill.chain import Run
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
 from pcdistill.evaluate import mean_bits, score
@@ -29,7 +29,6 @@ ASKED = 'left', 'centre', 'strips'
 
 def student(r, folder):
     "The student of a recipe; nothing is scored."
-    claim(folder, r)
     run = Run(r, folder, 'cpu', False)
     for fit in (run.teacher, run.latents, run.start, run.student):
         fit()

@@ -80,8 +80,7 @@ def numbers(run:Path) -> dict:
     "Everything a finished run is judged by."
     results = load_json(run/'results.json')
     for name in ('seconds', 'threads'): results.pop(name)
-    measured, = run.glob('measured-*.safetensors')
-    return dict(results=results, nats=load(measured)[0], student=load(run/'student.safetensors')[0],
+    return dict(results=results, nats=load(run/'measured.safetensors')[0], student=load(run/'student.safetensors')[0],
                 files={p.name for p in run.iterdir()})
 
 def differ(a:dict, b:dict) -> list[str]:

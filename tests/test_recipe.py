@@ -13,7 +13,8 @@ from pcdistill.emission import FAMILIES, FamilyConfig
 from pcdistill.image import save_image
 from pcdistill.inpainting import MASKS
 from pcdistill.latents import TEACHERS
-from pcdistill.recipes import SIZES, estimate, plan_table, recipe, recipe_from
+from pcdistill.chain import estimate, plan_table
+from pcdistill.recipes import SIZES, recipe, recipe_from
 from pcdistill.runs import load, load_json, save
 from stopping import in_slices
 
@@ -78,10 +79,10 @@ def test_killed_in_a_stage_and_resumed_gives_the_same_numbers(stage, done, tmp_p
     assert numbers(distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
 
 def test_killed_within_fine_tuning(done, tmp_path, monkeypatch):
-    dies_writing(monkeypatch, '.student-', 2)
+    dies_writing(monkeypatch, '.student.ckpt', 2)
     with pytest.raises(Killed): distill(small(), tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
-    assert list((tmp_path/'run').glob('.student-*.ckpt'))           # one epoch is there
+    assert list((tmp_path/'run').glob('.student.ckpt'))             # one epoch is there
     assert numbers(distill(small(), tmp_path/'run', 'cpu', progress=False))==numbers(done[1])
     assert not list((tmp_path/'run').glob('.*.ckpt'))               # and gone when the stage is done
 
@@ -142,7 +143,7 @@ def test_every_teacher_goes_through_the_chain(teacher, tmp_path):
 def test_latents_of_an_image_alone_are_those_among_many(tmp_path):
     run = R.Run(few('vqvae'), tmp_path/'run', 'cpu', False)
     fitted, x = run.teacher(), run.images('train'); mu_kf, z_bn = run.latents()['mu_kf'], run.latents()['z_bn']
-    assert len(z_bn.unique())==len(mu_kf) <= 6 and torch.equal(run.hard(mu_kf, x), z_bn.long()) and torch.equal(run.hard(mu_kf, x[:1]), z_bn[:1].long())
+    assert len(z_bn.unique())==len(mu_kf) <= 6 and torch.equal(run.hard(mu_kf, x), z_bn) and torch.equal(run.hard(mu_kf, x[:1]), z_bn[:1])
     assert torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
 
 def growing(**settings): return small(family='grown', emission=dict(heads=3, rounds=2, states=4, epochs=2, batch=64, judged=False) | settings)
@@ -153,20 +154,21 @@ def grew(out): return out['student']['latent_values']
 def test_heads_that_grow_and_a_kill_between_rounds(tmp_path, monkeypatch):
     r = growing(); whole = distill(r, tmp_path/'whole', 'cpu', progress=False)
     assert grew(whole) > 8 and whole['student']['bits_complete'] >= whole['student']['bits']
-    dies_writing(monkeypatch, '.start-', 2)
+    dies_writing(monkeypatch, '.start.ckpt', 2)
     with pytest.raises(Killed): distill(r, tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
     assert numbers(distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole) and not list((tmp_path/'run').glob('.*.ckpt*'))
     run = R.load_run(tmp_path/'run', 'cpu')
-    assert run.recipe==r and run.image.emission.n_heads==grew(whole) > run.nats['z_bn'].max() >= 8
+    x = run.images('test'); heads = run.labels(run.start().emission, x, run.hard(run.latents()['mu_kf'], x))
+    assert run.recipe==r and run.image.emission.n_heads==grew(whole) > heads.max() >= 8
 
 def test_a_body_for_each_label_and_a_kill_between_bodies(tmp_path, monkeypatch):
     "The same numbers; and the coder and inpainting know such leaves."
     r = small(emission=dict(states=4, epochs=2, own=True)); whole = distill(r, tmp_path/'whole', 'cpu', progress=False)
-    dies_writing(monkeypatch, '.start-', 3); monkeypatch.setattr(trees, 'resumable', lambda *a, every_s, **k: runs.resumable(*a, **k))
+    dies_writing(monkeypatch, '.start.ckpt', 3); monkeypatch.setattr(trees, 'resumable', lambda *a, every_s, **k: runs.resumable(*a, **k))
     with pytest.raises(Killed): distill(r, tmp_path/'run', 'cpu', progress=False)
     monkeypatch.undo()
-    assert list((tmp_path/'run').glob('.start-*.ckpt')) and numbers(distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole)
+    assert list((tmp_path/'run').glob('.start.ckpt')) and numbers(distill(r, tmp_path/'run', 'cpu', progress=False))==numbers(whole)
     run = R.load_run(tmp_path/'run', 'cpu'); e = run.image.emission
     assert run.recipe==r and len(e.trees)==e.n_heads==8 and set(e.heads)=={1} and whole['student']['bits_complete'] >= whole['student']['bits']
     Image.fromarray(images('digits', 'test')[0, 0].numpy()).save(tmp_path/'x.png')
@@ -250,10 +252,10 @@ def test_every_family_has_a_plan_on_images_of_many_patches(family):
 
 @pytest.mark.parametrize('family', [pytest.param(f, marks=needs(f)) for f in FAMILIES])
 def test_estimate_follows_the_number_of_steps(family, monkeypatch):
-    "With every micro-batch said to take a second, a stage takes as many as it has. (That plans run what they time is the test above.)"
-    module, calls, there_are = importlib.import_module('pcdistill.recipes'), [], {}
-    monkeypatch.setattr(module, 'seconds_of', lambda f, dev, warm=True: (calls.append(1), 1.)[1])
-    monkeypatch.setattr(module, 'n_images', lambda data, split='train': there_are[split])
+    "With every E-step, M-step and score said to take a second, a stage takes as many as it has. (That plans run what they time is the test above.)"
+    calls, there_are = [], {}
+    monkeypatch.setattr(R, 'seconds_of', lambda f: (calls.append(f()), 1. + (f.__name__=='em_step'))[1])
+    monkeypatch.setattr(R, 'n_images', lambda data, split='train': there_are[split])
     few = dict(joined=[], halves=16) if family=='normals' else dict(states=4)
     r = recipe('digits', 'tiny', family, teacher='pixels', autoregressive=False, clusters=4, emission=few)
     def of(r, n=4000, n_test=500):
@@ -274,7 +276,7 @@ def test_a_run_that_is_killed_after_all_it_saves(done, tmp_path):
     assert set(out['seconds'])==set(STAGES) and all(v >= 0 for v in out['seconds'].values())
 
 def test_measuring_goes_on_where_it_was(done, copy):
-    run = R.Run(replace(small(), micro=1), copy, 'cpu', False)                     # 40 images in three parts
+    run = R.Run(small(), copy, 'cpu', False); run.recipe = replace(run.recipe, micro=1)   # 40 images in three parts
     before = run.nats; run.file('measured').unlink(); after, n = in_slices(run.measured)
     assert n==4 and all(torch.allclose(after[k].double(), v.double(), atol=1e-3) for k, v in before.items())
 
@@ -307,7 +309,7 @@ def test_export(done, tmp_path):
     assert small['results']==done[1] and len(small['images']['student'])==40 and (tmp_path/'x.json').stat().st_size < 300_000
     m = R.load_run(done[0], 'cpu').nats; mean = float(m['student_student_b'].mean()); D = 64
     assert abs(-mean/D/np.log(2) - done[1]['student']['bits']) < 1e-5
-    with pytest.raises(Refused, match='finished run'): R.Run(recipe('digits'), tmp_path, 'cpu').nats
+    with pytest.raises(Refused, match='finished run'): R.Run(recipe('digits'), tmp_path/'new', 'cpu').nats
 
 # What is wrong is said in one sentence.
 def test_unknown_data_set(capsys, tmp_path):
@@ -418,7 +420,7 @@ def test_a_disk_that_is_full_at_the_end_is_one_sentence(n, done, copy, monkeypat
 @pytest.mark.parametrize('stage', ['measured', 'student', 'readings', 'latents'])
 def test_one_turned_bit_in_a_stage_is_refused(stage, done, copy, refuses):
     "Not taken for the numbers; without the file they are made again."
-    file, = copy.glob(f'{stage}-*.safetensors'); whole = file.read_bytes(); at = len(whole) - (3 if stage!='readings' else 30)
+    file = copy/f'{stage}.safetensors'; whole = file.read_bytes(); at = len(whole) - (3 if stage!='readings' else 30)
     file.write_bytes(whole[:at] + bytes([whole[at] ^ 2]) + whole[at+1:]); held = {p: p.read_bytes() for p in copy.iterdir()}
     refuses(lambda: R.distill(small(), copy, 'cpu', progress=False), 'damaged', file.name)
     assert {p: p.read_bytes() for p in copy.iterdir()}==held
@@ -431,7 +433,7 @@ def test_curves_that_are_spoiled_end_no_run(done, copy):
     with pytest.raises(Refused, match='curves.jsonl'): R.load_run(copy, 'cpu').curves()
 
 def test_one_process_in_a_run(done, copy, refuses):
-    (copy/'.student-x.safetensors.4711.tmp').write_bytes(b'half'); (copy/'.images-x.train.npy.through').write_bytes(b'x')
+    (copy/'.student-x.safetensors.4711.tmp').write_bytes(b'half'); (copy/'.images-train.npy.through').write_bytes(b'x')
     with runs.locked(copy/'recipe.json'): refuses(lambda: R.distill(small(), copy, 'cpu', progress=False), 'nothing else works')
     assert numbers(distill(small(), copy, 'cpu', progress=False))==numbers(done[1])
     assert {p.name for p in copy.iterdir()}=={p.name for p in done[0].iterdir()}
@@ -466,7 +468,7 @@ def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
     monkeypatch.setattr(R, 'bound', lambda *a, f=R.bound: (scoring or pytest.fail('scored too early')) and f(*a))
     measured = R.Run.measured
     def late(self):
-        assert scoring or not list(self.folder.glob('measured-*')) and all(list(self.folder.glob(f'{s}-*.safetensors')) for s in STAGES[:6])
+        assert scoring or not list(self.folder.glob('measured*')) and all(self.file(s).is_file() for s in STAGES[:6])
         scoring.append(True)
         return measured(self)
     monkeypatch.setattr(R.Run, 'measured', late)
@@ -479,7 +481,7 @@ def test_the_plan_opens_no_test_image(monkeypatch):
     def guarded(name, split='train', n=None):
         assert split!='test'
         return images(name, split, n)
-    monkeypatch.setattr(importlib.import_module('pcdistill.recipes'), 'images', guarded)
+    monkeypatch.setattr(R, 'images', guarded)
     def split_guarded(name, split='train', f=R.open_split):
         assert split!='test'
         return f(name, split)
@@ -585,6 +587,9 @@ def test_broken_values_within_a_recipe(family, name, value):
 
 def test_broken_json_beside_a_recipe(copy, capsys):
     (copy/'recipe.json').write_text('[1]'); refused(capsys, 'evaluate', copy); refused(capsys, 'distill', '--out', copy)
+    with pytest.raises(Refused, match='something else'): R.Run(small(), copy, 'cpu')
+
+def test_broken_seconds(copy):
     (copy/'seconds.json').write_text('[1')
     with pytest.raises(Refused, match='seconds'): R.Run(small(), copy, 'cpu').seconds
 
@@ -678,7 +683,7 @@ def test_a_finished_run_computes_nothing(copy, monkeypatch):
     assert R.distill(small(), copy, 'cpu', progress=False).results==before
     run = R.load_run(copy, 'cpu')
     assert run.student() is run.student() and all(torch.equal(a, b) for a, b in zip(run.student().parameters(), run.image.parameters()))
-    with pytest.raises(AssertionError): R.Run(replace(small(), pseudocount=.2), copy, 'cpu', False).student()   # another setting, another file
+    with pytest.raises(Refused, match='pseudocount'): R.Run(replace(small(), pseudocount=.2), copy, 'cpu', False)    # another setting, another folder
 
 def test_a_run_is_what_distill_returns_and_load_run_reads(done, tmp_path):
     run = R.load_run(done[0], 'cpu')

@@ -142,8 +142,8 @@ def test_the_chain_streams_and_its_numbers_are_those_in_memory(tmp_path, monkeyp
     assert same_but_times(whole, run.results) and asked and whole['data']['n_train']==630
     a, b = runs.load(tmp_path/'memory'/'student.safetensors')[0], runs.load(run.folder/'student.safetensors')[0]
     assert a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    assert not list(run.folder.glob('images-*')) and not [f for f in run.folder.iterdir() if f.name[0]=='.']
-    assert load_rows(run.rows_path('latents', 'z')).dtype==torch.int16 and load_rows(run.rows_path('codes', 'ids')).shape[0]==630
+    assert not list(run.folder.glob('images*')) and not [f for f in run.folder.iterdir() if f.name[0]=='.']
+    assert run.latents()['z_bn'].dtype==torch.int16 and load_rows(run.folder/'codes.npy').shape[0]==630
 
 def test_every_label_has_a_patch_to_be_fitted_to(tmp_path, monkeypatch):
     "A label that one image in a hundred has is there, however few images are drawn."
