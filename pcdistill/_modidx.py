@@ -42,6 +42,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pcdistill.chain.ledger_terms': ('chain.html#ledger_terms', 'pcdistill/chain.py'),
                                  'pcdistill.chain.load_choice': ('chain.html#load_choice', 'pcdistill/chain.py'),
                                  'pcdistill.chain.load_circuit': ('chain.html#load_circuit', 'pcdistill/chain.py'),
+                                 'pcdistill.chain.load_latents': ('chain.html#load_latents', 'pcdistill/chain.py'),
                                  'pcdistill.chain.load_run': ('chain.html#load_run', 'pcdistill/chain.py'),
                                  'pcdistill.chain.model_of_run': ('chain.html#model_of_run', 'pcdistill/chain.py'),
                                  'pcdistill.chain.narrowed': ('chain.html#narrowed', 'pcdistill/chain.py'),
