@@ -126,7 +126,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'pcdistill.colour._bt709_back': ('colour.html#_bt709_back', 'pcdistill/colour.py'),
                                   'pcdistill.colour._bt709_preimages': ('colour.html#_bt709_preimages', 'pcdistill/colour.py'),
                                   'pcdistill.colour._code': ('colour.html#_code', 'pcdistill/colour.py'),
-                                  'pcdistill.colour._times': ('colour.html#_times', 'pcdistill/colour.py'),
                                   'pcdistill.colour._ycocg': ('colour.html#_ycocg', 'pcdistill/colour.py'),
                                   'pcdistill.colour._ycocg_back': ('colour.html#_ycocg_back', 'pcdistill/colour.py'),
                                   'pcdistill.colour.all_colours': ('colour.html#all_colours', 'pcdistill/colour.py')},

@@ -42,21 +42,22 @@ def _ycocg_back(
 _BT709 = torch.tensor([[2126, 7152, 722], [-1146, -3854, 5000], [5000, -4542, -458]])
 _GREY = torch.tensor([0, 128, 128]).view(3, 1, 1) # o
 
-def _times(M_ij:Tensor, x_bchw:Tensor) -> Tensor: # a matrix times each colour
-    return einsum(M_ij.to(x_bchw), x_bchw, 'i c, b c h w -> b i h w')
-
 def _bt709(
     x_bchw:Integer[Tensor, "b 3 h w"], # RGB
 ) -> Integer[Tensor, "b 3 h w"]:
     "Y', Cb, Cr of BT.709, full range, rounded to 8 bits: 16,777,216 colours become 4,146,948."
-    y_bchw = (_times(_BT709, x_bchw.to(torch.int32)) + 5000)//10000
+    x_bchw = x_bchw.to(torch.int32)
+    y_bchw = einsum(_BT709.to(x_bchw), x_bchw, 'i c, b c h w -> b i h w')
+    y_bchw = (y_bchw + 5000)//10000
     return (y_bchw + _GREY.to(y_bchw)).clamp_(0, 255).to(torch.int16)
 
 def _bt709_back(
     y_bchw:Num[Tensor, "b 3 h w"], # Y', Cb, Cr
 ) -> Float[Tensor, "b 3 h w"]:
     "A colour near the ones that were merged into this code, not rounded."
-    return _times(torch.linalg.inv(_BT709.double()/10000), y_bchw.double() - _GREY.to(y_bchw))
+    y, cb, cr = (y_bchw.double() - _GREY.to(y_bchw)).unbind(1)
+    r, b = y + 1.5748*cr, y + 1.8556*cb
+    return torch.stack([r, (y - .2126*r - .0722*b)/.7152, b], 1)
 
 # %% ../nbs/11_colour.ipynb #c009
 def _code(

@@ -451,7 +451,7 @@ def test_cuda_without_one(capsys, tmp_path):
 
 def test_as_a_process(tmp_path):
     run = lambda *a: subprocess.run([sys.executable, '-m', 'pcdistill', *a], capture_output=True, text=True, cwd=tmp_path)
-    help = run('--help'); assert help.returncode==0 and all(c in help.stdout for c in ('distill', 'evaluate', 'sample', 'inpaint', 'demo'))
+    help = run('--help'); assert help.returncode==0 and all(c in help.stdout for c in ('distill', 'evaluate', 'sample', 'inpaint', 'play'))
     bad = run('evaluate', 'nowhere'); assert bad.returncode==2 and bad.stderr.count('\n')==1 and 'Traceback' not in bad.stderr
 
 

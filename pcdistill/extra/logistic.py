@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from jaxtyping import Float
 from ..core import require
+from ..ranks import sum_
 from ..masses import log_mass_logistic
 from ..inputs import KINDS, Discrete, look_up
 
@@ -27,8 +28,9 @@ def tally(module, t):
     return t
 
 def spend(module):
-    "The count, once: it is forgotten together with the gradients."
-    count, module.count = module.count, None
+    "The count of all ranks, once: it is forgotten together with the gradients."
+    sum_(count := module.count)
+    module.count = None
     module.zero_grad()
     return count
 
