@@ -27,7 +27,7 @@ def mix_up(
     w_gst:Float[Tensor, "g s t"], # weights (not logs)
 ) -> tuple[Float[Tensor, "g b t"], Float[Tensor, "g b s"], Float[Tensor, "g b t"]]:
     "y = log(e·w) + m, and what the way back needs: e = exp(x − m), u = e·w."
-    m_gb1 = x_gbs.amax(-1, keepdim=True).clamp_min_(LOWEST)
+    m_gb1 = x_gbs.amax(-1, keepdim=True).clamp_min(LOWEST) # may be differentiated
     e_gbs = (x_gbs - m_gb1).exp_()
     u_gbt = torch.bmm(e_gbs, w_gst)
     return u_gbt.log().add_(m_gb1), e_gbs, u_gbt
