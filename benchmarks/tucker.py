@@ -95,6 +95,7 @@ def main():
 
     big, use = row('Tucker', lambda: trained(scratch(graph), 'Tucker', a.passes)), None
     for rank in a.ranks:
+        g = n6.with_rank(graph, rank) # makes its kind of sums known
         if f'compressed {rank}' not in rows:
             use = use or used(n6, big, train[:10_000])
         small = row(f'compressed {rank}', lambda: n6.compressed(big, rank, rng(SEED), use))
