@@ -1,4 +1,4 @@
-# make demo    set up .venv, distil the two embedded data sets, print one table, write figures
+# make demo    set up .venv, distil the two embedded data sets, print a table of each, write figures
 # make test    set up .venv if needed; every notebook in a process of its own, then pytest (in the browser too, if Chromium is there)
 # make browser play.ipynb in JupyterLab and the page of `pcdistill app`, in headless Chromium; installs what it needs (Chromium by apt-get, as root)
 # make lab     JupyterLab on the notebooks
