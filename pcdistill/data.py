@@ -448,12 +448,14 @@ def keep_images(
     file:Path,   # to keep them in
 ) -> UInt8[Tensor, "b c h w"]:
     "The images of a split from a file, mapped; what was killed goes on where it was."
-    n, ordered = len(split), replace(split, rows=sorted(split.rows))
-    if file.is_file() or ordered.rows==list(split.rows):
+    n = len(split)
+    row_b = torch.from_numpy(np.fromiter(split.rows, np.int64, n))
+    order_b = row_b.argsort()
+    if file.is_file() or bool((row_b.diff() > 0).all()):
         return rows_file(file, n, lambda at: split[at])
     through = file.with_name(f'.{file.name}.through')
-    x_bchw = rows_file(through, n, lambda at: ordered[at])
-    place_b = torch.tensor(split.rows).argsort().argsort()
+    ordered = replace(split, rows=row_b[order_b].tolist())
+    x_bchw, place_b = rows_file(through, n, lambda at: ordered[at]), order_b.argsort()
     kept_bchw = rows_file(file, n, lambda at: x_bchw[place_b[at]])
     agreed(through.unlink)
     return kept_bchw
