@@ -8,11 +8,11 @@ NBS = Path(__file__).parents[1]/'nbs'
 KEPT = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
 
 def kept(node) -> bool:
-    "Whether a statement defines something; of assignments, those of capital names do."
+    "Whether a statement defines: of assignments, those of capital names and into registries."
     if not isinstance(node, ast.Assign):
         return isinstance(node, KEPT)
-    names = [n for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-    return all(n.id.isupper() and isinstance(n.ctx, ast.Store) for n in names)
+    names = (n for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
+    return all(n.id.isupper() for n in names)
 
 def definitions(notebook:Path) -> SimpleNamespace:
     """What a notebook defines, imports and capital constants too; nothing else of it is run. What it

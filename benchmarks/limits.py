@@ -21,14 +21,12 @@ from pcdistill.clusters import assign, kmeans
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig
-from pcdistill.emission import FAMILIES, Family
 from pcdistill.evaluate import bits, fit_one_normal, mean_bits, png_bits, score, webp_bits
 from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
 from pcdistill.trees import TreesConfig
 
-PREDICTED = definitions(EXTRA/'predicted.ipynb')
-FAMILIES['residuals'] = Family(PREDICTED.PredictedConfig, PREDICTED.fit_predicted)
+PREDICTED = definitions(EXTRA/'predicted.ipynb') # makes the family of residuals known
 
 class Row(NamedTuple):
     "A circuit to train."

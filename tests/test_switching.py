@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
 from chain import EXTRA, definitions
 
 switching = definitions(EXTRA/'switching.ipynb') # a notebook to copy from
+del TEACHERS['switching'] # which its last definition adds
 SwitchingAR, SwitchingConfig, context = switching.SwitchingAR, switching.SwitchingConfig, switching.context
 
 TREES = [((3, 2, 4), (-1, 0, 1)), ((2, 3, 3, 2), (1, -1, 1, 2)), ((4,), (-1,)), ((2, 2, 3, 2, 2), (2, 2, -1, 1, 0))]
