@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 NBS = Path(__file__).parents[1]/'nbs'
+NEIGHBOURS, EXTRA = NBS/'neighbours', NBS/'extra'
 KEPT = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
 
 def kept(node) -> bool:

@@ -3,7 +3,6 @@ the processor seconds of every step."""
 import subprocess, time
 from pathlib import Path
 import torch
-from cells import definitions # for those who import it from here
 from pcdistill.chain import square_labels
 from pcdistill.colour import COLOURS
 from pcdistill.emission import Labelled, family
@@ -15,7 +14,6 @@ from pcdistill.patches import to_patches
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent/'nbs/experiments/results'
-NEIGHBOURS, EXTRA = HERE.parent/'nbs/neighbours', HERE.parent/'nbs/extra'
 ASK = ['git', 'rev-parse', '--short', 'HEAD']
 COMMIT = subprocess.run(ASK, capture_output=True, text=True, cwd=HERE).stdout.strip()
 

@@ -21,7 +21,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 import torch
-from chain import COMMIT, HERE, definitions
+from cells import EXTRA, definitions
+from chain import COMMIT
 from pcdistill.circuit import Circuit
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import COLOURS
@@ -40,7 +41,7 @@ from pcdistill.structure import chow_liu, gaussian_mutual_information, mutual_in
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, TreesConfig, fit_trees
 
-THINNED = definitions(HERE.parent/'nbs/extra/thinning.ipynb').Thinned
+THINNED = definitions(EXTRA/'thinning.ipynb').Thinned
 COLOUR, P, SHAPE = COLOURS['ycocg_r'], 4, (3, 32, 32)
 V = max(COLOUR.levels(3))                # values of a channel
 LR, ALPHA = (1., .1), .1                 # EM step from and to, in each stage; pseudocount

@@ -28,7 +28,8 @@ import pyarrow as pa, pyarrow.parquet as pq
 import torch
 from einops import rearrange
 from PIL import Image as Picture
-from chain import COMMIT, HERE, RESULTS, definitions, size, timed
+from cells import NBS, definitions
+from chain import COMMIT, RESULTS, size, timed
 from innovations import scored
 from pcdistill.chain import Run, ledger_terms
 from pcdistill.clusters import assign, kmeans
@@ -136,7 +137,7 @@ def row_of(run:Run) -> dict:
                tuning=estimate(found['start'] - found['student']), ledger=ledger.saved(D),
                squares=squares(image, x), bits_of_images=found['student'].float().tolist())
     if image.lossy:
-        papers = definitions(HERE.parent/'nbs/50_evaluate.ipynb')
+        papers = definitions(NBS/'50_evaluate.ipynb')
         out |= dict(papers=estimate(papers.paper_crop_bits(image, x, 50)))
     return out
 

@@ -16,7 +16,8 @@ Results: nbs/neighbours/results/integral-mnist.json, after every row; rows there
 import argparse, itertools, json
 from pathlib import Path
 import torch
-from chain import COMMIT, NEIGHBOURS, definitions, timed
+from cells import NEIGHBOURS, definitions
+from chain import COMMIT, timed
 from pcdistill.circuit import Circuit
 from pcdistill.core import bpd, rng
 from pcdistill.data import images

@@ -16,7 +16,8 @@ import argparse, json, time
 from pathlib import Path
 from typing import NamedTuple
 import torch
-from chain import EXTRA, RESULTS, COMMIT, definitions, student, timed
+from cells import EXTRA, definitions
+from chain import RESULTS, COMMIT, student, timed
 from pcdistill.clusters import assign, kmeans
 from pcdistill.core import rng
 from pcdistill.data import images

@@ -12,7 +12,8 @@ again.
 import argparse, json
 from pathlib import Path
 import torch
-from chain import COMMIT, NEIGHBOURS, definitions, timed
+from cells import NEIGHBOURS, definitions
+from chain import COMMIT, timed
 from pcdistill.core import rng
 from pcdistill.runs import save_json
 

@@ -35,7 +35,8 @@ from pathlib import Path
 import torch
 from einops import rearrange, reduce
 from torch.nn import functional as F
-from chain import COMMIT, EXTRA, RESULTS, definitions, timed
+from cells import EXTRA, definitions
+from chain import COMMIT, RESULTS, timed
 from pcdistill.circuit import soft_posterior
 from pcdistill.clusters import assign, kmeans
 from pcdistill.colour import RGB

@@ -16,7 +16,8 @@ Results: nbs/neighbours/results/tucker-mnist.json, after every row; rows there a
 import argparse, copy, json
 from pathlib import Path
 import torch
-from chain import COMMIT, NEIGHBOURS, definitions, timed
+from cells import NEIGHBOURS, definitions
+from chain import COMMIT, timed
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
 from pcdistill.em import fit

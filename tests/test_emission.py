@@ -13,9 +13,9 @@ from pcdistill.structure import chain
 from pcdistill.tiles import Tiles
 from pcdistill.trees import Trees, TreesConfig, fit_trees, stack, unstack
 sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
-from chain import definitions
+from cells import EXTRA, definitions
 
-PREDICTED = definitions(Path(__file__).parents[1]/'nbs/extra/predicted.ipynb') # an emission to copy, as one of your own would be
+PREDICTED = definitions(EXTRA/'predicted.ipynb') # an emission to copy, as one of your own would be
 del FAMILIES['residuals'] # which its last definition adds
 
 def trees(heads=(2,), states=(3,), D=3, V=4, inputs='categorical', seed=0):

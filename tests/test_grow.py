@@ -20,9 +20,9 @@ from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, columns, stack, unstack
 
 sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
-from chain import HERE, definitions
+from cells import EXTRA, definitions
 
-thinning = definitions(HERE.parent/'nbs/extra/thinning.ipynb')
+thinning = definitions(EXTRA/'thinning.ipynb')
 seeds = pytest.mark.parametrize('seed', range(6))
 
 def random_tree(D, gen):

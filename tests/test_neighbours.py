@@ -64,7 +64,7 @@ def test_the_kit_knows_nothing_of_it():
 
 def test_the_script_of_the_longer_runs_finds_its_functions_in_the_notebook(monkeypatch):
     monkeypatch.syspath_prepend(root/'benchmarks')
-    from chain import NEIGHBOURS, definitions
+    from cells import NEIGHBOURS, definitions
     nb = definitions(NEIGHBOURS/'N1_text.ipynb')
     c = nb.corpus(list('abcab'*400), d=4, block=2, least=1)
     assert len(c.values)==4 and c.train.shape==(400, 4) and len(c.valid)==len(c.test)==50
@@ -74,7 +74,7 @@ def test_the_script_of_the_longer_runs_finds_its_functions_in_the_notebook(monke
 
 def test_the_script_of_returns_finds_its_functions_in_the_notebook(monkeypatch):
     monkeypatch.syspath_prepend(root/'benchmarks')
-    from chain import NEIGHBOURS, definitions
+    from cells import NEIGHBOURS, definitions
     n5 = definitions(NEIGHBOURS/'N5_returns.ipynb')
     w, *_ = n5.WORLDS['lake']
     assert len(n5.WORLDS)==4 and 0 < float(n5.judge(w, torch.full((1, 16, 4), 1/4))) < n5.optimum(w)[0]==1

@@ -15,7 +15,7 @@ from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.masses import log_mass_logistic
 from pcdistill.teacher import Teacher, bound, uniform_prior
 sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
-from chain import EXTRA, definitions
+from cells import EXTRA, definitions
 
 switching = definitions(EXTRA/'switching.ipynb') # a notebook to copy from
 del TEACHERS['switching'] # which its last definition adds

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
-from chain import EXTRA, definitions
+from cells import EXTRA, definitions
 from pcdistill.clusters import assign, kmeans
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
