@@ -21,7 +21,7 @@ class WithNotebooks(build_py):
         super().run()
         if not self.editable_mode:
             to = Path(self.build_lib)/s['lib_path']/'notebooks'
-            copytree(here/s['nbs_path'], to, ignore=ignore_patterns('.*'), dirs_exist_ok=True)
+            copytree(here/s['nbs_path'], to, ignore=ignore_patterns('.*', '_*'), dirs_exist_ok=True)
 
 
 setup(

@@ -33,6 +33,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from cells import EXTRA, definitions
 from chain import COMMIT, RESULTS
 from pcdistill.chain import Run, untrained
 from pcdistill.circuit import Circuit
@@ -42,7 +43,6 @@ from pcdistill.data import images
 from pcdistill.either import Either
 from pcdistill.em import EM
 from pcdistill.evaluate import hclt_states
-from pcdistill.extra.graphs import GraphCircuit, poon_domingos
 from pcdistill.image import Image
 from pcdistill.innovations import Asked, InnovationsConfig, fit_innovations
 from pcdistill.inputs import Categorical, Evidence
@@ -56,6 +56,8 @@ from pcdistill.structure import binary_tree, chain
 from pcdistill.teacher import init_
 from pcdistill.tiles import Tiles
 from pcdistill.vqvae import VQConfig, VQVAE2
+
+graphs = definitions(EXTRA/'graphs.ipynb')
 
 # --- what a step asks of a card
 
@@ -467,7 +469,7 @@ def pyjuice(bench:Bench):
             inputs = Categorical(d, 256, width, gen)
             if kind=='HCLT':
                 return Circuit(binary_tree(d), inputs, 1, gen)
-            return GraphCircuit(poon_domingos(side, side, 2 if bench.small else 4), inputs, 1, gen)
+            return graphs.GraphCircuit(graphs.poon_domingos(side, side, 2 if bench.small else 4), inputs, 1, gen)
     def measured(kind, width, said):
         pc = made(kind, width).to(bench.dev)
         x, edges = some((batch, d), 256, bench.dev), edges_of(pc)

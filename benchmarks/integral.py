@@ -16,7 +16,7 @@ Results: nbs/neighbours/results/integral-mnist.json, after every row; rows there
 import argparse, itertools, json
 from pathlib import Path
 import torch
-from cells import NEIGHBOURS, definitions
+from cells import EXTRA, NEIGHBOURS, definitions
 from chain import COMMIT, timed
 from pcdistill.circuit import Circuit
 from pcdistill.core import bpd, rng
@@ -24,8 +24,8 @@ from pcdistill.data import images
 from pcdistill.em import fit
 from pcdistill.inputs import Categorical
 from pcdistill.runs import save_json
-from pcdistill.extra.graphs import quad_tree
 
+quad_tree = definitions(EXTRA/'graphs.ipynb').quad_tree
 N, BATCH, EPOCHS, SEEDS = 64, 256, 10, 3
 KINDS = {'functions': (.01, .03, .1), 'plain, Adam': (.01, .03, .1), 'plain, EM': (1.,)}
 

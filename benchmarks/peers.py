@@ -26,11 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 import psutil, torch
-from cells import NBS, definitions
+from cells import EXTRA, definitions
 
 def interchange():
     "What the notebook of that name defines."
-    return definitions(NBS/'extra/interchange.ipynb')
+    return definitions(EXTRA/'interchange.ipynb')
 
 # --- the libraries: each gives a function that does the job once; 'forward' returns the log-likelihoods
 
@@ -44,12 +44,11 @@ def trained(lp:Callable, optimizer, sign:int=-1, mean:bool=False) -> Callable:
 def ours(pc, x_bd, seen_bd, job:str) -> Callable:
     from pcdistill.core import rng
     from pcdistill.em import EM
-    from pcdistill.extra.optimizers import on_logits
     from pcdistill.circuit import sample
     if job=='sample': gen = rng(3, x_bd.device); return lambda: sample(pc, x_bd, seen_bd, gen)
     forward = lambda: pc(x_bd)[:, 0]
     if job=='forward': return torch.no_grad()(forward)
-    em = EM(pc, .1, .01) if job=='EM' else on_logits(torch.optim.Adam, pc, lr=.01)
+    em = EM(pc, .1, .01) if job=='EM' else definitions(EXTRA/'optimizers.ipynb').on_logits(torch.optim.Adam, pc, lr=.01)
     def step(): (-forward().sum()).backward(); em.step()
     return step
 
@@ -197,14 +196,14 @@ def make_tree(name:str, shape:str):
     "A tree over an image; `chow-liu` is that of blurred noise, deep and irregular as trees of real images are."
     from scipy.ndimage import gaussian_filter
     from pcdistill.core import rng
-    from pcdistill.extra.graphs import quad_tree, random_tree
     from pcdistill.structure import binary_tree, chow_liu, gaussian_mutual_information
+    graphs = definitions(EXTRA/'graphs.ipynb')
     sides = [int(n) for n in shape.split('x')]; d = int(torch.tensor(sides).prod())
     def of_noise():
         x = torch.randn(1000, *sides, generator=rng(0)).numpy()
         smooth = gaussian_filter(x, (0, 1.5, 1.5, 0)[:x.ndim]) + (x.std()*.05)*torch.randn(x.shape, generator=rng(1)).numpy()
         return chow_liu(gaussian_mutual_information(torch.tensor(smooth).flatten(1)))
-    return {'binary': lambda: binary_tree(d), 'random': lambda: random_tree(d, rng(0)), 'quad': lambda: quad_tree(*sides), 'chow-liu': of_noise}[name]()
+    return {'binary': lambda: binary_tree(d), 'random': lambda: graphs.random_tree(d, rng(0)), 'quad': lambda: graphs.quad_tree(*sides), 'chow-liu': of_noise}[name]()
 
 def circuit(c:Cell):
     "The circuit of a cell; the same in every process."

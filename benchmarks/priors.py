@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from einops import einsum, rearrange
 from torch import nn
+from cells import EXTRA, definitions
 from chain import COMMIT, RESULTS, start, timed
 from pcdistill.circuit import Circuit, soft_posterior
 from pcdistill.clusters import assign, kmeans
@@ -32,13 +33,14 @@ from pcdistill.either import SquaresConfig
 from pcdistill.em import fit
 from pcdistill.emission import moments_of_rows
 from pcdistill.evaluate import bits
-from pcdistill.extra.graphs import quad_tree
 from pcdistill.inpainting import MASKS
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.latent_prior import count_pairs, fit_latent_prior
 from pcdistill.patches import to_patches
 from pcdistill.runs import save_json
 from pcdistill.structure import chain
+
+quad_tree = definitions(EXTRA/'graphs.ipynb').quad_tree
 
 PATCH, ASKED, STRENGTHS = 4, ('top', 'left', 'centre', 'eyes'), (30., 300., 3000.)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from chain import COMMIT
-from cells import NBS, definitions
+from cells import EXTRA, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import device, rng
 from pcdistill.data import images
@@ -21,11 +21,9 @@ from pcdistill.em import fit
 from pcdistill.inputs import Categorical
 from pcdistill.runs import save_json
 from pcdistill.structure import Tree, chain, chow_liu, mutual_information
-from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree
-from pcdistill.extra.sums import tucker
 
-rat, copied = definitions(NBS/'extra/graphs.ipynb').rat, definitions(NBS/'extra/sums.ipynb')
-SUMS = dict(dense=lambda structure: structure, cp=copied.cp, monarch=copied.monarch, tucker=tucker)
+graphs, sums = definitions(EXTRA/'graphs.ipynb'), definitions(EXTRA/'sums.ipynb')
+SUMS = dict(dense=lambda structure: structure, cp=sums.cp, monarch=sums.monarch, tucker=sums.tucker)
 
 class Row(NamedTuple):
     "A circuit to train."
@@ -36,13 +34,13 @@ class Row(NamedTuple):
     @property
     def name(self): return f"{self.structure}{f' {self.option}' if self.option else ''}, {self.sums}, {self.states} states"
 
-def build(row:Row, x_bd, side:int=28) -> Tree|RegionGraph:
+def build(row:Row, x_bd, side:int=28) -> Tree|graphs.RegionGraph:
     "The structure of a row; only the Chow-Liu tree looks at the data."
     d = side*side
     return {'independent': lambda: Tree((-1,), (0,)*d), 'one mixture': lambda: Tree((-1,), (0,)*d), 'HMM': lambda: chain(d),
-            'HCLT': lambda: chow_liu(mutual_information(x_bd[:10_000])), 'quad tree': lambda: quad_tree(side, side),
-            'quad graph': lambda: quad_graph(side, side, row.option), 'PD': lambda: poon_domingos(side, side, row.option),
-            'RAT': lambda: rat(d, 4, row.option, rng(0))}[row.structure]()
+            'HCLT': lambda: chow_liu(mutual_information(x_bd[:10_000])), 'quad tree': lambda: graphs.quad_tree(side, side),
+            'quad graph': lambda: graphs.quad_graph(side, side, row.option), 'PD': lambda: graphs.poon_domingos(side, side, row.option),
+            'RAT': lambda: graphs.rat(d, 4, row.option, rng(0))}[row.structure]()
 
 CPU = [Row('HCLT', 32), Row('PD', 32, 'dense', 7), Row('HCLT', 64, 'monarch'), Row('quad tree', 32), Row('PD', 8, 'tucker', 7), Row('RAT', 16, 'dense', 4),
        Row('PD', 32, 'cp', 7), Row('quad graph', 16, 'dense', 1), Row('PD', 32, 'dense', 4), Row('RAT', 8, 'tucker', 4), Row('independent', 1), Row('one mixture', 64),
@@ -54,7 +52,7 @@ PRESETS = {'cpu': (CPU, 8), 'full': (FULL, 40), 'smoke': ([Row('HCLT', 4), Row('
 def train(row:Row, x_bd, valid_bd, test_bd, epochs:int, micro:int, ckpt:Path, dev) -> dict:
     "Train and score one row."
     start, busy = time.perf_counter(), time.process_time(); structure = SUMS[row.sums](build(row, x_bd))
-    made = Circuit if isinstance(structure, Tree) else GraphCircuit
+    made = Circuit if isinstance(structure, Tree) else graphs.GraphCircuit
     pc = made(structure, Categorical(x_bd.shape[1]*(row.option if row.structure=='RAT' else 1), 256, row.states, rng(0)), 1, rng(1)).to(dev)
     lp = lambda y: torch.cat([pc(r.to(dev)).detach()[:, 0].double().cpu() for r in y.split(micro)])
     bits = lambda lp_b: -lp_b/math.log(2)/x_bd.shape[1]

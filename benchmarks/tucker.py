@@ -16,17 +16,17 @@ Results: nbs/neighbours/results/tucker-mnist.json, after every row; rows there a
 import argparse, copy, json
 from pathlib import Path
 import torch
-from cells import NEIGHBOURS, definitions
+from cells import EXTRA, NEIGHBOURS, definitions
 from chain import COMMIT, timed
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
 from pcdistill.em import fit
 from pcdistill.evaluate import mean_bits
-from pcdistill.extra.graphs import GraphCircuit, quad_graph
-from pcdistill.extra.sums import tucker
 from pcdistill.inputs import Categorical
 from pcdistill.runs import save_json
 
+graphs = definitions(EXTRA/'graphs.ipynb')
+sums = definitions(EXTRA/'sums.ipynb')
 BATCH, SEED, STEPS = 250, 0, (1., .1)
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def main():
     p.add_argument('--out', type=Path, default=NEIGHBOURS/'results/tucker-mnist.json')
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    n6, graph = definitions(NEIGHBOURS/'N6_tucker.ipynb'), tucker(quad_graph(28, 28))
+    n6, graph = definitions(NEIGHBOURS/'N6_tucker.ipynb'), sums.tucker(graphs.quad_graph(28, 28))
     data = {s: images('mnist', s, a.n).long().flatten(1).to(a.device)
             for s in ('train', 'valid', 'test')}
     train, valid = data['train'], data['valid'][:1000]
@@ -63,7 +63,7 @@ def main():
     rows = done['rows']
 
     def scratch(g):
-        pc = GraphCircuit(g, Categorical(784, 256, a.states, rng(SEED)), 1, rng(SEED + 100))
+        pc = graphs.GraphCircuit(g, Categorical(784, 256, a.states, rng(SEED)), 1, rng(SEED + 100))
         return n6.sharpened(pc, a.sharp).to(a.device)
 
     def trained(pc, name, passes, step=1.):

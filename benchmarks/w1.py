@@ -14,12 +14,12 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 import psutil, torch
+from cells import EXTRA, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import device, rng
 from pcdistill.em import EM
 from pcdistill.inputs import Categorical
 from pcdistill.show import table
-from pcdistill.extra.graphs import random_tree
 from pcdistill.structure import Tree, binary_tree
 
 def products(pc:Circuit, b:int) -> Callable:
@@ -83,6 +83,7 @@ def where(step:Callable, n:int=10) -> dict[str, float]:
     whole = sum(e.self_cpu_time_total for e in p.key_averages())
     return {k: t/whole for k, t in spent.items()} | {'between operations': 1 - sum(spent.values())/whole}
 
+random_tree = definitions(EXTRA/'graphs.ipynb').random_tree
 TREES = dict(binary_tree=lambda: binary_tree(784), random_tree=lambda: random_tree(784, rng(0)))
 
 def measure(name:str, dev:str, threads:int, rounds:int, b:int=256, values:int=256, states:int=32) -> dict:

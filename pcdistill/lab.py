@@ -33,7 +33,7 @@ def copy_notebooks(
     for file in sorted(filter(Path.is_file, source.rglob('*'))):
         name = file.relative_to(source)
         to, new = folder/name, file.read_bytes()
-        if '/.' in f'/{name.as_posix()}':
+        if any(part[0] in '._' for part in name.parts):
             continue
         if overwrite or not to.is_file():
             write_file(to, new)

@@ -11,13 +11,14 @@ from pcdistill.circuit import Circuit, from_spec, of_head
 from pcdistill.core import rng
 from pcdistill.inputs import Categorical, from_spec as input_from_spec
 from pcdistill.structure import Tree, binary_tree, chain, chow_liu, generations
-from pcdistill.extra.graphs import GraphCircuit, RegionGraph, poon_domingos, quad_graph, quad_tree, random_tree, regions
-from pcdistill.extra.sharing import Shared
-from pcdistill.extra.sums import tucker
-from cells import NBS, definitions
+from cells import EXTRA, definitions
 
-graphs, sums = (definitions(NBS/'extra'/f'{name}.ipynb') for name in ('graphs', 'sums')) # what is there to be copied
-rat, tied, cp, monarch = graphs.rat, graphs.tied, sums.cp, sums.monarch
+graphs, sums = (definitions(EXTRA/f'{name}.ipynb') for name in ('graphs', 'sums')) # what is there to be copied
+GraphCircuit, RegionGraph, regions, log_mix = graphs.GraphCircuit, graphs.RegionGraph, graphs.regions, graphs.log_mix
+quad_tree, random_tree, quad_graph = graphs.quad_tree, graphs.random_tree, graphs.quad_graph
+poon_domingos, rat, tied = graphs.poon_domingos, graphs.rat, graphs.tied
+tucker, cp, monarch = sums.tucker, sums.cp, sums.monarch
+Shared = definitions(EXTRA/'sharing.ipynb').Shared
 
 KINDS = ['chow_liu', 'quad_2x3', 'quad_3x1x2', 'quad_1x2x3', 'quad_1x1x4', 'quad_2x2', 'binary', 'random', 'chain', 'single', 'hand']
 

@@ -109,9 +109,16 @@ def results_named(code:str, root:Path) -> list[Path]:
     folders = [root/'nbs'/'experiments'/'results', root/'nbs'/'neighbours'/'results', root/'benchmarks', root/'benchmarks'/'results']
     return sorted({p for d in folders for n in names if n.strip('*.') not in ('json', 'py') for p in d.glob(n)})
 
-def fingerprint(nb:Path, root:Path=root) -> str:
-    "A number for everything a notebook's outputs are made from: its code, the modules it needs, their assets, the results it names."
+def code_cells(nb:Path, root:Path) -> list[str]:
+    "A notebook's cells of code, then those of the notebooks in `extra` whose definitions it reads."
     cells = [''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
+    read = re.findall(r"\bdefinitions\(EXTRA/'(\w+\.ipynb)'\)", '\n'.join(cells))
+    return cells + [c for name in dict.fromkeys(read) for c in code_cells(root/'nbs'/'extra'/name, root)]
+
+def fingerprint(nb:Path, root:Path=root) -> str:
+    """A number for everything a notebook's outputs are made from: its code and that of notebooks it reads, the modules it needs,
+    their assets, the results it names."""
+    cells = code_cells(nb, root)
     code = '\n'.join(re.sub(r'^\s*[!%].*$', '', code_only(c), flags=re.M) for c in cells)
     package = root/'pcdistill'
     names = needed(code, package)

@@ -3,10 +3,10 @@ import copy, json, math
 import jaxtyping, pytest, torch
 import brute
 from brute import KINDS, case, circuit_of, cp, write_out
+from brute import GraphCircuit, log_mix, poon_domingos, quad_graph, quad_tree, random_tree, regions
 from pcdistill.circuit import Circuit, from_spec, sample, soft_posterior
 from pcdistill.core import Refused, rng
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
-from pcdistill.extra.graphs import GraphCircuit, log_mix, poon_domingos, quad_graph, quad_tree, random_tree, regions
 from pcdistill.structure import Tree, binary_tree, chain, chow_liu, mutual_information
 
 SEEDS = range(4)

@@ -3,16 +3,15 @@ import copy, itertools, math
 import pytest, torch
 from torch import nn
 import brute
-from brute import KINDS, circuit_of, write_out
-from cells import NBS, definitions
+from brute import KINDS, circuit_of, quad_tree, random_tree, write_out
+from cells import EXTRA, NBS, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, cosine, fit, stages, tables
-from pcdistill.extra.optimizers import on_logits
 from pcdistill.inputs import Categorical, Evidence, one_hot_evidence
 from pcdistill.structure import chain
-from pcdistill.extra.graphs import quad_tree, random_tree
 
+on_logits = definitions(EXTRA/'optimizers.ipynb').on_logits
 t4 = definitions(NBS/'theory'/'T4_em.ipynb')
 Anemone, nothing_seen = t4.Anemone, t4.nothing_seen
 

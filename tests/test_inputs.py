@@ -3,14 +3,15 @@ import copy, itertools, json, math
 import jaxtyping, pytest, torch
 from torch import nn
 from scipy.optimize import minimize
+from cells import EXTRA, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
-from pcdistill.extra.optimizers import on_logits
 from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table, table_moments
 from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence
 from pcdistill.structure import chain
 
+on_logits = definitions(EXTRA/'optimizers.ipynb').on_logits
 D, S = 3, 4
 MAKE = {
     'categorical': lambda gen: Categorical(D, 6, S, gen),

@@ -50,7 +50,7 @@ def test_notebooks_are_copied_and_work_is_kept(tmp_path, capsys):
     assert main(['notebooks', str(tmp_path/'mine')])==0
     have = {p.relative_to(tmp_path/'mine') for p in (tmp_path/'mine').rglob('*') if p.is_file()}
     assert {Path('play.ipynb'), Path('app.ipynb'), Path('images/pad.png'), Path('experiments/results/limits-cifar10.json')} <= have
-    assert len([p for p in have if p.suffix=='.ipynb']) > 60 and not [p for p in have if any(s.startswith('.') for s in p.parts)]
+    assert len([p for p in have if p.suffix=='.ipynb']) > 60 and not [p for p in have if any(s.startswith(('.', '_')) for s in p.parts)] and Path('cells.py') in have
     work = tmp_path/'mine'/'play.ipynb'; work.write_text('work'); (tmp_path/'mine'/'own.txt').write_text('own')
     (tmp_path/'mine'/'mini.ipynb').unlink(); capsys.readouterr()
     assert main(['notebooks', str(tmp_path/'mine')])==0 and work.read_text()=='work' and (tmp_path/'mine'/'mini.ipynb').is_file()

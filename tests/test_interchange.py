@@ -1,15 +1,15 @@
 "One file holds a circuit; other libraries, where installed, give the same log-likelihoods."
 import pytest, torch
-from cells import NBS, definitions
+from brute import quad_tree, random_tree
+from cells import EXTRA, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.runs import save
-from pcdistill.extra.graphs import quad_tree, random_tree
 from pcdistill.structure import Tree, binary_tree, chain
 
-nb = definitions(NBS/'extra'/'interchange.ipynb')
+nb = definitions(EXTRA/'interchange.ipynb')
 assemble, peer, to_cirkit, to_pyjuice, value_table = nb.assemble, nb.peer, nb.to_cirkit, nb.to_pyjuice, nb.value_table
 
 def absent(name, pip):

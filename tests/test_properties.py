@@ -2,11 +2,10 @@
 import itertools, json
 import pytest, torch
 import brute
+from brute import GraphCircuit, RegionGraph, quad_tree, regions, tucker
 from pcdistill.circuit import Circuit, sample
 from pcdistill.core import Refused, rng
-from pcdistill.extra.graphs import GraphCircuit, RegionGraph, quad_graph, quad_tree, regions
 from pcdistill.extra.logistic import DiscretisedLogistic
-from pcdistill.extra.sums import tucker
 from pcdistill.inputs import Categorical
 from pcdistill.structure import chain, chow_liu, gaussian_mutual_information
 

@@ -76,6 +76,19 @@ def test_every_way_to_import(project, code, file):
     (project/'pcdistill'/f'{file}.py').write_text('changed = 1\n')
     assert of(project, code)!=before
 
+def test_notebooks_that_are_read_count(project):
+    extra, read = project/'nbs'/'extra', "a = definitions(EXTRA/'a.ipynb')"
+    extra.mkdir()
+    write(extra/'a.ipynb', "b = definitions(EXTRA/'b.ipynb')")
+    write(extra/'b.ipynb', 'from pcdistill.far import b')
+    before, other = of(project, read), of(project)
+    write(extra/'b.ipynb', 'from pcdistill.far import b', said='2')
+    assert of(project, read)==before
+    (project/'pcdistill'/'far.py').write_text('b = 2')
+    of_far = of(project, read)
+    write(extra/'b.ipynb', 'b = 3')
+    assert len({before, of_far, of(project, read)})==3 and of(project)==other
+
 def test_assets_count_where_they_are_read(project):
     before = of(project, 'import pcdistill.pics')
     (project/'pcdistill'/'assets'/'a.js').write_text('2')
