@@ -73,8 +73,8 @@ def main():
         return pc
 
     def load(name):
-        "Its circuit and the bits of every test image."
-        return torch.load(a.runs/f'{name}.pt', weights_only=False)
+        "Make and parameters of its circuit, and the bits of every test image."
+        return torch.load(a.runs/f'{name}.pt')
 
     def row(name, make):
         "The circuit of a name, made where it is not yet, and its row."
@@ -85,14 +85,17 @@ def main():
             rows[name] = dict(valid=bits(pc, valid).mean().item(), test=test_b.mean().item(),
                               parameters=sum(p.numel() for p in pc.parameters()),
                               seconds=seconds, commit=COMMIT, device=a.device)
-            torch.save((pc.cpu(), test_b), file)
-            test = {n: load(n)[1] for n in rows}
+            torch.save((pc.spec(), pc.state_dict(), test_b), file)
+            test = {n: load(n)[2] for n in rows}
             less = {n: {o: mean_bits(test[n] - test[o]) for o in rows if o!=n} for n in rows}
             for n, of in less.items():
                 rows[n]['less'] = {o: (gap.bits, gap.stderr) for o, gap in of.items()}
             save_json(a.out, done)
             print(name, rows[name], flush=True)
-        return load(name)[0].to(a.device)
+        spec, state, _ = load(name)
+        pc = graphs.GraphCircuit.from_spec(spec).to(a.device)
+        pc.load_state_dict(state)
+        return pc
 
     big, use = row('Tucker', lambda: trained(scratch(graph), 'Tucker', a.passes)), None
     for rank in a.ranks:
