@@ -8,10 +8,10 @@ as the teacher's features. Every arm is one circuit of images, trees under a lat
   scratch   tree and prior from a random start, EM on log p(x) all the way
   LVD       labels by k-means; tree trained under them, prior counted from them, then EM on log p(x)
   LVD-PG    the same, but half the heads at first; then in rounds: input weights that nobody uses are taken out, patches relabelled by the circuit's own likelihood, the
-            worst heads split, and the room that was made is filled with copies of the states used most; a division must gain on validation patches
+            worst heads split, and the room that was made is filled with copies of the states used most
   LVD, 4× passes   a control for the larger sums that growing computes with: about as many seconds
-  states only      k-means labels as in LVD; thinned and given states as in LVD-PG, in as many rounds, but no head is divided, no patch relabelled, and validation is not asked
-Parameters are weights that are not zero; 56 states make the others as large as the plain circuit with one state a pixel, the least it can have. Growing also tries what it refuses (each round trains a second tree without the division): `tried` counts those passes too.
+  states only      k-means labels as in LVD; thinned and given states as in LVD-PG, in as many rounds, but no head is divided and no patch relabelled
+Parameters are weights that are not zero; 56 states make the others as large as the plain circuit with one state a pixel, the least it can have.
 The seed chooses the training images and everything else; test images are the same for all and are scored once.
 Results: nbs/experiments/results/growing-cifar10.json, after every row; rows that are there are not run again.
 """
@@ -84,17 +84,16 @@ def lvd(x, v, K, S, seed, more=1):
 
 def lvd_pg(x, v, K, S, seed, rounds=2, **options):
     y_bnd = cut(x)
-    y_xd, v_xd = y_bnd.flatten(0, 1), cut(v).flatten(0, 1)
-    one_x, one_v = (torch.zeros(len(t), dtype=torch.long) for t in (y_xd, v_xd))
-    rows = Labelled(y_xd, one_x, V, 1, P, y_xd.float(), Labelled(v_xd, one_v, V, 1, P))
+    y_xd = y_bnd.flatten(0, 1)
+    one_x = torch.zeros(len(y_xd), dtype=torch.long)
+    rows = Labelled(y_xd, one_x, V, 1, P, y_xd.float())
     usual = dict(heads=K, start=-(-K//2), rounds=rounds, states=S, epochs=PASSES['leaf']//(rounds+1), most=10**9,
-                 thin=.5, price=.5, pseudocount=ALPHA, n_fit=10**9, **STEPS)
+                 thin=.5, pseudocount=ALPHA, n_fit=10**9, **STEPS)
     config = THINNED(**(usual | options))
     e, history = fit_grown(rows, config, rng(seed), None, False)
     z_bn = e.label(y_xd, one_x).view(y_bnd.shape[:2])
     image = image_of(e, fit_latent_prior(z_bn, e.n_heads), x, v, seed, PASSES['joint'])
-    tried = sum(PASSES.values()) + rounds*config.epochs
-    return image, dict(heads=e.n_heads, states_grown=e.states[0], tried=tried, config=asdict(config), history=history)
+    return image, dict(heads=e.n_heads, states_grown=e.states[0], config=asdict(config), history=history)
 
 def states_only(x, v, K, S, seed, rounds=2):
     y_bnd, gen = cut(x), rng(seed)

@@ -301,7 +301,7 @@ def fitted_images(self:Run, gen:torch.Generator) -> Int[Tensor, "b"]:
 
 @patch
 def labelled(self:Run, gen:torch.Generator) -> Labelled:
-    "What a family is fitted to; features and rows to judge by if it wants."
+    "What a family is fitted to; the teacher's features too if it wants."
     x, z_bn, how_made = self.images('train'), self.latents()['z_bn'], family(self.recipe.family)
     n_squares = x[0, 0].numel()//self.recipe.side**2
     if not how_made.features and len(x)*n_squares <= self.recipe.emission.n_fit:
@@ -310,9 +310,8 @@ def labelled(self:Run, gen:torch.Generator) -> Labelled:
     rows = self.rows(x[some], z_bn[some])
     if not how_made.features:
         return rows
-    valid, mu_kf = self.images('valid'), self.latents()['mu_kf']
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
-    return rows._replace(f_xf=f_xf, valid=self.rows(valid, self.hard(mu_kf, valid)))
+    return rows._replace(f_xf=f_xf)
 
 @patch
 @torch.no_grad()

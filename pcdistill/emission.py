@@ -245,7 +245,6 @@ class Labelled(NamedTuple):
     n_heads:int    # labels there are
     side:int       # of the square of pixels that a row is
     f_xf:Tensor|None=None         # the teacher's features of each row
-    valid:'Labelled|None'=None    # rows that a family may judge itself by
 
     def take(self, at:Tensor|slice) -> 'Labelled':
         "Some of the rows, with their labels and features."
@@ -286,7 +285,7 @@ class Family(NamedTuple):
     "How emissions of one kind are made."
     config:type    # frozen dataclass of its settings, a FamilyConfig
     fit:Callable   # (rows, config, gen, ckpt, progress) → (emission, history)
-    features:bool=False    # whether it wants the teacher's features, and rows to judge by
+    features:bool=False    # whether it wants the teacher's features
     presets:dict[str, Preset]={}    # 'tiny' …; 'best_cuda' on a GPU; none at all: the defaults
     colour:str='rgb'                # colour map of RGB images
     sides:tuple[int, ...]=(8, 7, 4, 2) # of a patch of images from 28 pixels on, the first that fits

@@ -12,7 +12,7 @@ from pcdistill.colour import COLOURS
 from pcdistill.core import rng
 from pcdistill.em import EM, tables
 from pcdistill.emission import Labelled, family, from_spec, moments_of_rows
-from pcdistill.grow import (GrowConfig, Part, better, clone_tree, fit_grown, gain, gain_of, reassign, split_labels,
+from pcdistill.grow import (GrowConfig, Part, clone_tree, divide, fit_grown, own_bits, reassign, split_labels,
                             states_of, train_trees, worst)
 from pcdistill.image import Image, finetune, load_image, save_image
 from pcdistill.structure import Tree, chow_liu
@@ -154,26 +154,6 @@ def test_a_label_is_the_best_head_of_its_tree(seed):
 
 # --- the operators
 
-def test_gain(refuses):
-    "The best belief by brute force; one at price 1, the best head at none; monotone in between."
-    gen = rng(0)
-    L = 3*torch.randn(20, 3, generator=gen).double()
-    w = torch.rand(20, 3, generator=gen).double()
-    w[:3, 0] = 0
-    w /= w.sum(1, keepdim=True)
-    assert torch.allclose(gain(L, w.log()), (w*L.exp()).sum(1).log())
-    prices = [gain(L, w.log(), b) for b in (1., .5, .1, .001)]
-    assert all((b >= a - 1e-9).all() for a, b in zip(prices, prices[1:]))
-    assert torch.allclose(prices[-1], L.masked_fill(w==0, -torch.inf).amax(1), atol=.01)
-    def value(q):
-        return (q*L).sum(1) - .5*torch.special.xlogy(q, q/w.clamp_min(1e-300)).sum(1)
-    q = (L/.5 + w.log()).softmax(1)
-    assert torch.allclose(value(q), prices[1])
-    other = q*torch.rand(20, 3, generator=gen).double()
-    other /= other.sum(1, keepdim=True)
-    assert (value(other) <= prices[1] + 1e-9).all()
-    refuses(lambda: gain(L, w.log(), 0.), 'price', '0.0')
-
 @seeds
 def test_reassign_gains(seed):
     gen = rng(seed)
@@ -284,14 +264,13 @@ def two_clusters(seed=0, n=600):
     y = torch.where(other, torch.randint(0, 4, (n, 6), generator=gen), base[kind])
     return y, y.float() + .1*torch.randn(n, 6, generator=gen), kind//3
 
-def rows_of(y, f, c, valid=None, n_values=4):
-    return Labelled(y, c, n_values, int(c.max())+1, 1, f, valid)
+def rows_of(y, f, c, n_values=4):
+    return Labelled(y, c, n_values, int(c.max())+1, 1, f)
 
 Y, F, C = two_clusters()
-V_Y, _, V_C = two_clusters(7, 300)
-ROWS = rows_of(Y, F, C, rows_of(V_Y, None, V_C))
-CONFIG = GrowConfig(heads=3, rounds=3, states=2, epochs=4, batch=100, copy=.5, price=.3, sure=0.)
-THINNED = thinning.Thinned(heads=3, rounds=2, states=8, epochs=4, batch=100, thin=5., price=.3, sure=0.)
+ROWS = rows_of(Y, F, C)
+CONFIG = GrowConfig(heads=3, rounds=3, states=2, epochs=4, batch=100, copy=.5)
+THINNED = thinning.Thinned(heads=3, rounds=2, states=8, epochs=4, batch=100, thin=5.)
 
 def run(config=CONFIG, rows=ROWS, ckpt=None, seed=3):
     return fit_grown(rows, config, rng(seed), ckpt, False)
@@ -309,39 +288,44 @@ def test_what_is_asked_is_what_is_built():
     assert start.states==(5,)*len(start.heads) and set(grown()[0].states) <= {2, 3, 4, 5, 6, 7}
     assert all(p.states==(3,) for p in unstack(run(replace(CONFIG, rounds=0, states=3))[0]))
 
-def test_accepted_divisions_gain_on_validation():
+def test_history_is_what_happened():
+    "Each round starts where the last one ended; heads come as told, and the trees are worth what is said."
     e, history = grown()
-    assert any(r['accepted'] for r in history) and e.n_heads > 2
-    for r in history:
-        without, with_it = min(r['bits']['before'], r['bits']['without']), r['bits']['with_it']
-        assert r['accepted']==(bool(r['new']) and with_it < without)
+    assert e.heads==(3, 3) and max(e.states) > 2
     for c in (0, 1):
         mine = [r for r in history if r['tree']==c]
+        assert [r['round'] for r in mine]==list(range(1, len(mine)+1))
+        assert len(mine[0]['patches'])==1 and sum(mine[0]['patches'])==int((C==c).sum())
         for a, b in zip(mine, mine[1:]):
-            assert a['accepted'] and b['bits']['before']==pytest.approx(min(a['bits'].values()), abs=1e-5)
-        of = e.tree_k==c        # and the trees are worth what the history says
-        last, share = e(V_Y[V_C==c]).detach()[:, of].double(), torch.tensor(e.counts).double()[of]
-        nats = gain(last, (share/share.sum()).log()[None], .3).mean()
-        assert -float(nats)/(6*0.6931471805599453)==pytest.approx(min(mine[-1]['bits'].values()), abs=1e-4)
-    json.dumps(history)
+            assert b['bits']['before']==a['bits']['after'] and set(a['split']) <= set(range(len(a['patches'])))
+            assert len(b['patches']) <= len(a['patches']) + len(a['new'])
+    stop = grown(replace(CONFIG, rounds=1))
+    assert stop[1]==history[:2]             # a round does not know how many will follow
+    nats = torch.tensor([0., 0.]).double()
+    for r in stop[1]:
+        nats[r['tree']] = -r['bits']['after']*6*0.6931471805599453
+    best = stop[0](Y).detach().double().masked_fill(stop[0].tree_k!=C[:, None], -torch.inf).amax(1)
+    for c in (0, 1):                        # a patch's own head is at most its best one
+        assert best[C==c].mean() >= nats[c] - 1e-4
+    json.dumps(history, allow_nan=False)
 
-def test_luck_is_not_enough():
-    "Mean and standard error of the paired gain against plain formulas; more wanted, fewer kept."
-    gen = rng(0)
-    d, zero = torch.randn(90, generator=gen).double() + .2, torch.zeros(90).double()
-    for sure in (0., 1., 2., 5.):
-        for c in range(3):
-            want = bool(d[c::3].mean() > sure*d[c::3].std(correction=0)/30**.5)
-            assert better(d[c::3], zero[c::3], sure) is want
-        assert better(d[:0], zero[:0], sure) is False                  # nobody to judge by: no gain
-    kept = [sum(r['accepted'] for r in grown(replace(CONFIG, sure=sure))[1]) for sure in (0., 1e3)]
-    assert kept[0] > kept[1]==0
+def test_a_division_adds_heads_and_leaves_the_tree_alone():
+    start = run(replace(CONFIG, rounds=0))[0]
+    one = unstack(start)[0]
+    part, y, f = Part(one, torch.zeros(int((C==0).sum()), dtype=torch.long)), Y[C==0], F[C==0]
+    kept = [p.clone() for p in one.parameters()]
+    new, told = divide(part, y, f, CONFIG, rng(0))
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), kept))
+    assert told['split']==[0] and told['new']==[1] and 0 < told['moved']==int((new.h_x!=0).sum())
+    assert new.e.n_heads==2 and new.e.states==(3,) and own_bits(part, y) > 0
+    same, told = divide(part, y, f*0, CONFIG, rng(0))       # nothing to tell apart
+    assert told==dict(split=[0], new=[], moved=0) and same.e.n_heads==1 and same.e.states==(2,)
 
 def test_labels_are_latent_values():
     e, _ = grown()
     z, lp = e.label(Y, C), e(Y)
     assert sum(e.counts)==len(Y) and min(e.counts) > 0
-    assert torch.equal(e.tree_k[z], C) and set(z.tolist())==set(range(e.n_heads))
+    assert torch.equal(e.tree_k[z], C) and len(z.unique()) > 3
     share, of_c = torch.tensor(e.counts).double(), torch.zeros(2).double()
     share = share/of_c.index_add_(0, e.tree_k, share)[e.tree_k]
     want = (lp + share.log().float()).masked_fill(e.tree_k!=C[:, None], -torch.inf).argmax(1)
@@ -349,7 +333,7 @@ def test_labels_are_latent_values():
 
 def test_one_cluster_grows_too():
     "A lone tree that grew names heads by its own likelihood, not by the cluster's number."
-    rows = rows_of(Y, F, C*0, rows_of(V_Y, None, V_C*0))
+    rows = rows_of(Y, F, C*0)
     e, _ = run(replace(CONFIG, heads=4), rows)
     assert len(e.trees)==1 and e.n_heads > 1 and len(e.label(Y, C*0).unique()) > 1
 
@@ -361,7 +345,7 @@ def test_it_is_a_family_like_the_others():
     assert made.config is GrowConfig and agree(made.fit(ROWS, CONFIG, rng(3), None, False), grown())
 
 @pytest.mark.parametrize('config', [replace(c, epochs=2, rounds=2) for c in (CONFIG, THINNED)], ids=['plain', 'thinned'])
-@pytest.mark.parametrize('where,call', [('_round', 1), ('_round', 2), ('train_trees', 1), ('train_trees', 3), ('propose', 2), ('gain_of', 4)])
+@pytest.mark.parametrize('where,call', [('_round', 1), ('_round', 2), ('train_trees', 1), ('train_trees', 3), ('divide', 2), ('own_bits', 4)])
 def test_a_killed_run_ends_with_the_same_heads(tmp_path, monkeypatch, where, call, config):
     whole, calls, real = grown(config), itertools.count(1), getattr(G, where)
     def dies(*a):
@@ -376,26 +360,20 @@ def test_a_killed_run_ends_with_the_same_heads(tmp_path, monkeypatch, where, cal
     assert (tmp_path/'grow.ckpt').exists() and agree(whole, again)
     assert agree(whole, run(config, ckpt=tmp_path/'grow.ckpt'))         # and when all is done
 
-def test_without_validation_all_divisions_are_kept_and_unsplit_trees_stay_single():
+def test_trees_without_differences_stay_single():
     y, f = Y.clone(), F.clone()
     y[C==1], f[C==1] = 2, 0.                  # in cluster 1 there is nothing to tell apart
     e, history = run(CONFIG, rows_of(y, f, C), seed=0)
-    assert all(r['accepted']==bool(r['new']) for r in history)
+    assert not any(r['new'] for r in history if r['tree']==1)
     assert e.heads==(3, 1) and e.states[0] > e.states[1]==2
-
-def test_unjudged_is_without_validation():
-    "`judged=False` is the paper's way: the validation patches are not looked at."
-    plain = run(rows=ROWS._replace(valid=None))
-    assert agree(plain, run(replace(CONFIG, judged=False)))
-    assert any(a['accepted']!=b['accepted'] for a, b in zip(plain[1], grown(replace(CONFIG, sure=1e3))[1]))
 
 def test_weights_stay_what_they_were():
     e, history = grown(THINNED)
     size = 8*(6*4 + 5*8 + THINNED.heads)
-    assert max(e.states) > 8 and any(r['accepted'] for r in history)
+    assert max(e.states) > 8 and any(r['new'] for r in history)
     assert all(weights(part) <= 1.1*size for part in unstack(e))
     assert agree((e, history), run(THINNED))
-    assert e(V_Y).isfinite().all()
+    assert e(two_clusters(7, 300)[0]).isfinite().all()
 
 def test_start_with_two_heads():
     e, history = run(GrowConfig(heads=2, start=2, rounds=0, states=3, epochs=3, batch=100))
@@ -416,12 +394,6 @@ def test_few_patches_lose_no_cluster(monkeypatch):
     run(replace(few, n_fit=10**9, batch=7), rows_of(Y, F, c))
     assert seen[2][1]==7
 
-def test_clusters_nobody_validates():
-    "No validation patch of a tree: its divisions are refused, and the history stays JSON."
-    e, history = run(rows=ROWS._replace(valid=rows_of(V_Y[V_C==0], None, V_C[V_C==0])))
-    assert not any(r['accepted'] for r in history if r['tree']==1) and any(r['accepted'] for r in history)
-    json.dumps(history, allow_nan=False)
-
 def test_grow_refuses(refuses):
     refuses(lambda: run(rows=rows_of(Y, F[1:], C)), '599 features')
     refuses(lambda: run(rows=rows_of(Y, None, C)), '0 features')
@@ -435,7 +407,7 @@ def test_training_trains_each_patch_in_its_own_head():
     for old, new in zip(parts, more):
         every = torch.arange(len(Y))
         assert new.own(Y)(every).mean() > old.own(Y)(every).mean() and torch.equal(new.h_x, old.h_x)
-        assert gain_of(new, Y, 1.).mean() > gain_of(old, Y, 1.).mean()
+        assert own_bits(new, Y) < own_bits(old, Y)
 
 def test_grown_trees_under_a_prior(tmp_path):
     "Images of 2×4 bits in two patches: mass one over all images; EM, holes and files work."

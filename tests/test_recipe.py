@@ -146,7 +146,7 @@ def test_latents_of_an_image_alone_are_those_among_many(tmp_path):
     assert len(z_bn.unique())==len(mu_kf) <= 6 and torch.equal(run.hard(mu_kf, x), z_bn) and torch.equal(run.hard(mu_kf, x[:1]), z_bn[:1])
     assert torch.equal(fitted.codes(x[:1]), fitted.codes(x)[:1]) and not fitted.training
 
-def growing(**settings): return small(family='grown', emission=dict(heads=3, rounds=2, states=4, epochs=2, batch=64, judged=False) | settings)
+def growing(**settings): return small(family='grown', emission=dict(heads=3, rounds=2, states=4, epochs=2, batch=64) | settings)
 
 def grew(out): return out['student']['latent_values']
 
@@ -178,8 +178,8 @@ def test_a_body_for_each_label_and_a_kill_between_bodies(tmp_path, monkeypatch):
     assert np.array_equal(np.array(Image.open(tmp_path/'out'/'x.png')), images('digits', 'test')[0, 0].numpy())
 
 @needs('grown')
-def test_one_wide_body_and_judged_divisions(tmp_path):
-    r = growing(start=6, heads=8, rounds=1, states=6, batch=256, judged=True); r = replace(r, clusters=1, teacher='pixels', n_train=400)
+def test_one_wide_body_grows(tmp_path):
+    r = growing(start=6, heads=8, rounds=1, states=6, batch=256); r = replace(r, clusters=1, teacher='pixels', n_train=400)
     out = distill(r, tmp_path/'run', 'cpu', progress=False)
     assert len(R.load_run(tmp_path/'run', 'cpu').image.emission.heads)==1 and 6 <= grew(out) <= 8
 
@@ -295,7 +295,7 @@ def test_the_preset_of_the_papers(tmp_path, capsys):
     (tmp_path/'d').mkdir()
     for i, x in enumerate(images('photos', 'train', 150)): Image.fromarray(x[:, :8, :8].permute(1, 2, 0).numpy()).save(tmp_path/'d'/f'{i:03}.png')
     r = recipe(str(tmp_path/'d'), 'paper', patch=2, teacher='pixels', clusters=4, n_train=60, n_test=8, epochs=2, batch=30, autoregressive=False,
-               emission=dict(heads=2, start=1, states=3, epochs=2)); assert r.colour=='bt709_lossy' and len(r.lr)==3 and not r.emission.judged
+               emission=dict(heads=2, start=1, states=3, epochs=2)); assert r.colour=='bt709_lossy' and len(r.lr)==3
     out = distill(r, tmp_path/'run', 'cpu', progress=False)
     assert 4 < grew(out) <= 8 and not (tmp_path/'run'/'inpaint.png').exists()             # no conditioning on pixels in a lossy map
     assert cli.main(['evaluate', str(tmp_path/'run'), '-n', '8'])==0 and abs(float(re.search(r'images: ([\d.]+)', capsys.readouterr().out)[1]) - out['student']['bits']) < 6e-5   # in RGB, exactly corrected
@@ -472,7 +472,7 @@ def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
         scoring.append(True)
         return measured(self)
     monkeypatch.setattr(R.Run, 'measured', late)
-    r = dict(plain=small, vqvae=lambda: few('vqvae'), growing=lambda: replace(growing(judged=True), epochs=1),
+    r = dict(plain=small, vqvae=lambda: few('vqvae'), growing=lambda: replace(growing(), epochs=1),
              normals=lambda: recipe('digits', 'tiny', 'normals', teacher='pixels', clusters=3, n_train=200, n_test=20, epochs=1, autoregressive=False))[what]()
     distill(r, tmp_path/'run', 'cpu', progress=False)
     assert opened.index('test') > opened.index('valid')
