@@ -217,7 +217,7 @@ def model_of(asked):
     return asked
 
 # %% ../nbs/51_inpainting.ipynb #cmp51002
-COMPLETERS = dict(innovations='extra.innovations') # kind → what makes one, or the module that adds it
+COMPLETERS = dict(innovations='extra.innovations') # kind → what makes it, or the module with that
 
 def load_completer(
     path:str|Path,              # what `save(path, *completer.state())` wrote

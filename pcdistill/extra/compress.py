@@ -90,7 +90,7 @@ def _hash(image:Image) -> str: # of its parameters
     return found.hexdigest()[:32]
 
 def _crc(x_bchw) -> int:
-    return zlib.crc32(x_bchw.cpu().contiguous().numpy().tobytes())
+    return zlib.crc32(x_bchw.cpu().contiguous().numpy())
 
 # %% ../../nbs/extra/compress.ipynb #cdea1f68
 def encode(
@@ -178,12 +178,12 @@ def compress_files(
     progress:bool=True,  # show a bar
 ) -> Compressed:
     "Image files into one compressed file."
-    names = [Path(p).stem for p in paths]
+    names = [p.stem for p in paths]
     twice = [n for n in names if names.count(n) > 1]
     require(not twice,
             f"wanted images with different names, got '{''.join(twice[:1])}' more than once")
     require(len(names) > 0, 'wanted at least one image, got none')
-    x_bchw = torch.cat([_read(Path(p), image.shape) for p in paths])
+    x_bchw = torch.cat([_read(p, image.shape) for p in paths])
     data = encode(x_bchw, image, names, progress=progress)
     write_file(out, data)
     nats, payload = -float(score(image, x_bchw, 64, False).sum()), len(unpack(data).payload)
@@ -197,7 +197,6 @@ def decompress_file(
     progress:bool=True,  # show a bar
 ) -> list[Path]:
     "The images of a compressed file, written into a folder."
-    path, folder = Path(path), Path(folder)
     require(path.is_file(), f'wanted a compressed file, got {path}, which is not there')
     x_bchw, names = decode(path.read_bytes(), image, progress)
     names = names or [f'{i:05d}' for i in range(len(x_bchw))]

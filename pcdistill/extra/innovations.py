@@ -26,8 +26,7 @@ from ..em import fit
 from ..latent_prior import fit_latent_prior
 from ..normals import groups
 from ..image import Image, patch_places
-from .masked import ByLoss, MaskedConfig, MaskedNet, fit_masked, mirrored
-from .masked import random_mask
+from .masked import MaskedConfig, MaskedNet, fit_masked, mirrored, random_mask
 from ..teacher import check_images, normal, train
 from ..evaluate import fit_one_normal
 from ..inpainting import COMPLETERS, Inpainted, answers, mask
@@ -395,8 +394,8 @@ def fit_network(
     model.network = net.requires_grad_(True)
     through = replace(config, epochs=config.through, lr=config.lr/4)
     beside = ckpt and ckpt.with_suffix('.through.ckpt')
-    train(ByLoss(model.network, model.loss), mirrored(x_bchw, config), through, gen, beside,
-          progress, weight_decay=.01)
+    train(net, mirrored(x_bchw, config), through, gen, beside, progress, loss=model.loss,
+          weight_decay=.01)
     return model
 
 # %% ../../nbs/extra/innovations.ipynb #c43163dd
