@@ -63,12 +63,11 @@ from pcdistill.either import SquaresConfig
 from pcdistill.emission import Labelled, family
 from pcdistill.evaluate import fit_one_normal, fit_plain_hclt
 from pcdistill.image import Image, load_image, save_image
-from pcdistill.innovations import (Asked, Innovations, InnovationsConfig, dequantised,
-                                   fit_innovations, fit_network, load_innovations, normal_of,
-                                   save_innovations)
-from pcdistill.inpainting import MASKS
+from pcdistill.extra.innovations import (Asked, Innovations, InnovationsConfig, dequantised,
+                                         fit_innovations, fit_network, normal_of)
+from pcdistill.extra.masked import MaskedConfig, MaskedNet
+from pcdistill.inpainting import MASKS, load_completer
 from pcdistill.latent_prior import fit_latent_prior
-from pcdistill.masked import MaskedConfig, MaskedNet
 from pcdistill.patches import to_patches
 from pcdistill.runs import load, save, save_json
 from pcdistill.show import strip
@@ -122,7 +121,9 @@ def models(train, valid, a) -> dict:
     def innovations():
         ckpt = a.runs/f'{a.data}-innovations.ckpt'
         return fit_innovations(train, valid, config, rng(0), ckpt)
-    told = one('innovations', innovations, load_innovations, save_innovations)
+    def keep(model, file):
+        save(file, *model.state())
+    told = one('innovations', innovations, load_completer, keep)
     better = copy.deepcopy(told)
     dev, preset = device(a.device), '' if a.network=='small' else f'-{a.network}'
     masked = getattr(MaskedConfig, a.network)(mirror=config.mirror)
@@ -133,7 +134,7 @@ def models(train, valid, a) -> dict:
         fit_network(better, train.to(dev), masked, rng(0, dev), ckpt)
         return better.to('cpu').network
     better.network = one(f'network{preset}', net, lambda file: MaskedNet.from_state(*load(file)),
-                         lambda net, file: save(file, *net.state()))
+                         keep)
     plain = one('plain', lambda: fit_plain_hclt(train[:20_000], COLOURS['rgb'], 2_000_000, rng(0)))
     return {'plain HCLT': plain, 'circuit': one('circuit', lambda: circuit_of(train[:20_000])),
             'normal': Innovations(*normal_of(normal), tuple(train.shape[1:]), CELL, 1),

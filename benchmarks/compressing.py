@@ -11,7 +11,7 @@ import argparse, math, sys, time
 from pathlib import Path
 import torch
 from chain import COMMIT
-from pcdistill.compress import decode, encode, unpack
+from pcdistill.extra.compress import decode, encode, unpack
 from pcdistill.core import Refused
 from pcdistill.data import images
 from pcdistill.evaluate import png_bits, score, webp_bits

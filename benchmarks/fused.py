@@ -28,7 +28,7 @@ from pcdistill.data import images
 from pcdistill.evaluate import mean_bits
 from pcdistill.image import Image
 from pcdistill.inpainting import MASKS, Inpainted, answers, inpaint, model_of
-from pcdistill.innovations import Innovations
+from pcdistill.extra.innovations import Innovations
 from pcdistill.runs import save_json
 
 class Fused(nn.Module):

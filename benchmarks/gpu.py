@@ -44,10 +44,10 @@ from pcdistill.either import Either
 from pcdistill.em import EM
 from pcdistill.evaluate import hclt_states
 from pcdistill.image import Image
-from pcdistill.innovations import Asked, InnovationsConfig, fit_innovations
+from pcdistill.extra.innovations import Asked, InnovationsConfig, fit_innovations
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.latents import kind_of
-from pcdistill.masked import MaskedConfig, MaskedNet
+from pcdistill.extra.masked import MaskedConfig, MaskedNet
 from pcdistill.normals import Normals
 from pcdistill.priors import CodePrior, PriorConfig
 from pcdistill.recipes import recipe

@@ -40,7 +40,7 @@ from pcdistill.emission import Labelled, family
 from pcdistill.evaluate import fit_one_normal, fit_plain_hclt, mean_bits, score
 from pcdistill.evaluate import png_bits, webp_bits
 from pcdistill.image import Image
-from pcdistill.innovations import InnovationsConfig, fit_innovations
+from pcdistill.extra.innovations import InnovationsConfig, fit_innovations
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.latents import features
 from pcdistill.patches import to_patches

@@ -14,9 +14,9 @@ import torch
 from chain import COMMIT, RESULTS
 from pcdistill.core import bpd, rng
 from pcdistill.data import images
-from pcdistill.innovations import (Asked, InnovationsConfig, dequantised, fit_innovations,
-                                   load_innovations, save_innovations)
-from pcdistill.runs import save_json
+from pcdistill.extra.innovations import Asked, InnovationsConfig, dequantised, fit_innovations
+from pcdistill.inpainting import load_completer
+from pcdistill.runs import save, save_json
 
 def scored(model, x) -> dict:
     "Bits/dim with nothing seen, in both meanings."
@@ -45,11 +45,11 @@ def main():
         if not file.is_file():
             config = InnovationsConfig(K=K, n_fit=len(train), mirror=True)
             model = fit_innovations(train, valid, config, rng(0), file.with_suffix('.ckpt'))
-            save_innovations(model, file)
+            save(file, *model.state())
             done['rows'][str(K)] = dict(seconds=round(time.monotonic() - start))
         row = done['rows'].setdefault(str(K), {})
         if 'valid' not in row:
-            model = load_innovations(file)
+            model = load_completer(file)
             row |= dict(n_params=sum(t.numel() for t in model.parameters()) + model.mu_d.numel()
                         + model.mu_d.numel()*(model.mu_d.numel() + 1)//2)
             row['valid'] = scored(model, valid[:500])
@@ -57,7 +57,7 @@ def main():
             print(K, row, flush=True)
     best = min(done['rows'], key=lambda K: done['rows'][K]['valid']['bits'])
     if 'test' not in done:
-        model = load_innovations(a.runs/f'c{best}.safetensors')
+        model = load_completer(a.runs/f'c{best}.safetensors')
         done |= dict(K=int(best), test=scored(model, images('cifar10', 'test')))
         save_json(a.out, done)
     print(done['K'], done['test'])

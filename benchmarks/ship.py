@@ -9,11 +9,11 @@ from pcdistill import inpaint, load_run
 from pcdistill.chain import SHIPPED
 from pcdistill.core import rng
 from pcdistill.data import images
-from pcdistill.innovations import InnovationsConfig, fit_innovations, fit_network, save_innovations
-from pcdistill.masked import MaskedConfig
+from pcdistill.extra.innovations import InnovationsConfig, fit_innovations, fit_network
+from pcdistill.extra.masked import MaskedConfig
 from pcdistill.evaluate import waterfall_bits
 from pcdistill.inpainting import as_png, figure
-from pcdistill.runs import write_file
+from pcdistill.runs import save, write_file
 
 COMMIT = '7f9993c'
 # name → options of `pcdistill distill --device cpu`, and the terms of its data
@@ -38,7 +38,7 @@ def add_innovations(run):
     model = fit_innovations(x, valid, config, rng(0))
     if network:
         fit_network(model, x, network, rng(0), run.folder/'network.ckpt')
-    save_innovations(model, file, narrow=True)
+    save(file, *model.state(narrow=True))
 
 def draw(run):
     "Pictures that need no more than what ships: the ledger, and what innovations complete."

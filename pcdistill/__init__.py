@@ -22,7 +22,7 @@ __version__ = '0.5.0'
 
 # what a reader needs first → the module that has it, imported when it is first wanted
 WHOLE = dict(recipe='recipes', distill='chain', load_run='chain', images='data', inpaint='inpainting', mask='inpainting',
-             score='evaluate', bits='evaluate', encode='compress', decode='compress')
+             score='evaluate', bits='evaluate', encode='extra.compress', decode='extra.compress')
 
 def __getattr__(name):
     if name not in WHOLE: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -44,8 +44,8 @@ from .priors import Choice, PriorConfig, choose_prior, fit_prior, simple_priors
 from .latents import extract, features, kind_of, load_teacher
 from .evaluate import bits, ledger_from, measure, readings, score, waterfall
 from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
-from .inpainting import as_png, by_mask, model_of, inpaint, figure
-from .innovations import load_innovations
+from .inpainting import COMPLETERS, load_completer, model_of
+from .inpainting import as_png, by_mask, inpaint, figure
 from .recipes import Recipe, recipe_from
 
 # %% ../nbs/61_chain.ipynb #c025
@@ -690,6 +690,11 @@ Research and teaching, with images like those above; it is small, and no editor 
 """
 
 # %% ../nbs/61_chain.ipynb #c026e
+@patch(as_prop=True)
+def completers(self:Run) -> list[Path]:
+    "Files of completers in its folder; the first is asked."
+    return [f for f in map(self.file, COMPLETERS) if f.is_file()]
+
 @patch
 def save_pretrained(self:Run,
     folder:Path|str,     # new, or one where this run was saved before
@@ -703,7 +708,7 @@ def save_pretrained(self:Run,
     claim(folder, self.recipe)
     if 'half_costs' in results: # it is a copy already
         return copytree(self.folder, folder, dirs_exist_ok=True)
-    for f in (*self.folder.glob('*.png'), *self.folder.glob('innovations.safetensors')):
+    for f in (*self.folder.glob('*.png'), *self.completers):
         copyfile(f, folder/f.name)
     (half, change), (tensors, meta) = narrowed(self), image_state(self.image)
     save(folder/'student.safetensors', half if abs(change) < 1e-3 else tensors, meta)
@@ -757,10 +762,10 @@ def load_run(
 
 @model_of.register
 def model_of_run(run:Run) -> nn.Module:
-    "What completes the pictures of a run: innovations, if its folder has some, else the student."
-    file = run.folder/'innovations.safetensors'
-    if not file.is_file():
+    "What completes the pictures of a run: a completer, if its folder has one, else the student."
+    if not run.completers:
         return run.image
+    file = run.completers[0]
     if file not in run.held:
-        run.held[file] = load_innovations(file, run.device)
+        run.held[file] = load_completer(file, run.device)
     return run.held[file]

@@ -163,7 +163,7 @@ def run_compress(
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
     "Compress images with a circuit, losslessly."
-    from pcdistill.compress import compress_files
+    from pcdistill.extra.compress import compress_files
     found = pcdistill.load_run(run, device)
     may_write(out, overwrite)
     print(compress_files(images, found.image, out))
@@ -178,7 +178,7 @@ def run_decompress(
     device:str|None=None,   # cpu, cuda, cuda:1 …; CUDA if there is one, else the CPU
 ):
     "Give back the images that were compressed, every bit the same."
-    from pcdistill.compress import decompress_file
+    from pcdistill.extra.compress import decompress_file
     found = pcdistill.load_run(run, device)
     made = decompress_file(file, found.image, out)
     print(f'wrote {len(made):,} image{"s"*(len(made)!=1)} into {out}')
@@ -190,7 +190,7 @@ def run_notebooks(
     overwrite:bool=False,   # replace also those that are there and differ
 ):
     "Copy all notebooks to a folder."
-    from pcdistill.lab import copy_notebooks
+    from pcdistill.extra.lab import copy_notebooks
     folder = folder.expanduser()
     if kept := copy_notebooks(folder, overwrite):
         names = ', '.join(str(p.relative_to(folder)) for p in kept[:3]) + ' …'*(len(kept) > 3)
@@ -206,7 +206,7 @@ def run_play(
     folder:Path=Path('~/pcdistill-notebooks'), # of your copies of the notebooks
 ):
     "Open the notebook play in JupyterLab."
-    from pcdistill.lab import open_lab, use_run
+    from pcdistill.extra.lab import open_lab, use_run
     if run:
         use_run(pcdistill.load_run(run, 'cpu').folder)
     run_notebooks(folder)
@@ -220,7 +220,7 @@ def run_app(
     no_browser:bool=False,  # print the address only
 ):
     "Serve the pad and the browsers as a web page, without a notebook."
-    from pcdistill.lab import serve
+    from pcdistill.extra.lab import serve
     serve(pcdistill.load_run(run, 'cpu').folder, host, port, not no_browser)
 
 # %% ../nbs/62_cli.ipynb #c010

@@ -188,7 +188,6 @@ def warm_cosine(
 
 # %% ../nbs/40_teacher.ipynb #c038
 def train(
-    # has loss(rows, gen, share of the run that is done): of all rows, what this rank adds to it
     model:nn.Module,
     data:Tensor,     # one row for each example
     config,          # epochs; per_epoch: rows an epoch, at most; batch: rows a step; lr
@@ -196,6 +195,8 @@ def train(
     ckpt=None,       # file to resume from and to save to
     progress:bool=True,
     validate=None,   # () → what is higher for a better epoch; None: the last is the best
+    # (rows, gen, share of the run done) → of all rows, what this rank adds; None: model.loss
+    loss=None,
     **adam,          # betas, weight_decay
 ) -> nn.Module:
     "The model trained by Adam, ready for use; a killed run resumes with the same numbers."
@@ -207,6 +208,7 @@ def train(
     steps = config.epochs*per
     best, name = Best(model, validate), type(model).__name__
     best.look()
+    loss = loss or model.loss
     state = dict(model=model, opt=opt, gen=gen, best=best)
     for epoch in resumable(ckpt, config.epochs, state, every_s=60., progress=progress, desc=name):
         order = torch.randperm(n, generator=gen, device=gen.device)[:per*few]
@@ -215,8 +217,8 @@ def train(
             opt.param_groups[0]['lr'] = config.lr*warm_cosine(i, steps)
             opt.zero_grad()
             with products(tf32=True):
-                losses.append(loss := model.loss(data[rows], gen, i/steps))
-                loss.backward()
+                losses.append(loss(data[rows], gen, i/steps))
+                losses[-1].backward()
             sum_gradients_(model)
             opt.step()
         sum_(loss_i := torch.stack(losses).detach())

@@ -3,7 +3,7 @@ import copy, math, os, subprocess, sys
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill.colour import COLOURS
-from pcdistill.compress import Coded, compress_files, decode, decompress_file, encode, pack, unpack, walk
+from pcdistill.extra.compress import Coded, compress_files, decode, decompress_file, encode, pack, unpack, walk
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig, fit_squares
@@ -157,7 +157,7 @@ def test_another_process_reads_it(tmp_path):
     "Another process, with another number of threads set from outside."
     image = BYTES['squares'](7); x = image.sample(6, rng(0)); save_image(image, tmp_path/'student.safetensors'); torch.save(x, tmp_path/'x.pt')
     (tmp_path/'f.pcd').write_bytes(encode(x, image))
-    code = ("import sys, torch; from pathlib import Path; from pcdistill.compress import decode; from pcdistill.image import load_image; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
+    code = ("import sys, torch; from pathlib import Path; from pcdistill.extra.compress import decode; from pcdistill.image import load_image; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
             "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_image(s))[0], torch.load(d/'x.pt')); print('the same')")
     p = subprocess.run([sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
     assert p.stdout.strip()=='the same', p.stderr

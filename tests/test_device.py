@@ -13,10 +13,10 @@ from pcdistill.either import Either
 from pcdistill.em import EM, fit
 from pcdistill.emission import Soft, moments_of_rows
 from pcdistill.inputs import Categorical, Evidence
-from pcdistill.innovations import InnovationsConfig, fit_innovations, fit_network
+from pcdistill.extra.innovations import InnovationsConfig, fit_innovations, fit_network
 from pcdistill.inpainting import inpaint
 from pcdistill.latents import TEACHERS, kind_of
-from pcdistill.masked import MaskedConfig
+from pcdistill.extra.masked import MaskedConfig
 from pcdistill.masses import log_mass_normal
 from pcdistill.normals import Normals, fit_mixture, start_
 from pcdistill.priors import PriorConfig, fit_prior, simple_priors

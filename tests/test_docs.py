@@ -7,7 +7,7 @@ import notebooks
 sys.path.insert(0, str(notebooks.root/'docs'))
 import pages
 from jaxtyping import TypeCheckError
-from pcdistill.compress import decode, encode
+from pcdistill.extra.compress import decode, encode
 from pcdistill.core import Refused, rng
 from pcdistill.inpainting import inpaint
 from small_images import BYTES
@@ -59,9 +59,9 @@ def test_what_the_package_gives_by_itself_comes_first():
 def test_signatures_are_whole():
     page = texts()['api/inpainting.md']
     assert 'belief_bnk:Float[Tensor, "b n k"]|None=None, # log-evidence of latents\n    tiled:bool=False, # one picture that is larger than the model\'s images: not fitted, cut in tiles\n) -> Inpainted\n```\n\nMean, entropy and samples' in page
-    assert '@dataclass(frozen=True)\nclass InnovationsConfig:\n    cell:int = 4           # side of a cell, even' in texts()['api/innovations.md']
+    assert '@dataclass(frozen=True)\nclass InnovationsConfig:\n    cell:int = 4           # side of a cell, even' in texts()['api/extra.innovations.md']
     assert 'def groups(' in texts()['api/normals.md'] and 'distinct rows among those at' in texts()['api/normals.md']   # a comment above says it
-    assert '    def __init__(self, K:int, d:int, shrink:float=100.)\n```' in texts()['api/innovations.md']
+    assert '    def __init__(self, K:int, d:int, shrink:float=100.)\n```' in texts()['api/extra.innovations.md']
 
 # --- pages and links
 
@@ -87,7 +87,7 @@ def test_links_of_the_pages_lead_somewhere():
 @pytest.mark.parametrize('page,text,want', [
     ('mini.md', 'see `em`.', 'see [`em`](em.md).'), ('em.md', 'this, `em`,', 'this, `em`,'), ('theory/T1_circuits.md', '`em` and `T4_em`', '[`em`](../em.md) and [`T4_em`](T4_em.md)'),
     ('mini.md', '`extra/sums`, `sums`', '[`extra/sums`](extra/sums.md), [`sums`](extra/sums.md)'), ('extra/graphs.md', '`inputs`', '[`inputs`](inputs.md)'), ('mini.md', '`inputs`', '[`inputs`](inputs.md)'),
-    ('mini.md', '`fit_innovations`', '[`fit_innovations`](api/innovations.md#pcdistill.innovations.fit_innovations)'), ('mini.md', '`no_such_name`', '`no_such_name`'),
+    ('mini.md', '`fit_innovations`', '[`fit_innovations`](api/extra.innovations.md#pcdistill.extra.innovations.fit_innovations)'), ('mini.md', '`no_such_name`', '`no_such_name`'),
     ('mini.md', '[`em`](25_em.ipynb#steps)', '[`em`](em.md#steps)'), ('mini.md', '![a pad](images/pad.png)', '![a pad](nbs/images/pad.png)'), ('mini.md', '[x](https://a.b/em)', '[x](https://a.b/em)'),
     ('mini.md', '```python\n`em` $x$\n```', '```python\n`em` $x$\n```'), ('index.md', 'E07 how good', '[E07](experiments/E07_inpainting.md) how good'), ('mini.md', '## `em`', '## `em`')])
 def test_what_is_called_by_name_becomes_a_link(page, text, want): assert pages.Prose().write(text, page)==want

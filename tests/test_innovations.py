@@ -4,11 +4,11 @@ import pytest, torch
 from pcdistill.circuit import Circuit
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.inpainting import inpaint
-from pcdistill.innovations import Asked, Innovations, InnovationsConfig, dequantised, fit_innovations, fit_network, load_innovations, save_innovations
+from pcdistill.inpainting import inpaint, load_completer
+from pcdistill.extra.innovations import Asked, Innovations, InnovationsConfig, dequantised, fit_innovations, fit_network
 from pcdistill.inputs import Evidence
-from pcdistill.masked import MaskedConfig, MaskedNet, fit_masked
-from pcdistill.runs import load
+from pcdistill.extra.masked import MaskedConfig, MaskedNet, fit_masked
+from pcdistill.runs import load, save
 from pcdistill.structure import chain
 from pcdistill.teacher import init_
 from pcdistill.widgets import inpaint_pad
@@ -111,12 +111,11 @@ def test_em_never_loses_and_a_killed_fit_goes_on(tmp_path):
     assert torch.equal(whole.cells.Lam_kde, again.cells.Lam_kde)
 
 def test_files(tmp_path):
-    m, x, seen = small(c=3), picture(c=3), mask((1, 1), (2, 2)); save_innovations(m, tmp_path/'m.safetensors'); back = load_innovations(tmp_path/'m.safetensors')
+    m, x, seen = small(c=3), picture(c=3), mask((1, 1), (2, 2)); save(tmp_path/'m.safetensors', *m.state()); back = load_completer(tmp_path/'m.safetensors')
     a, b = (Asked(n, x, seen) for n in (m, back))
     assert torch.equal(a.log_prob(a.x_bd), b.log_prob(b.x_bd)) and torch.equal(a.draw(rng(0)), b.draw(rng(0)))
-    from pcdistill.runs import save
     save(tmp_path/'other.safetensors', dict(t=torch.zeros(1)), dict(kind='image'))
-    with pytest.raises(Refused, match='wanted a circuit over innovations, got image'): load_innovations(tmp_path/'other.safetensors')
+    with pytest.raises(Refused, match="wanted a completer out of innovations, got 'image'"): load_completer(tmp_path/'other.safetensors')
 
 def test_inpaint_takes_masks_of_their_own():
     m, x = small(), picture(4); seen = torch.stack([mask((1, 1)), mask((2, 2), (0, 0)), mask((1, 1)), mask()])
@@ -172,17 +171,17 @@ def test_a_network_says_what_to_expect(tmp_path):
     assert (asked.mean_bh - plain.mean_bh).abs().max() > 1
     other = Asked(m, torch.where(hidden, 255 - x, x), seen); assert torch.allclose(other.mean_bh, asked.mean_bh, atol=1e-3)
     nothing = torch.zeros(4, 4, dtype=torch.bool); assert torch.equal(Asked(m, x, nothing).mean_bh, Asked(small(), x, nothing).mean_bh)
-    save_innovations(m, tmp_path/'m.safetensors'); again = load_innovations(tmp_path/'m.safetensors')
+    save(tmp_path/'m.safetensors', *m.state()); again = load_completer(tmp_path/'m.safetensors')
     assert torch.equal(Asked(again, x, seen).mean_bh, asked.mean_bh)
     assert torch.equal(inpaint(m, x, seen, 2, rng(0)).mean, inpaint(again, x, seen, 2, rng(0)).mean)
-    save_innovations(m, tmp_path/'n.safetensors', narrow=True); narrow = load_innovations(tmp_path/'n.safetensors')
+    save(tmp_path/'n.safetensors', *m.state(narrow=True)); narrow = load_completer(tmp_path/'n.safetensors')
     assert (tmp_path/'n.safetensors').stat().st_size < .7*(tmp_path/'m.safetensors').stat().st_size and torch.allclose(Asked(narrow, x, seen).mean_bh, asked.mean_bh, atol=.5)
     assert {t.dtype for t in narrow.state_dict().values()}=={torch.float}
 
 def test_a_covariance_in_half_precision_stays_one(tmp_path):
     "What is stored is a factor: ill-conditioned, it has no negative direction when it comes back."
     m = small(); v = torch.linspace(1, 50, len(m.S_dd)); m.S_dd.copy_(torch.outer(v, v) + .01*torch.eye(len(v)))
-    save_innovations(m, tmp_path/'n.safetensors', narrow=True); back = load_innovations(tmp_path/'n.safetensors')
+    save(tmp_path/'n.safetensors', *m.state(narrow=True)); back = load_completer(tmp_path/'n.safetensors')
     assert (back.S_dd - m.S_dd).abs().max() < 2e-3*m.S_dd.max() and torch.linalg.eigvalsh(back.S_dd.double()).min() > 0
     assert (tmp_path/'n.safetensors').stat().st_size < 2*len(v)*(len(v)+1)/2 + 4*sum(t.numel() for k, t in m.state_dict().items() if k!='S_dd') + 4000
 

@@ -3,7 +3,7 @@ import ast, os, re, shutil, socket, subprocess, sys, time, urllib.error, urllib.
 from pathlib import Path
 from types import SimpleNamespace
 import pytest
-from pcdistill import lab
+from pcdistill.extra import lab
 from pcdistill.chain import SHIPPED
 from pcdistill.cli import main, parser
 
@@ -80,8 +80,8 @@ def test_what_is_missing_is_said_in_one_sentence(command, module, extra, tmp_pat
     assert re.fullmatch(rf'pcdistill: wanted .*: pip install "pcdistill\[{extra}\]"\n', capsys.readouterr().err)
 
 def test_a_run_that_is_not_there_opens_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('pcdistill.lab.open_lab', lambda *_: pytest.fail('opened'))
-    monkeypatch.setattr('pcdistill.lab.serve', lambda *_: pytest.fail('served'))
+    monkeypatch.setattr('pcdistill.extra.lab.open_lab', lambda *_: pytest.fail('opened'))
+    monkeypatch.setattr('pcdistill.extra.lab.serve', lambda *_: pytest.fail('served'))
     for words in (['play', '--folder', tmp_path/'mine', '--run', tmp_path/'none'], ['app', '--run', tmp_path/'none']):
         assert main([str(w) for w in words])==2 and str(tmp_path/'none') in capsys.readouterr().err
     assert not (tmp_path/'mine').exists()
@@ -89,7 +89,7 @@ def test_a_run_that_is_not_there_opens_nothing(tmp_path, monkeypatch, capsys):
 def test_a_run_that_ships_is_told_by_its_folder(tmp_path, monkeypatch):
     "So that notebooks find it in whatever folder they work, and though a folder of data has its name."
     (tmp_path/'digits').mkdir(); monkeypatch.chdir(tmp_path); monkeypatch.setenv('PCDISTILL_RUN', '')
-    monkeypatch.setattr('pcdistill.lab.open_lab', lambda *_: None)
+    monkeypatch.setattr('pcdistill.extra.lab.open_lab', lambda *_: None)
     assert main(['play', '--folder', 'mine', '--run', 'digits'])==0 and os.environ['PCDISTILL_RUN']==str(SHIPPED/'digits')
     shutil.copytree(SHIPPED/'digits', 'own')
     assert main(['play', '--folder', 'mine', '--run', 'own'])==0 and os.environ['PCDISTILL_RUN']==str(tmp_path/'own')

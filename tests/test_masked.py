@@ -3,7 +3,7 @@ import pytest, torch
 from einops import rearrange
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
-from pcdistill.masked import MaskedConfig, MaskedNet, beginnings, fit_masked, random_mask, random_order
+from pcdistill.extra.masked import MaskedConfig, MaskedNet, beginnings, fit_masked, random_mask, random_order
 from pcdistill.teacher import init_
 from stopping import in_slices
 

@@ -8,10 +8,10 @@ from pcdistill import chain as R, cli, inpaint, load_run
 from pcdistill.core import Refused, rng
 from pcdistill.data import images
 from pcdistill.image import load_image
-from pcdistill.innovations import InnovationsConfig, fit_innovations, load_innovations, save_innovations
-from pcdistill.inpainting import MASKS, Inpainted, by_mask, fit_image
+from pcdistill.extra.innovations import InnovationsConfig, fit_innovations
+from pcdistill.inpainting import COMPLETERS, MASKS, Inpainted, answers, by_mask, fit_image, load_completer
 from pcdistill.recipes import recipe
-from pcdistill.runs import load, save_json
+from pcdistill.runs import load, save, save_json
 
 NAMES = sorted(f.name for f in R.SHIPPED.iterdir())
 
@@ -95,7 +95,7 @@ def test_what_is_saved_with_a_run_is_its_own(done, tmp_path):
     own = shutil.copytree(done.folder, tmp_path/'own'); results = done.results; results['student']['bits'] = 1.23456
     save_json(own/'results.json', results)
     x, valid, test = (images('digits', split, 300) for split in ('train', 'valid', 'test'))
-    save_innovations(fit_innovations(x, valid, InnovationsConfig(K=2, epochs=1), rng(0), progress=False), own/'innovations.safetensors')
+    save(own/'innovations.safetensors', *fit_innovations(x, valid, InnovationsConfig(K=2, epochs=1), rng(0), progress=False).state())
     saved = load_run(load_run(own, 'cpu').save_pretrained(tmp_path/'saved'), 'cpu')
     assert '**1.2346 bits/dim**' in (saved.folder/'README.md').read_text()
     means = [inpaint(model, test[:3], 'left', 0).mean for model in (saved, load_run(own, 'cpu'), done)]
@@ -181,14 +181,43 @@ def test_a_network_says_what_to_expect_of_clothes():
     run = load_run('fashion_mnist', 'cpu'); i, j = torch.meshgrid(torch.arange(28.), torch.arange(28.), indexing='ij')
     shirt = ((j - 13.5).abs() < 7 + (i < 10)*5*(i - 3).clamp(0, 1)).mul(180).to(torch.uint8)[None, None]; r = inpaint(run, shirt, 'left', 2)
     assert r.exact.all() and r.mean.isfinite().all() and r.samples.shape==(2, 1, 1, 28, 28)
-    model = load_innovations(R.SHIPPED/'fashion_mnist'/'innovations.safetensors'); assert torch.equal(inpaint(model, shirt, 'left', 0).mean, r.mean)
+    model = load_completer(R.SHIPPED/'fashion_mnist'/'innovations.safetensors'); assert torch.equal(inpaint(model, shirt, 'left', 0).mean, r.mean)
     model.network = None; assert (inpaint(model, shirt, 'left', 0).mean - r.mean).abs().max() > 5
 
 def test_innovations_of_a_run_complete_its_pictures(tmp_path):
     "Those in the folder are asked and travel with a copy; a run without some is asked its student."
-    run = load_run('photos', 'cpu'); x = run.images('test')[:2]; own = load_innovations(R.SHIPPED/'photos'/'innovations.safetensors')
+    run = load_run('photos', 'cpu'); x = run.images('test')[:2]; own = load_completer(R.SHIPPED/'photos'/'innovations.safetensors')
     said, by_hand, by_student = inpaint(run, x, 'left', 0), inpaint(own, x, 'left', 0), inpaint(run.image, x, 'left', 0)
     assert torch.equal(said.mean, by_hand.mean) and not torch.allclose(said.mean, by_student.mean, atol=1.)
     assert torch.equal(inpaint(load_run(run.save_pretrained(tmp_path/'copy'), 'cpu'), x, 'left', 0).mean, said.mean)
     digits = load_run('digits', 'cpu'); z = digits.images('test')[:2]
     assert torch.equal(inpaint(digits, z, 'left', 0).mean, inpaint(digits.image, z, 'left', 0).mean)
+
+class Grey(torch.nn.Module):
+    "A completer of one's own: one grey everywhere."
+    shape, device, joint = (1, 8, 8), torch.device('cpu'), True
+    def __init__(self, level): super().__init__(); self.level = level
+    def state(self): return dict(level=torch.tensor(self.level)), dict(kind='grey')
+    @classmethod
+    def from_state(cls, tensors, meta): return cls(int(tensors['level']))
+
+def test_a_completer_of_ones_own(done, tmp_path, monkeypatch):
+    "Beside the student it completes, and goes with a copy; without an entry it is not known, and one of another kind is refused."
+    @answers.register
+    def _(model:Grey, x, seen, n, gen, soft=None, belief_bnk=None):
+        zero_b = torch.zeros(len(x))
+        return Inpainted(x, seen, torch.full(x.shape, float(model.level)), torch.zeros(seen.shape), x.new_full((n, *x.shape), model.level), zero_b, zero_b, seen.new_ones(len(x)))
+    folder = shutil.copytree(done.folder, tmp_path/'own'); save(folder/'grey.safetensors', *Grey(7).state()); x = images('digits', 'test', 2)
+    def mean(folder): return inpaint(load_run(folder, 'cpu'), x, 'left', 0).mean
+    by_student = inpaint(done, x, 'left', 0).mean; assert torch.equal(mean(folder), by_student)
+    monkeypatch.setitem(COMPLETERS, 'grey', Grey.from_state); assert (mean(folder)==7).all()
+    assert (mean(load_run(folder, 'cpu').save_pretrained(tmp_path/'saved'))==7).all()
+    save(folder/'grey.safetensors', *Grey(7).state()[:1], dict(kind='black'))
+    with pytest.raises(Refused, match="wanted a completer out of innovations, grey, got 'black'"): mean(folder)
+
+def test_the_chain_imports_no_completer():
+    "A run without one is asked and nothing is imported; one is imported when its file is read."
+    code = ("import sys, pcdistill\nfrom pcdistill import images, inpaint, load_run\nwanted = 'pcdistill.extra.innovations'\n"
+            "run = load_run('digits', 'cpu'); inpaint(run, run.images('test')[:1], 'left', 0); assert not [m for m in sys.modules if m.startswith('pcdistill.extra.')]\n"
+            "run = load_run('photos', 'cpu'); inpaint(run, run.images('test')[:1], 'left', 0); assert wanted in sys.modules\n")
+    made = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True); assert made.returncode==0, made.stderr[-500:]
