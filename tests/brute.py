@@ -16,7 +16,8 @@ from pcdistill.extra.sharing import Shared
 from pcdistill.extra.sums import tucker
 from cells import NBS, definitions
 
-graphs, sums = (definitions(NBS/'extra'/f'{name}.ipynb') for name in ('graphs', 'sums')) # what is there to be copied
+# what is there to be copied; logistic inputs are known by their name from here on
+graphs, logistic, sums = (definitions(NBS/'extra'/f'{name}.ipynb') for name in ('graphs', 'logistic', 'sums'))
 rat, tied, cp, monarch = graphs.rat, graphs.tied, sums.cp, sums.monarch
 
 KINDS = ['chow_liu', 'quad_2x3', 'quad_3x1x2', 'quad_1x2x3', 'quad_1x1x4', 'quad_2x2', 'binary', 'random', 'chain', 'single', 'hand']

@@ -7,9 +7,11 @@ from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
 from pcdistill.extra.optimizers import on_logits
-from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table, table_moments
 from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence
 from pcdistill.structure import chain
+import brute
+
+DiscretisedLogistic, logistic_table, table_moments = (getattr(brute.logistic, n) for n in ('DiscretisedLogistic', 'logistic_table', 'table_moments'))
 
 D, S = 3, 4
 MAKE = {
