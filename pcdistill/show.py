@@ -54,9 +54,10 @@ def grid(
     "Images row by row, with a hair of white between them."
     b, _, h, w = x_bchw.shape
     cols = max(1, min(cols, b))
-    inch = min(7, max(.7, w/100)*cols) # a large picture keeps its pixels
-    ax = axes_or_new(ax, (inch, inch*-(-b//cols)*h/(cols*w) + .3*bool(title)))
-    ax.imshow(page(x_bchw, cols, max(1, h//16)).numpy(), interpolation='nearest')
+    p_hwc = page(x_bchw, cols, max(1, h//16)).numpy()
+    inch = min(7., max(.7, w/100)*cols) # a large picture keeps its pixels
+    ax = axes_or_new(ax, (inch, inch*len(p_hwc)/p_hwc.shape[1] + .3*bool(title)))
+    ax.imshow(p_hwc, interpolation='nearest')
     ax.set_axis_off()
     ax.set_title(title, fontsize=10)
     return ax.figure

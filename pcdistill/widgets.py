@@ -31,7 +31,7 @@ def sheet(
 ) -> bytes:
     "Images side by side as one PNG, no gaps."
     p_hwc = (page(x_bchw, cols)*255).round().byte()
-    Picture.fromarray(p_hwc.contiguous().numpy()).save(out := io.BytesIO(), 'PNG')
+    Picture.fromarray(p_hwc.numpy()).save(out := io.BytesIO(), 'PNG')
     return out.getvalue()
 
 def viridis(
@@ -93,11 +93,10 @@ def put(
 ) -> Gallery:
     "Other pictures into a gallery."
     b, _, h, w = x_bchw.shape
-    cols = max(1, min(cols, b))
     with g.hold_sync():
         g.pictures, g.names, g.height = x_bchw, names or [], round(g.width*h/w)
-        g.n, g.cols = b, cols
-        g.png = sheet(x_bchw, cols) if b else b''
+        g.n, g.cols = b, max(1, min(cols, b))
+        g.png = sheet(x_bchw, g.cols) if b else b''
     return g
 
 # %% ../nbs/53_widgets.ipynb #c0887001
@@ -149,7 +148,7 @@ def log_true(
     None where masks do not share one distribution."""
     if not image.joint:
         return None
-    both_bhw = repeat(seen_hw, 'h w -> 2 h w').clone()
+    both_bhw = torch.stack([seen_hw, seen_hw])
     both_bhw[1, row, col] = True
     exact = bool(image.exact(both_bhw).all())
     lp_b = image(repeat(x_chw, 'c h w -> 2 c h w'), both_bhw, density=not exact)
@@ -198,11 +197,11 @@ def _raw(t:Tensor) -> bytes:
     return t.to(torch.uint8).numpy(force=True).tobytes()
 
 def _pad_parts(x_bchw, seen_1hw, names) -> Panel: # the controls, laid out
-    _, h, w = seen_1hw.shape
+    (_, h, w), several = seen_1hw.shape, len(names) > 1
     pad = Pad(rows=h, cols=w, brush=max(1, h//8), mask=_raw(~seen_1hw))
     choose = put(chooser('image to paint on', 44), x_bchw, cols=len(x_bchw))
-    model = ui.ToggleButtons(options=names + ['all']*(len(names) > 1))
-    model.layout.display = None if len(names) > 1 else 'none'
+    model = ui.ToggleButtons(options=names + ['all']*several)
+    model.layout.display = None if several else 'none'
     big, unsure = (Gallery(label=n, width=240) for n in ('completion', 'entropy of each pixel'))
     few = chooser('completion shown large', 84)
     answer = ui.VBox([ui.HBox([big, unsure]), few]).add_class('pcd-answer')

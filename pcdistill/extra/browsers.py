@@ -101,8 +101,8 @@ def most_beside(l:Latents, k:int, n:int) -> list[int]:
 
 def best_patches(l:Latents, k:int, n:int) -> UInt8[Tensor, "n c p q"]:
     "At most n real patches of value k, the surest first."
-    surest = l.p_bnk[..., k].flatten().argsort(descending=True, stable=True)
-    return l.patch_xcpq[surest[:min(n, max(1, int(l.size_k[k])))]]
+    surest = l.p_bnk[..., k].flatten().topk(min(n, max(1, int(l.size_k[k]))))
+    return l.patch_xcpq[surest.indices]
 
 def value_text(l:Latents, k:int) -> str:
     "A latent value in numbers."
@@ -125,8 +125,8 @@ def swap(
     samples:int=3,
 ) -> Swapped:
     "What the circuit makes of an image when one patch has another latent value."
-    rows, cols = patch_grid(image)
-    (_, h, w), y, x = image.shape, n//cols, n % cols
+    (rows, cols), (_, h, w) = patch_grid(image), image.shape
+    y, x = divmod(n, cols)
     seen_rs = torch.ones(rows, cols, dtype=torch.bool)
     seen_rs[max(0, y-reach):y+reach+1, max(0, x-reach):x+reach+1] = False
     seen_hw = repeat(seen_rs, 'r s -> (r p) (s q)', p=h//rows, q=w//cols)
@@ -255,9 +255,8 @@ def sample_browser(
 ) -> Panel:
     "Samples with their bits; the nearest training images of the one chosen; a seed."
     seed = ui.BoundedIntText(max=2**31-1, description='seed')
-    every, near = chooser('samples', 58), Gallery(width=78)
-    near.label = ('the chosen sample and its nearest training images '
-                  f'(rms of images never trained on: {usual:.0f})')
+    every, near = chooser('samples', 58), Gallery(width=78, label='the chosen sample and its '
+        f'nearest training images (rms of images never trained on: {usual:.0f})')
     box = Panel([seed, ui.HBox([every, near])], 'samples', seed=seed, every=every, near=near)
     def again():
         s = box.drawn = draw(image, train_nchw, 12, rng(seed.value, image.device))
@@ -270,7 +269,7 @@ def sample_browser(
         put(near, torch.stack([s.x[i], *s.near_bmchw[i]]), names)
     follow(again, seed)
     follow(look, every)
-    box.figure = lambda: sample_figure(Drawn(*(t[:8] for t in box.drawn)), usual)
+    box.figure = lambda: sample_figure(box.drawn, usual)
     return box
 
 # %% ../../nbs/extra/browsers.ipynb #c034
