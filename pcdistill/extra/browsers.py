@@ -8,7 +8,6 @@ __all__ = ['ALONE', 'BESIDE', 'SWAP', 'patch_grid', 'patches', 'head_means', 'ne
            'draw', 'sample_figure', 'sample_browser', 'ledger_view']
 
 # %% ../../nbs/extra/browsers.ipynb #c002
-import math
 from typing import NamedTuple
 import ipywidgets as ui
 import torch
@@ -22,7 +21,6 @@ from ..circuit import soft_posterior
 from ..emission import moments_of_rows
 from ..image import Image
 from ..evaluate import Ledger, waterfall
-from ..inputs import one_hot_evidence
 from ..inpainting import as_png, inpaint
 from ..widgets import Gallery, Panel, chooser, follow, put, viridis
 
@@ -131,7 +129,7 @@ def swap(
     seen_rs[max(0, y-reach):y+reach+1, max(0, x-reach):x+reach+1] = False
     seen_hw = repeat(seen_rs, 'r s -> (r p) (s q)', p=h//rows, q=w//cols)
     told_1nk = torch.zeros(1, rows*cols, image.emission.n_heads)
-    told_1nk[0, n] = one_hot_evidence(torch.tensor([[k]]), image.emission.n_heads)
+    told_1nk[0, n] = torch.eye(image.emission.n_heads)[k].log()
     new = inpaint(image, x_chw[None], seen_hw, samples, gen, belief_bnk=told_1nk)
     p_1nk = image.posterior(x_chw[None], seen_hw[None])
     return Swapped(new.mean[0].cpu(), new.samples[:, 0].cpu(), float(p_1nk[0, n, k]))
