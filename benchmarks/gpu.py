@@ -387,6 +387,7 @@ def agreement(bench:Bench):
         if not bench.small or name in ('trees', 'normals'):
             bench.row('agreement', name, lambda: of_family(name, settings), 5)
     if not bench.small:
+        definitions(EXTRA/'logistic.ipynb')
         bench.row('agreement', 'trees, logistic inputs', lambda: of_family('trees', dict(states=8, inputs='logistic')), 5)
     def of_teacher(kind, **changes):
         config = replace(kind_of(kind).preset('tiny', 4, 16), **changes)

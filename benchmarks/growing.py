@@ -11,6 +11,7 @@ as the teacher's features. Every arm is one circuit of images, trees under a lat
             worst heads split, and the room that was made is filled with copies of the states used most
   LVD, 4× passes   a control for the larger sums that growing computes with: about as many seconds
   states only      k-means labels as in LVD; thinned and given states as in LVD-PG, in as many rounds, but no head is divided and no patch relabelled
+  LVD-PG, judged   rows of commit 5dc619a, not run any more: each tree was also trained without the division, which was kept if validation patches gained by it
 Parameters are weights that are not zero; 56 states make the others as large as the plain circuit with one state a pixel, the least it can have.
 The seed chooses the training images and everything else; test images are the same for all and are scored once.
 Results: nbs/experiments/results/growing-cifar10.json, after every row; rows that are there are not run again.

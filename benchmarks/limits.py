@@ -28,6 +28,7 @@ from pcdistill.runs import save_json
 from pcdistill.trees import TreesConfig
 
 PREDICTED = definitions(EXTRA/'predicted.ipynb') # makes the family of residuals known
+definitions(EXTRA/'logistic.ipynb') # and logistic inputs
 
 class Row(NamedTuple):
     "A circuit to train."

@@ -132,6 +132,10 @@ class Ledger(NamedTuple):
         means = {n: -float(bpd(t, dims).mean()) for n, t in self._asdict().items()}
         return {n.removesuffix('_b'): m for n, m in means.items()}
 
+    def take(self, at:list[int]|slice) -> 'Ledger':
+        "The ledger of some of the images."
+        return Ledger(*(t[at] for t in self))
+
 def ledger_from(
     student_b:Float[Tensor, "b"],     # log p(x), as `measure` gives it
     parts_b2:Float[Tensor, "b 2"],    # log p(x|z), log p(z)

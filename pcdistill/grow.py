@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from jaxtyping import Float, Int
-from .core import bpd, require, rng
+from .core import bpd, one_of, require, rng
 from .runs import resumable
 from .clusters import kmeans, assign
+from .inputs import KINDS
 from .em import fit
 from .resize import clone, flows, prune_
 from .emission import FamilyConfig, Labelled, Preset, FAMILIES, some_rows
@@ -42,7 +43,7 @@ class GrowConfig(FamilyConfig):
     start:int=1           # heads of a tree at first, by k-means of its features
     rounds:int=3          # how often heads are split
     states:int=16         # states of a tree's latents at first
-    inputs:str='categorical' # or 'logistic': what a state says of a variable
+    inputs:str='categorical' # a key of `inputs.KINDS`: what a state says of a variable
     epochs:int=10         # passes of EM at first and in each round
     batch:int=1024        # patches of a tree an EM step, at most
     micro:int=256         # patches of a tree at a time in memory
@@ -52,6 +53,9 @@ class GrowConfig(FamilyConfig):
     prune:float=1e-4      # edges go that a patch uses no more often than this, in the mean
     copy:float=.2         # share of the states copied in a split
     noise:float=.2        # spread of the factors that set copies apart
+
+    def __post_init__(self):
+        one_of('inputs', self.inputs, KINDS)
 
     def passes(self, n_heads:int) -> float:
         "A patch meets the heads of its own tree, at first and in each round."

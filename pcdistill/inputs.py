@@ -170,8 +170,7 @@ def one_hot_evidence(
     return F.one_hot(z_bd.long(), n_states).float().log()
 
 # %% ../nbs/21_inputs.ipynb #c062
-# kind → class, or the module of the kit that has it
-KINDS = dict(categorical=Categorical, logistic='extra.logistic')
+KINDS = dict(categorical=Categorical) # kind → class
 
 def from_spec(spec:dict) -> nn.Module:
     "An untrained input of a given make, to load parameters into."

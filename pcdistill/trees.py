@@ -16,7 +16,7 @@ from torch import Tensor
 from jaxtyping import Float, Int, Bool
 from einops import rearrange
 from fastcore.basics import patch
-from .core import known, require
+from .core import known, one_of, require
 from .ranks import agreed
 from .runs import resumable
 from .clusters import kmeans, assign
@@ -293,11 +293,14 @@ class TreesConfig(FamilyConfig):
     "How trees are made and trained."
     states:int=32             # states of a latent
     own:bool=False            # each label has a tree, latents, and inputs of its own
-    inputs:str='categorical'  # or 'logistic'
+    inputs:str='categorical'  # a key of `inputs.KINDS`
     epochs:int=4              # passes over the labelled patches
     micro:int=4096            # patches at a time in memory
     lr_end:float=.1           # last EM step (the first is 1)
     pseudocount:float=.1      # α per sum node
+
+    def __post_init__(self):
+        one_of('inputs', self.inputs, KINDS)
 
     def passes(self, n_heads:int) -> float:
         "A patch of a tree of its own meets one head."

@@ -10,7 +10,6 @@ __all__ = ['WORDS', 'sheet', 'viridis', 'Gallery', 'Pad', 'chooser', 'put', 'Gon
 import io, math
 from base64 import b64encode
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 import anywidget, torch, traitlets
 import ipywidgets as ui
@@ -22,7 +21,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from einops import rearrange, repeat
 import pcdistill
 from .core import Refused, bpd, require, rng
-from .show import grid, page
+from .show import grid, page, rgb
 from .inpainting import Inpainted, as_png, fit_image, inpaint, mask
 
 # %% ../nbs/53_widgets.ipynb #c007
@@ -32,15 +31,15 @@ def sheet(
 ) -> bytes:
     "Images side by side as one PNG, no gaps."
     p_hwc = (page(x_bchw, cols)*255).round().byte()
-    Picture.fromarray(p_hwc.contiguous().numpy()).save(out := io.BytesIO(), 'PNG')
+    Picture.fromarray(p_hwc.numpy()).save(out := io.BytesIO(), 'PNG')
     return out.getvalue()
 
 def viridis(
     a:Float[Tensor, "b h w"], # numbers from 0 on
 ) -> Float[Tensor, "b 3 h w"]:
     "Numbers as colours, 0…1; the largest is yellow."
-    share = a/a.max().clamp_min(1e-9)
-    rgba = torch.tensor(mpl.colormaps['viridis'](share.cpu().numpy()), dtype=torch.float32)
+    share = (a/a.max().clamp_min(1e-9)).numpy(force=True)
+    rgba = torch.from_numpy(mpl.colormaps['viridis'](share)).float()
     return rearrange(rgba[..., :3], 'b h w c -> b c h w')
 
 # %% ../nbs/53_widgets.ipynb #c010
@@ -63,7 +62,7 @@ class Gallery(anywidget.AnyWidget):
     value, = _synced(traitlets.Int, -1)  # which one is chosen
     pick, = _synced(traitlets.Bool, False) # may one be chosen?
     names, = _synced(traitlets.List, []) # a line or two below each
-    label, = _synced(traitlets.Unicode, '') # what the whole is, for a screen reader
+    label, = _synced(traitlets.Unicode, '') # what the whole is
     scale, = _synced(traitlets.Float, 0.) # what the brightest colour stands for; 0: no colour bar
 
 class Pad(anywidget.AnyWidget):
@@ -94,10 +93,10 @@ def put(
 ) -> Gallery:
     "Other pictures into a gallery."
     b, _, h, w = x_bchw.shape
-    cols = max(1, min(cols, b))
     with g.hold_sync():
-        g.n, g.cols, g.names, g.height = b, cols, names or [], round(g.width*h/w)
-        g.png = sheet(x_bchw, cols) if b else b''
+        g.pictures, g.names, g.height = x_bchw, names or [], round(g.width*h/w)
+        g.n, g.cols = b, max(1, min(cols, b))
+        g.png = sheet(x_bchw, g.cols) if b else b''
     return g
 
 # %% ../nbs/53_widgets.ipynb #c0887001
@@ -149,7 +148,7 @@ def log_true(
     None where masks do not share one distribution."""
     if not image.joint:
         return None
-    both_bhw = repeat(seen_hw, 'h w -> 2 h w').clone()
+    both_bhw = torch.stack([seen_hw, seen_hw])
     both_bhw[1, row, col] = True
     exact = bool(image.exact(both_bhw).all())
     lp_b = image(repeat(x_chw, 'c h w -> 2 c h w'), both_bhw, density=not exact)
@@ -198,44 +197,38 @@ def _raw(t:Tensor) -> bytes:
     return t.to(torch.uint8).numpy(force=True).tobytes()
 
 def _pad_parts(x_bchw, seen_1hw, names) -> Panel: # the controls, laid out
-    _, h, w = seen_1hw.shape
+    (_, h, w), several = seen_1hw.shape, len(names) > 1
     pad = Pad(rows=h, cols=w, brush=max(1, h//8), mask=_raw(~seen_1hw))
     choose = put(chooser('image to paint on', 44), x_bchw, cols=len(x_bchw))
-    model = ui.ToggleButtons(options=names + ['all']*(len(names) > 1))
-    model.layout.display = None if len(names) > 1 else 'none'
+    model = ui.ToggleButtons(options=names + ['all']*several)
+    model.layout.display = None if several else 'none'
     big, unsure = (Gallery(label=n, width=240) for n in ('completion', 'entropy of each pixel'))
     few = chooser('completion shown large', 84)
-    for answer in (big, unsure, few):
-        answer.add_class('pcd-answer')
-    side = ui.HBox([pad, ui.VBox([ui.HBox([big, unsure]), few])])
-    return Panel([choose, model, side], 'inpaint', pad=pad, choose=choose, model=model, big=big,
-                 unsure=unsure, few=few)
+    answer = ui.VBox([ui.HBox([big, unsure]), few]).add_class('pcd-answer')
+    rows = [choose, model, ui.HBox([pad, answer])]
+    return Panel(rows, 'inpaint', pad=pad, choose=choose, model=model, big=big, unsure=unsure,
+                 few=few)
 
-def _heed(pad, act, widget, *names): # what goes wrong is said under the canvas
+def _heed(box, act, widget, *names): # what goes wrong is said under the canvas
     def done(_):
         try:
-            act()
+            act(box)
         except Exception as e:
-            pad.note = f'No answer: {e}. The pictures are those of before.'
+            box.pad.note = f'No answer: {e}. The pictures are those of before.'
             if not isinstance(e, Refused):
                 raise
     widget.observe(done, names)
 
 # %% ../nbs/53_widgets.ipynb #c14b0852
-def _answers(box): # the last ones, by name
-    if len(box.results) > 1: # the mean of each model
-        names = [f'mean of {k}' for k in box.results]
-        return names, torch.cat([r.mean.cpu() for r in box.results.values()])/255
-    r, = box.results.values()
-    names = [*(f'sample {j+1}' for j in range(len(r.samples))), 'mean']
-    return names, completions(r, box.pad.blend)
-
 def _look(box): # at the pixel under the cursor
     at = box.pad.at
     box.pad.readout = pixel_text(box.models[box.asked], box.result, *at) if at else ''
 
-def _show(box): # the last answers
-    names, found = _answers(box)
+def _show(box): # the last answers: of one model its samples and their mean, of several the means
+    found = torch.cat([completions(r, box.pad.blend) for r in box.results.values()])
+    names = [f'mean of {name}' for name in box.results]
+    if len(names)==1:
+        names = [*(f'sample {j}' for j in range(1, len(found))), 'mean']
     i = min(box.few.value, len(found)-1)
     box.asked = list(box.results)[min(i, len(box.results)-1)]
     box.result = r = box.results[box.asked]
@@ -261,13 +254,18 @@ def _ask(box): # about the mask on the canvas, and show the answers
     finally:
         pad.answered = pad.mask
 
+# %% ../nbs/53_widgets.ipynb #c82e8e9b
+def _load(box, x_1chw): # another image; the mask stays
+    box.x_1chw = x_1chw
+    box.pad.image = _raw(rearrange(x_1chw.expand(1, 3, -1, -1), '1 c h w -> h w c'))
+    _ask(box)
+
 # %% ../nbs/53_widgets.ipynb #c82e8e9a
 def _pad_figure(box) -> Figure: # what is seen, the completions and the entropy, in a row
-    r, (names, found) = box.result, _answers(box)
-    seen, bits = torch.where(r.seen, r.image, 128).cpu()/255, float(r.entropy.max())
-    row = torch.cat([t.expand(-1, 3, -1, -1) for t in (seen, found, viridis(r.entropy))])
-    title = ', '.join(['what is seen', *names, f'entropy from 0 to {bits:.1f} bits'])
-    return grid(row, len(row), title=title)
+    seen = torch.where(box.result.seen, box.result.image, 128)
+    row = torch.cat([rgb(t) for t in (seen, box.few.pictures, box.unsure.pictures)])
+    bits = f'entropy from 0 to {box.unsure.scale:.1f} bits'
+    return grid(row, len(row), title=', '.join(['what is seen', *box.few.names, bits]))
 
 # %% ../nbs/53_widgets.ipynb #c82e8e99
 def inpaint_pad(
@@ -282,22 +280,19 @@ def inpaint_pad(
     shape, shapes = tuple(x_bchw.shape[1:]), {m.shape for m in models.values()}
     require(shapes=={shape}, f'wanted models of images of one shape, {shape}, got {shapes}')
     box = _pad_parts(x_bchw, mask(seen_hw, 1, *shape[1:], rng(0)), list(models))
-    pad, box.models, box.n, box.figure = box.pad, models, n, partial(_pad_figure, box)
-    show, ask, look = (partial(f, box) for f in (_show, _ask, _look))
-    def load(x_1chw): # another image; the mask stays
-        box.x_1chw = x_1chw
-        pad.image = _raw(rearrange(x_1chw.expand(1, 3, -1, -1), '1 c h w -> h w c'))
-        ask()
-    def drop():
+    pad, box.models, box.n, box.figure = box.pad, models, n, lambda: _pad_figure(box)
+    def drop(box):
         data, pad.dropped = pad.dropped, b''
         if data:
-            load(fit_image(data, shape))
-    _heed(pad, ask, pad, 'mask', 'seed')
-    _heed(pad, drop, pad, 'dropped')
-    _heed(pad, look, pad, 'at')
-    _heed(pad, show, pad, 'blend')
-    _heed(pad, show, box.few, 'value')
-    _heed(pad, ask, box.model, 'value')
-    _heed(pad, lambda: load(x_bchw[[box.choose.value]]), box.choose, 'value')
-    load(x_bchw[:1])
+            _load(box, fit_image(data, shape))
+    def choose(box):
+        _load(box, x_bchw[[box.choose.value]])
+    _heed(box, _ask, pad, 'mask', 'seed')
+    _heed(box, drop, pad, 'dropped')
+    _heed(box, _look, pad, 'at')
+    _heed(box, _show, pad, 'blend')
+    _heed(box, _show, box.few, 'value')
+    _heed(box, _ask, box.model, 'value')
+    _heed(box, choose, box.choose, 'value')
+    choose(box)
     return box

@@ -13,7 +13,8 @@ from pcdistill.inputs import Categorical, from_spec as input_from_spec
 from pcdistill.structure import Tree, binary_tree, chain, chow_liu, generations
 from cells import EXTRA, definitions
 
-graphs, sums = (definitions(EXTRA/f'{name}.ipynb') for name in ('graphs', 'sums')) # what is there to be copied
+# what is there to be copied; logistic inputs are known by their name from here on
+graphs, logistic, sums = (definitions(EXTRA/f'{name}.ipynb') for name in ('graphs', 'logistic', 'sums'))
 GraphCircuit, RegionGraph, regions, log_mix = graphs.GraphCircuit, graphs.RegionGraph, graphs.regions, graphs.log_mix
 quad_tree, random_tree, quad_graph = graphs.quad_tree, graphs.random_tree, graphs.quad_graph
 poon_domingos, rat, tied = graphs.poon_domingos, graphs.rat, graphs.tied

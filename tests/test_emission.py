@@ -14,6 +14,7 @@ from pcdistill.tiles import Tiles
 from pcdistill.trees import Trees, TreesConfig, fit_trees, stack, unstack
 sys.path.insert(0, str(Path(__file__).parents[1]/'benchmarks'))
 from cells import EXTRA, definitions
+import brute # knows logistic inputs
 
 PREDICTED = definitions(EXTRA/'predicted.ipynb') # an emission to copy, as one of your own would be
 del FAMILIES['residuals'] # which its last definition adds

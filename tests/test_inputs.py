@@ -7,9 +7,11 @@ from cells import EXTRA, definitions
 from pcdistill.circuit import Circuit
 from pcdistill.core import rng
 from pcdistill.em import EM, fit
-from pcdistill.extra.logistic import DiscretisedLogistic, logistic_table, table_moments
 from pcdistill.inputs import Categorical, Evidence, from_spec, one_hot_evidence
 from pcdistill.structure import chain
+import brute
+
+DiscretisedLogistic, logistic_table, table_moments = (getattr(brute.logistic, n) for n in ('DiscretisedLogistic', 'logistic_table', 'table_moments'))
 
 on_logits = definitions(EXTRA/'optimizers.ipynb').on_logits
 D, S = 3, 4

@@ -5,12 +5,11 @@ import brute
 from brute import GraphCircuit, RegionGraph, quad_tree, regions, tucker
 from pcdistill.circuit import Circuit, sample
 from pcdistill.core import Refused, rng
-from pcdistill.extra.logistic import DiscretisedLogistic
 from pcdistill.inputs import Categorical
 from pcdistill.structure import chain, chow_liu, gaussian_mutual_information
 
 CASES = [(k, s, seed) for k in brute.GRAPHS for s in brute.SUMS for seed in range(12)] + [(k, 'dense', seed) for k in brute.FORESTS for seed in range(12)] + [(k, 'dense', seed) for k in brute.KINDS for seed in range(100, 116)]
-FAMILIES = dict(logistic=lambda n, S, gen: DiscretisedLogistic(n, 3, S, gen))
+FAMILIES = dict(logistic=lambda n, S, gen: brute.logistic.DiscretisedLogistic(n, 3, S, gen))
 CASES += [(k, f, seed) for k in ('rat', 'quad_graph', 'hand_graph', 'tied', 'forest') for f in FAMILIES for seed in range(200, 204)]
 anywhere = pytest.mark.parametrize('kind,sums,seed', CASES)
 

@@ -12,11 +12,13 @@ from pcdistill.data import images
 from pcdistill.emission import FAMILIES, FamilyConfig
 from pcdistill.image import save_image
 from pcdistill.inpainting import MASKS
+from pcdistill.inputs import KINDS
 from pcdistill.latents import TEACHERS
 from pcdistill.chain import estimate, plan_table
 from pcdistill.recipes import SIZES, recipe, recipe_from
 from pcdistill.runs import load, load_json, save
 from stopping import in_slices
+import brute # knows logistic inputs
 
 def there(family):
     "Whether the module of a family is there."
@@ -211,7 +213,14 @@ def test_settings_of_an_emission_by_words():
     assert (e.states, e.own, e.inputs, e.lr_end, e.pseudocount)==(7, True, 'logistic', .2, 1)
     r = chosen('--data', 'photos', '--emission', 'normals', '--patch', '2', '--set', 'joined=[8, 4]')
     assert r.emission.joined==(8, 4) and r.side==8
-    for word in ('bark=1', 'states', 'states=x', 'own=3', 'states=0', 'states=1.5', 'states=[3]'): assert chosen('--set', word) is None
+    for word in ('bark=1', 'states', 'states=x', 'own=3', 'states=0', 'states=1.5', 'states=[3]', 'inputs=bark'): assert chosen('--set', word) is None
+
+def test_inputs_that_nobody_registered_are_refused(monkeypatch, refuses):
+    "Before anything is trained, with the kinds there are; who has copied logistic inputs names them like any other."
+    assert chosen('--set', 'inputs=logistic').emission.inputs=='logistic'
+    monkeypatch.delitem(KINDS, 'logistic')
+    for family in ('trees', 'grown'): refuses(lambda: recipe('digits', family=family, emission=dict(inputs='logistic')), "inputs of categorical, got 'logistic'")
+    assert chosen('--set', 'inputs=logistic') is None
 
 def test_families_are_rows_of_a_table():
     "Every preset and family there is; what a grid of patches has no place for goes."

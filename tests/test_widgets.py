@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image as Picture
 import pcdistill
-from pcdistill.extra.browsers import (ALONE, best_patches, draw, growth_figure, growth_stepper,
-                                growth_text, latent_browser, latent_figure, latents, ledger_figure,
-                                ledger_view, most_beside, nearest_images, neighbours, patches,
-                                ranked, sample_browser, sample_figure, swap)
+from cells import NBS, definitions
+from pcdistill.extra.browsers import (ALONE, best_patches, draw, latent_browser,
+                                latents, ledger_view, most_beside, nearest_images, neighbours,
+                                patches, ranked, sample_browser, sample_figure, swap)
 from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
 from pcdistill.core import rng
@@ -23,6 +23,9 @@ from small_images import two_terms
 from pcdistill.widgets import (Gallery, Pad, completions, hidden_text, inpaint_pad, log_true,
                                pixel_text, put, sheet, viridis)
 from test_evaluate import ALL_X, ledger, some_bound, toy
+
+PLAY = definitions(NBS/'play.ipynb') # steps of growing are cells of it
+growth_figure, growth_stepper, growth_text = PLAY.growth_figure, PLAY.growth_stepper, PLAY.growth_text
 
 def picture(data):
     return np.array(Picture.open(io.BytesIO(data)))
@@ -273,7 +276,9 @@ def test_bars_begin_at_zero():
     "Those of growing and of the ledger; the words above and below them are on the page."
     image, x = toy(3), ALL_X[:9]
     led = ledger(image, x, torch.zeros(9, 2).long(), some_bound(9, 0))
-    figures = growth_figure(HISTORY, 1), ledger_figure(led, image(x).detach(), x, 2)
+    view = ledger_view(led, image(x).detach(), x)
+    view.which.value = 2
+    figures = growth_figure(HISTORY, 1), view.figure()
     for ax in [ax for fig in figures for ax in fig.axes if ax.patches]:
         low, high = ax.get_ylim()
         assert low <= 0 <= high
@@ -317,7 +322,7 @@ def test_swap_by_enumeration(seed):
     w_zx = {z: weight(z).detach() for z in itertools.product(range(3), repeat=2)}
     mine, total = sum(w for z, w in w_zx.items() if z[n]==k), sum(w_zx.values())
     s = swap(image, x, n, k, rng(0), samples=200)
-    assert abs(math.exp(s.log_p)-mine.sum()/total.sum()) < 1e-4
+    assert abs(s.p-mine.sum()/total.sum()) < 1e-4
     mean = (mine[:, None, None, None]*ALL_X[same]).sum(0)/mine.sum()
     assert torch.allclose(s.mean.double(), mean, atol=1e-3)
     error = (mean*(1-mean).clamp_min(0)/200).sqrt()
@@ -330,7 +335,7 @@ def test_a_lone_latent_is_the_head():
     l = latents(image, ALL_X[:9])
     for k in range(3):
         s = swap(image, ALL_X[5], 0, k, rng(0))
-        assert abs(math.exp(s.log_p)-1/3) < 1e-5
+        assert abs(s.p-1/3) < 1e-5
         assert torch.allclose(s.mean, l.mean_kcpq[k], atol=1e-4)
 
 def test_neighbours_and_places():
@@ -356,15 +361,15 @@ def test_patches_are_those_of_the_circuit():
 def test_latent_browser(make):
     image = make()
     box, l = latent_browser(image, X3), latents(image, X3)
-    assert box.every.value==0 and f'value {ranked(l)[0]}:' in box.head.value
+    assert box.every.value==0 and f'value {ranked(l)[0]}:' in box.real.label
     send(box.every, value=1)
     k = ranked(l)[1]
-    assert f'value {k}:' in box.head.value
+    assert f'value {k}:' in box.real.label
     beside = most_beside(l, k, 6)
-    assert box.near.n==len(beside) and (beside==[])==(box.beside.value==ALONE)
+    assert box.near.n==len(beside) and (beside==[])==(box.near.label==ALONE)
     if make is not normal:                               # equal heads: one value is never used
         send(box.near, value=0)
-        assert f'value {beside[0]}:' in box.head.value and ranked(l)[box.every.value]==beside[0]
+        assert f'value {beside[0]}:' in box.real.label and ranked(l)[box.every.value]==beside[0]
     made = box.made.png
     send(box.piece, value=1)
     assert box.made.png!=made
@@ -375,22 +380,22 @@ def test_latent_browser(make):
     assert (a[:, 8:12]==a[:, :4]).all()                  # the other patch stays
     box.reach.value = 1
     assert (picture(box.made.png)[:, 8:12]!=a[:, :4]).any()
-    assert len(latent_figure(l, 0).axes)==5
+    galleries = box.every, box.real, box.near, box.where
+    assert {ax.get_title() for ax in box.figure().axes}=={g.label for g in galleries}
 
 def test_latents_behind_a_lossy_colour_map():
     "Values are shown; no patch gets another one, and the browser says why."
     box = latent_browser(lossy(), X3)
-    shown = box.head.value
+    shown = box.real.label
     send(box.every, value=1)
-    assert box.head.value!=shown and box.real.n > 0
-    assert 'lossy colour map' in box.said.value and box.made.n==0
+    assert box.real.label!=shown and box.real.n > 0
+    assert 'lossy colour map' in box.made.label and box.made.n==0
 
 def test_browser_of_a_lone_latent():
     box = latent_browser(lone(), X3)
-    assert (box.every.n, box.piece.n, box.near.n)==(1, 1, 0) and box.beside.value==ALONE
+    assert (box.every.n, box.piece.n, box.near.n)==(1, 1, 0) and box.near.label==ALONE
     assert picture(box.made.png).shape==(4, 5*8, 3)
-    figure = latent_figure(latents(lone(), X3), 0)
-    assert ALONE in [ax.get_title() for ax in figure.axes]
+    assert ALONE in [ax.get_title() for ax in box.figure().axes]
 
 # --- samples
 
@@ -409,15 +414,14 @@ def test_nearest_images_and_sample_browser():
     assert not torch.equal(box.drawn.x, x)
     box.seed.value = 0
     assert torch.equal(box.drawn.x, x)
-    assert len(sample_figure(draw(image, X3, 3, rng(0)), 7.).axes)==4
+    assert len(sample_figure(draw(image, X3, 3, rng(0)), 7.).axes[0].get_yticklabels())==4
 
 # --- growing, ledger
 
-BITS = dict(before=2., without=1.9, with_it=1.8)
-HISTORY = [dict(round=1, tree=0, patches=[70, 30], split=[1], new=[2], moved=12, bits=BITS,
-                accepted=True),
+HISTORY = [dict(round=1, tree=0, patches=[70, 30], split=[1], new=[2], moved=12,
+                bits=dict(before=2., after=1.8)),
            dict(round=2, tree=0, patches=[70, 18, 12], split=[2], new=[], moved=0,
-                bits=dict.fromkeys(BITS, 1.8), accepted=False)]
+                bits=dict(before=1.8, after=1.7))]
 
 def test_growth(refuses):
     box = growth_stepper(HISTORY)
@@ -446,7 +450,7 @@ def test_ledger_view(refuses):
         assert abs(said[n.removesuffix('_b')] - float(nats_b[7])/(8*math.log(2))) < 1e-3
     parts = said['conditional'] + said['prior'] + said['marginal']
     assert len(said)==4 and abs(parts-said['total']) < 2e-3 and box.shown.value!=one
-    refuses(lambda: ledger_figure(led, lp[:3], x, 0), 'ledger of each image')
+    refuses(lambda: ledger_view(led, lp[:3], x), 'ledger of each image')
 
 # --- the notebook
 

@@ -376,7 +376,7 @@ def test_first_screen(opened):
 LAYOUT = '''box => {
     const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number); return (r + g + b)/765 }
     const style = e => getComputedStyle(e), [canvas, scale] = ['canvas', '.pcd-scale'].map(s => box.querySelector(s))
-    const right = box.getBoundingClientRect().right, words = [...box.querySelectorAll('.pcd-name, .pcd-readout, button, .widget-html-content, .widget-label')].filter(e => e.checkVisibility())
+    const right = box.getBoundingClientRect().right, words = [...box.querySelectorAll('.pcd-head, .pcd-name, .pcd-readout, button, .widget-html-content, .widget-label')].filter(e => e.checkVisibility())
     const place = e => e.getBoundingClientRect(), apart = (a, b) => a.right < b.left + 1 || b.right < a.left + 1 || a.bottom < b.top + 1 || b.bottom < a.top + 1
     return { cut: [...box.querySelectorAll('.pcd-one, .pcd-scale, button, canvas, img, input:not([type=file])')].filter(e => e.getBoundingClientRect().right > right + 1).length,
              over: words.flatMap((a, i) => words.slice(i + 1).filter(b => !a.contains(b) && !b.contains(a) && !apart(place(a), place(b))).map(b => `${a.innerText} over ${b.innerText}`)),
@@ -573,9 +573,9 @@ def test_latents(opened, ask, widget):
     box = widget('latents')
     def option(name, i):
         box.get_by_role('listbox', name=name).get_by_role('option').nth(i).click()
-    before = ask('values.head.value')
+    before = ask('values.real.label')
     option('latent values', 5)
-    k = until('another value', lambda: (k := ask('values.head.value'))!=before and k)
+    k = until('another value', lambda: (k := ask('values.real.label'))!=before and k)
     box.get_by_text(k.split(':')[0] + ':').wait_for()
     opened.keyboard.press('ArrowRight')
     until('the next one', lambda: ask('values.every.value')==6)

@@ -1,6 +1,6 @@
 // Small pictures side by side, cut out of one PNG; where `pick` is true one of them is chosen by mouse, touch or keyboard and `value` is its number.
 function render({ model, el }) {
-  const box = element('div')
+  const head = element('div', { class: 'pcd-head', 'aria-hidden': 'true' }), box = element('div')   // the name of the box says the same
   let url = null
 
   function draw() {
@@ -11,6 +11,7 @@ function render({ model, el }) {
     const part = (i, of) => of > 1 ? `${100*i/(of - 1)}%` : '0%'
     if (url) URL.revokeObjectURL(url)
     url = URL.createObjectURL(new Blob([bytes(model.get('png'))], { type: 'image/png' }))
+    head.textContent = model.get('label')
     box.className = w < 30 ? 'pcd-gallery pcd-tight' : 'pcd-gallery'
     box.setAttribute('role', pick ? 'listbox' : 'group'); box.setAttribute('aria-label', model.get('label'))
     box.style.maxWidth = `calc(${cols}*(${side} + 8px))`            // fewer a row where there is no room
@@ -49,10 +50,11 @@ function render({ model, el }) {
     e.preventDefault()
     if (to >= 0 && to < n) choose(to)
   }
-  model.on('change:png', draw); model.on('change:names', draw); model.on('change:value', mark)
+  const drawn = 'change:png change:names change:label'
+  model.on(drawn, draw); model.on('change:value', mark)
   el.classList.add('pcd')
   el.dataset.lmSuppressShortcuts = 'true'; el.onkeydown = e => e.stopPropagation()   // the notebook has keys of its own
-  el.append(box); draw()
-  return () => { model.off('change:png', draw); model.off('change:names', draw); model.off('change:value', mark); if (url) URL.revokeObjectURL(url) }
+  el.append(head, box); draw()
+  return () => { model.off(drawn, draw); model.off('change:value', mark); if (url) URL.revokeObjectURL(url) }
 }
 export default { render }
