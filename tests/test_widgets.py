@@ -255,7 +255,7 @@ def test_words_and_a_figure_where_there_are_no_widgets():
 def test_the_figure_says_what_the_controls_say():
     box = growth_stepper(HISTORY)
     box.step.value = 2
-    assert box.figure().axes[1].get_title()==f'step 2 of {len(HISTORY)} (green: kept)'
+    assert box.figure().axes[1].get_title()==f'step 2 of {len(HISTORY)}'
     box = inpaint_pad(dict(circuit=coloured(), normal=normal()), X3, ~ALL, n=2)
     assert 'seen, sample 1, sample 2, mean, entropy' in box.figure().axes[0].get_title()
     box.model.value = 'all'
@@ -493,7 +493,7 @@ def test_a_folder_that_is_no_run_gives_a_sentence(tmp_path, capsys):
     "play.ipynb says what is wrong with a folder and trains digits instead."
     (second,), first = cells('def opened(')
     functions, rest = second.split('\ntry:')
-    rest = 'try:' + rest.split('\ntrain, valid')[0]
+    rest = 'try:' + rest.split('\ntrain, test')[0]
     scope = {}
     exec(first + '\n' + functions, scope)
     scope['trained'] = lambda: (None, None, None)
