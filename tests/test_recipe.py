@@ -10,7 +10,6 @@ from pcdistill.core import Refused, known, rng
 from pcdistill.colour import COLOURS
 from pcdistill.data import images
 from pcdistill.emission import FAMILIES, FamilyConfig
-from pcdistill.image import save_image
 from pcdistill.inpainting import MASKS
 from pcdistill.latents import TEACHERS
 from pcdistill.chain import estimate, plan_table
@@ -401,7 +400,7 @@ def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):
     def full(fd): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', full)
     image = R.load_run(copy, 'cpu').image
-    with pytest.raises(Refused, match='no space left'): save_image(image, copy/'student.safetensors')
+    with pytest.raises(Refused, match='no space left'): save(copy/'student.safetensors', *R.image_state(image))
     assert (copy/'student.safetensors').read_bytes()==before and not list(copy.glob('*.tmp')) + list(copy.glob('.*.tmp'))
 
 @pytest.mark.parametrize('n', [1, 2, 4])
