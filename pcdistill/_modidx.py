@@ -273,7 +273,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pcdistill.evaluate.measure': ('evaluate.html#measure', 'pcdistill/evaluate.py'),
                                     'pcdistill.evaluate.readings': ('evaluate.html#readings', 'pcdistill/evaluate.py'),
                                     'pcdistill.evaluate.score': ('evaluate.html#score', 'pcdistill/evaluate.py'),
-                                    'pcdistill.evaluate.waterfall': ('evaluate.html#waterfall', 'pcdistill/evaluate.py'),
                                     'pcdistill.evaluate.waterfall_bits': ('evaluate.html#waterfall_bits', 'pcdistill/evaluate.py')},
             'pcdistill.extra.browsers': { 'pcdistill.extra.browsers.Drawn': ('extra/browsers.html#drawn', 'pcdistill/extra/browsers.py'),
                                           'pcdistill.extra.browsers.Latents': ( 'extra/browsers.html#latents',

@@ -42,8 +42,8 @@ from .image import Image, finetune, image_from_state, image_state, load_image
 from .teacher import bound
 from .priors import Choice, PriorConfig, choose_prior, fit_prior, simple_priors
 from .latents import extract, features, kind_of, load_teacher
-from .evaluate import bits, ledger_from, measure, readings, score, waterfall
-from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, webp_bits
+from .evaluate import Ledger, bits, ledger_from, measure, readings, score
+from .evaluate import fit_one_normal, fit_plain_hclt, png_bits, waterfall_bits, webp_bits
 from .inpainting import COMPLETERS, load_completer, model_of
 from .inpainting import as_png, by_mask, inpaint, figure
 from .recipes import Recipe, recipe_from
@@ -405,11 +405,10 @@ def number(v) -> float|None:
     "To five digits; None if it is not finite, for JSON has no such numbers."
     return round(float(v), 5) if math.isfinite(v) else None
 
-def ledger_terms(m:dict):
-    "The ledger from measured nats; None if the teacher has no likelihood."
-    if 'teacher_conditional_b' not in m:
-        return None
-    teacher = m['teacher_conditional_b'], m['teacher_codes_prior_b']
+def ledger_terms(m:dict[str, Tensor]) -> Ledger:
+    "The ledger from measured nats; NaN where a teacher without likelihood has no bound."
+    none_b = torch.full_like(m['student_student_b'], math.nan)
+    teacher = (m.get(f'teacher_{k}_b', none_b) for k in ('conditional', 'codes_prior'))
     return ledger_from(m['student_student_b'], m['student_parts_b2'], *teacher)
 
 # %% ../nbs/61_chain.ipynb #c020
@@ -417,14 +416,12 @@ def summary(run:Run) -> dict:
     "What goes into results.json."
     r, m, student, prior = run.recipe, run.measured(), run.student(), run.prior()
     D, base = math.prod(student.shape), {k: number(v.mean()) for k, v in run.baselines().items()}
-    mean, none = {k: bpd(v, D).mean(0) for k, v in m.items()}, torch.tensor(math.nan)
-    t_x, t_z = (mean.get(f'teacher_{k}_b', none) for k in ('conditional', 'codes_prior'))
+    mean, saved = {k: bpd(v, D).mean(0) for k, v in m.items()}, ledger_terms(m).saved(D)
     s, start = mean['student_student_b'], mean['start_student_b']
     s_x, s_z = mean['student_parts_b2']
-    saved = dict(conditional=t_x - s_x, prior=t_z - s_z, marginal=s_x + s_z - s,
-                 total=t_x + t_z - s)
-    teacher = dict(kind=r.teacher, bits_conditional=number(t_x),
-                   bits_codes_prior=number(t_z), bits=number(t_x + t_z), prior=None)
+    teacher = dict(kind=r.teacher, bits_conditional=number(s_x + saved['conditional']),
+                   bits_codes_prior=number(s_z + saved['prior']),
+                   bits=number(s + saved['total']), prior=None)
     if prior:
         nats = prior.nats.items()
         teacher |= dict(prior=prior.name, valid_bits_of_priors={
@@ -595,15 +592,16 @@ def distill(
 # %% ../nbs/61_chain.ipynb #pic61001
 def pictures(run:Run):
     "samples.png, ledger.png, curves.png and, where colours can be taken back, inpaint.png."
-    student, gen, m = run.student(), rng(run.recipe.seed + 7, run.device), run.measured()
-    x, title = run.images('test')[:6], run.recipe.data
+    student, gen = run.student(), rng(run.recipe.seed + 7, run.device)
+    x, results = run.images('test')[:6], run.results
     made = dict(samples=grid(student.sample(32, gen), title='samples'))
     if not student.lossy:
         made['inpaint'] = figure(inpaint(student, x, 'centre', 3, gen))
     with suppress(Refused): # curves.jsonl may have gone
         made['curves'] = run.curves()
-    if ledger := ledger_terms(m):
-        made['ledger'] = waterfall(ledger, m['student_student_b'], x[0].numel(), title=title)
+    teacher = results['teacher']['bits']
+    if teacher is not None:
+        made['ledger'] = waterfall_bits(teacher, results['ledger'], title=run.recipe.data)
     for name, fig in made.items():
         write_file(run.folder/f'{name}.png', as_png(fig, 120.))
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['webp_bits', 'png_bits', 'score', 'Estimate', 'mean_bits', 'bits', 'Readings', 'readings', 'Measured', 'measure',
-           'Ledger', 'ledger_from', 'waterfall_bits', 'waterfall', 'fit_one_normal', 'file_bits', 'hclt_states',
-           'fit_plain_hclt']
+           'Ledger', 'ledger_from', 'waterfall_bits', 'fit_one_normal', 'file_bits', 'hclt_states', 'fit_plain_hclt']
 
 # %% ../nbs/50_evaluate.ipynb #c002
 import copy, io, math
@@ -169,17 +168,6 @@ def waterfall_bits(
     ax.tick_params(axis='x', labelsize=8)
     ax.set_title(title, fontsize=10)
     return ax.figure
-
-def waterfall(
-    ledger:Ledger,                # of some images
-    student_b:Float[Tensor, "b"], # log p(x) of the same images
-    dims:int,                     # dimensions of an image, c·h·w
-    ax:Axes|None=None,            # where to draw; None makes a figure
-    title:str|None=None,
-) -> Figure:
-    "The ledger's means as a waterfall in bits/dim."
-    teacher = float(bpd(student_b - ledger.total_b.to(student_b), dims).mean())
-    return waterfall_bits(teacher, ledger.saved(dims), ax, title)
 
 # %% ../nbs/50_evaluate.ipynb #c027
 @torch.no_grad()

@@ -8,7 +8,7 @@ from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.core import bpd
 from pcdistill.evaluate import (bits, fit_one_normal, fit_plain_hclt, hclt_states, ledger_from, measure, png_bits,
-                                readings, score, waterfall, waterfall_bits, webp_bits)
+                                readings, score, waterfall_bits, webp_bits)
 from pcdistill.either import SquaresConfig, fit_squares
 from pcdistill.emission import Labelled
 from pcdistill.image import Image as Student, whole_image
@@ -176,5 +176,6 @@ def test_waterfall():
     fig = waterfall_bits(5., dict(conditional=.5, prior=-.2, marginal=.1))
     assert [t.get_text() for t in fig.axes[0].texts]==['5.000', '-0.500', '+0.200', '-0.100', '4.600']
     joint = toy(2); m = measure(joint, ALL_X, torch.zeros(256, 2).long()); b = some_bound(256, 1)
-    fig = waterfall(ledger_from(*m, b.conditional_b, b.codes_prior_b), m.student_b, 8)
+    saved = ledger_from(*m, b.conditional_b, b.codes_prior_b).saved(8)
+    fig = waterfall_bits(bits(b.conditional_b + b.codes_prior_b, 8).bits, saved)
     assert fig.axes[0].texts[-1].get_text()==f'{bits(m.student_b, 8).bits:.3f}'

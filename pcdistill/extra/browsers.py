@@ -23,7 +23,7 @@ from ..show import grid, heat, strip
 from ..circuit import soft_posterior
 from ..emission import moments_of_rows
 from ..image import Image
-from ..evaluate import Ledger, waterfall
+from ..evaluate import Ledger, waterfall_bits
 from ..inpainting import as_png, inpaint
 from ..widgets import Gallery, Panel, chooser, follow, put, viridis
 
@@ -366,8 +366,10 @@ def ledger_figure(
     fig = Figure(figsize=(6, 5), dpi=72, layout='constrained')
     ax = fig.subplot_mosaic('xi;xm', width_ratios=[.35, 1])
     grid(x_bchw[i:i+1], 1, ax['x'], f'image {i}')
-    waterfall(of_image(ledger, i), student_b[i:i+1], dims, ax['i'], 'this image')
-    waterfall(ledger, student_b, dims, ax['m'], f'mean of {b} images')
+    teacher_b = bpd(student_b - ledger.total_b.to(student_b), dims)
+    saved, mean = of_image(ledger, i).saved(dims), ledger.saved(dims)
+    waterfall_bits(float(teacher_b[i]), saved, ax['i'], 'this image')
+    waterfall_bits(float(teacher_b.mean()), mean, ax['m'], f'mean of {b} images')
     return fig
 
 # %% ../../nbs/extra/browsers.ipynb #c034b
