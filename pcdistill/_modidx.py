@@ -164,7 +164,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'pcdistill.data.image_column': ('data.html#image_column', 'pcdistill/data.py'),
                                 'pcdistill.data.images': ('data.html#images', 'pcdistill/data.py'),
                                 'pcdistill.data.keep_images': ('data.html#keep_images', 'pcdistill/data.py'),
-                                'pcdistill.data.n_images': ('data.html#n_images', 'pcdistill/data.py'),
                                 'pcdistill.data.names': ('data.html#names', 'pcdistill/data.py'),
                                 'pcdistill.data.no_test': ('data.html#no_test', 'pcdistill/data.py'),
                                 'pcdistill.data.open_split': ('data.html#open_split', 'pcdistill/data.py'),

@@ -31,7 +31,7 @@ from .show import curve, grid, table
 from .runs import load, load_json, locked, read_curves, recording
 from .runs import load_rows, resumable, rows_file, save, save_json, write_file
 from .data import IN_MEMORY, Split, by_shards, keep_images, no_test, open_split
-from .data import images, n_images
+from .data import images
 from .colour import COLOURS
 from .patches import to_patches
 from .clusters import kmeans, assign
@@ -286,8 +286,8 @@ def rows(self:Run, x_bchw, z_bn) -> Labelled:
     r, colour = self.recipe, COLOURS[self.recipe.colour]
     squares = [to_patches(colour.forward(x), r.side).flatten(0, 1) for x in x_bchw.split(2048)]
     z_xq = square_labels(z_bn, x_bchw.shape[2]//r.patch, r.emission.across)
-    levels = max(colour.levels(x_bchw.shape[1]))
-    return Labelled(torch.cat(squares), z_xq, levels, len(self.latents()['mu_kf']), r.side)
+    levels, K = colour.levels(x_bchw.shape[1]), len(self.latents()['mu_kf'])
+    return Labelled(torch.cat(squares), z_xq, levels, K, r.side)
 
 @patch
 def fitted_images(self:Run, gen:torch.Generator) -> Int[Tensor, "b"]:
@@ -489,32 +489,29 @@ def speed_of(image:Image, x_bchw:UInt8[Tensor, "b c h w"]) -> tuple[Callable, fl
 
 # %% ../nbs/61_chain.ipynb #824a2986
 def network_seconds(
-    fit:Callable, # its configuration → it, trained on a few rows
+    fit:Callable, # (configuration, generator, progress) → it, trained on a few rows
     config,       # as `teacher.train` takes it
     few:int,      # rows it is trained on
     n:int,        # rows it is to be trained on
 ) -> float:
     "Seconds of training a network, from one epoch."
-    one = replace(config, epochs=1)
-    return config.epochs*min(n, config.per_epoch)/few*seconds_of(lambda: fit(one))
+    one_s = seconds_of(lambda: fit(replace(config, epochs=1), rng(0), progress=False))
+    return config.epochs*min(n, config.per_epoch)/few*one_s
 
 def teacher_seconds(r:Recipe, x_bchw, n:int) -> tuple[float, float]:
     "Seconds of fitting the teacher and its autoregressive prior on n images like these."
     kind, few = kind_of(r.teacher), len(x_bchw)
-    config = kind.preset(r.teacher_size, r.patch, r.clusters)
-    def fit(config):
-        return kind.fit(x_bchw, config, rng(0), progress=False)
+    config, fit = kind.preset(r.teacher_size, r.patch, r.clusters), partial(kind.fit, x_bchw)
     if kind.trained:
         teacher = network_seconds(fit, config, few, n)
     else:
-        teacher = seconds_of(lambda: fit(config))*min(n, 4000)/few
+        teacher = seconds_of(lambda: fit(config, rng(0)))*min(n, 4000)/few
     if not (kind.has_likelihood and r.autoregressive):
         return teacher, 0.
     codes = kind(config, tuple(x_bchw.shape[1:])).n_codes
     ids_bm = torch.zeros(few, len(codes), dtype=torch.long, device=x_bchw.device)
-    def fit_codes(config):
-        return fit_prior(ids_bm, codes, config, rng(0), progress=False)
-    return teacher, network_seconds(fit_codes, getattr(PriorConfig, r.teacher_size)(), few, n)
+    prior = getattr(PriorConfig, r.teacher_size)()
+    return teacher, network_seconds(partial(fit_prior, ids_bm, codes), prior, few, n)
 
 # %% ../nbs/61_chain.ipynb #5e329a68
 def untrained(
@@ -522,15 +519,10 @@ def untrained(
     x_bchw:UInt8[Tensor, "b c h w"],# some images: all that it sees
     folder:Path|str,                # for its files
 ) -> Run:
-    "A run with random labels and no passes: its circuits are as they start."
+    "A run without network and passes: its circuits are as they start."
     still = replace(r, teacher='pixels', epochs=0, emission=replace(r.emission, epochs=0))
-    run, gen = Run(still, folder, str(x_bchw.device), progress=False), rng(0)
+    run = Run(still, folder, str(x_bchw.device), progress=False)
     run.held |= dict(train=x_bchw, valid=x_bchw, test=x_bchw[:1])
-    f_bnf = features(run.teacher(), x_bchw)
-    b, n, _ = f_bnf.shape
-    some = torch.randint(b*n, (r.clusters,), generator=gen)
-    z_bn = torch.randperm(b*n, generator=gen).view(b, n) % r.clusters
-    run.held['latents'] = dict(mu_kf=f_bnf.flatten(0, 1)[some], z_bn=z_bn.to(run.device))
     return run
 
 # %% ../nbs/61_chain.ipynb #53561840
@@ -539,12 +531,11 @@ def estimate(
     device:str|None=None, # where; None picks
 ) -> dict[str, float]:
     "Seconds of the stages, from one micro-batch of each: give or take a factor of two or three."
-    n, n_test, f = n_images(r.data), n_images(r.data, 'test'), r.emission
-    n, n_test = min(n, r.n_train or n), min(n_test, r.n_test or n_test)
-    x = images(r.data, 'train', r.micro).to(pick_device(device))
+    x, f = images(r.data, 'train', r.micro).to(pick_device(device)), r.emission
     with TemporaryDirectory() as folder:
         run = untrained(r, x, folder)
         image, _, took = run.student(), run.readings(), run.seconds
+    n, n_test = len(run.split('train')), len(run.split('test'))
     plain = fit_plain_hclt(x, COLOURS['rgb'], image.n_params, rng(0), epochs=0, progress=False)
     (passes, one), (plain_passes, plain_one) = speed_of(image, x), speed_of(plain, x)
     teacher, prior = teacher_seconds(r, x, n)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IN_MEMORY', 'read_images', 'image_column', 'split_named', 'Parts', 'names', 'split_sources', 'split_rows', 'no_test',
-           'Split', 'open_split', 'n_images', 'images', 'keep_images', 'by_shards']
+           'Split', 'open_split', 'images', 'keep_images', 'by_shards']
 
 # %% ../nbs/10_data.ipynb #c002
 import io
@@ -417,13 +417,6 @@ def open_split(
     sources = split_sources(name)
     size = {s: len(source) for s, source in sources.items()}
     return Split(name, split, sources, *split_rows(name, size)[split])
-
-def n_images(
-    name:str,          # as in `images`
-    split:str='train', # 'train', 'valid', 'test'
-) -> int:
-    "How many images a split has; none is decoded."
-    return len(open_split(name, split))
 
 def images(
     name:str,          # one of `names()`, a folder, or a Hugging Face id

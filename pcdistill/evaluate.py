@@ -237,7 +237,7 @@ def fit_plain_hclt(
     "A plain HCLT of about `n_params` parameters, trained by EM from a random start."
     some = train_x[torch.randperm(len(train_x), generator=gen)[:20_000].to(train_x.device)]
     y_bd = rearrange(colour.forward(some), 'b c h w -> b (h w c)')
-    D, V = y_bd.shape[1], max(colour.levels(train_x.shape[1]))
+    D, V = y_bd.shape[1], colour.levels(train_x.shape[1])
     mi_dd = gaussian_mutual_information(y_bd) if D > 1024 else mutual_information(y_bd[:4000])
     tree = agreed(lambda: chow_liu(mi_dd))
     e = Trees([tree], V, [1], [hclt_states(D, V, n_params)], gen=gen).to(y_bd.device)

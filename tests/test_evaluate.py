@@ -160,7 +160,7 @@ def test_states_for_a_parameter_count():
         assert S >= 1 and all(miss(S) <= miss(s) for s in (max(1, S-1), S+1))
 
 def test_plain_hclt_is_a_distribution_of_rgb_integers():
-    two = Colour('two', (2, 2, 2), lambda x: x.to(torch.int16), lambda y: y)
+    two = Colour('two', 2, lambda x: x.to(torch.int16), lambda y: y)
     all_x = torch.tensor(list(itertools.product(range(2), repeat=6)), dtype=torch.uint8).view(-1, 3, 1, 2)
     model = fit_plain_hclt(all_x[torch.randint(0, 64, (300,), generator=rng(0))], two, 60, rng(1), epochs=2, batch=100, progress=False)
     assert abs(score(model, all_x, progress=False).exp().sum()-1) < 1e-5
