@@ -302,13 +302,13 @@ def fitted_images(self:Run, gen:torch.Generator) -> Int[Tensor, "b"]:
 @patch
 def labelled(self:Run, gen:torch.Generator) -> Labelled:
     "What a family is fitted to; the teacher's features too if it wants."
-    x, z_bn, how_made = self.images('train'), self.latents()['z_bn'], family(self.recipe.family)
+    x, z_bn = self.images('train'), self.latents()['z_bn']
+    wants = family(self.recipe.family).features
     n_squares = x[0, 0].numel()//self.recipe.side**2
-    if not how_made.features and len(x)*n_squares <= self.recipe.emission.n_fit:
-        return self.rows(x, z_bn)
-    some = self.fitted_images(gen)
+    few = wants or len(x)*n_squares > self.recipe.emission.n_fit
+    some = self.fitted_images(gen) if few else slice(None)
     rows = self.rows(x[some], z_bn[some])
-    if not how_made.features:
+    if not wants:
         return rows
     f_xf = features(self.teacher(), x[some], self.codes()[some]).flatten(0, 1)
     return rows._replace(f_xf=f_xf)
@@ -344,7 +344,7 @@ def student(self:Run, ckpt:Path):
     r, image, valid = self.recipe, copy.deepcopy(self.start()), self.images('valid')
     x = self.images('train')[:r.n_tune]
     finetune(image, x, rng(r.seed + 5), valid, r.micro, epochs=r.epochs, batch=r.batch, lr=r.lr,
-             pseudocount=r.pseudocount, order=by_shards(len(x), r.micro),
+             pseudocount=r.pseudocount, order=partial(by_shards, len(x)),
              ckpt=ckpt, progress=self.progress)
     return image_state(image)
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import zipfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from einops import rearrange
 from .core import Refused, during, require, rng
-from .ranks import agreed, mine
+from .ranks import agreed
 from .runs import rows_file
 
 # %% ../nbs/10_data.ipynb #c013
@@ -442,7 +442,7 @@ def keep_images(
 ) -> UInt8[Tensor, "b c h w"]:
     "The images of a split from a file, mapped; what was killed goes on where it was."
     n = len(split)
-    row_b = torch.from_numpy(np.fromiter(split.rows, np.int64, n))
+    row_b = torch.tensor(split.rows)
     order_b = row_b.argsort()
     if file.is_file() or bool((row_b.diff() > 0).all()):
         return rows_file(file, n, lambda at: split[at])
@@ -455,14 +455,10 @@ def keep_images(
 
 # %% ../nbs/10_data.ipynb #cstr1007
 def by_shards(
-    n:int,     # rows
-    micro:int, # at a time
-    shard:int=1 << 17, # rows that are shuffled with each other
-) -> Callable[[torch.Generator, int], Iterator]:
+    n:int,               # rows
+    gen:torch.Generator, # randomness (CPU)
+    shard:int=1 << 17,   # rows that are shuffled with each other
+) -> Int64[Tensor, "n"]:
     "An `order` for `em.fit`: shards in random order, and the rows of each."
-    def order(gen, steps):
-        first = (torch.randperm(-(-n//shard), generator=gen)*shard).tolist()
-        rows = [i + torch.randperm(min(shard, n-i), generator=gen) for i in first]
-        row_b = torch.cat(rows)
-        return (mine(r).split(micro) for r in row_b.tensor_split(steps))
-    return order
+    first = (torch.randperm(-(-n//shard), generator=gen)*shard).tolist()
+    return torch.cat([i + torch.randperm(min(shard, n-i), generator=gen) for i in first])
