@@ -32,7 +32,7 @@ from .runs import load, load_json, locked, read_curves, recording
 from .runs import load_rows, resumable, rows_file, save, save_json, write_file
 from .data import IN_MEMORY, Split, by_shards, keep_images, no_test, open_split
 from .data import images
-from .colour import COLOURS
+from .colour import COLOURS, YCOCG_R
 from .patches import to_patches
 from .clusters import kmeans, assign
 from .latent_prior import fit_latent_prior
@@ -352,9 +352,8 @@ def student(self:Run, ckpt:Path):
 @stage(load_image)
 def plain(self:Run, ckpt:Path):
     "As many parameters, no teacher, the same images; the epoch that validates best."
-    x, gen = self.images('train'), rng(self.recipe.seed + 6)
-    colour, n_params = COLOURS['ycocg_r' if x.shape[1]==3 else 'rgb'], self.student().n_params
-    return image_state(fit_plain_hclt(x, colour, n_params, gen, valid_x=self.images('valid'),
+    x, valid, gen = self.images('train'), self.images('valid'), rng(self.recipe.seed + 6)
+    return image_state(fit_plain_hclt(x, YCOCG_R, self.student().n_params, gen, valid_x=valid,
                                       ckpt=ckpt, progress=self.progress))
 
 # %% ../nbs/61_chain.ipynb #c017
@@ -536,7 +535,7 @@ def estimate(
         run = untrained(r, x, folder)
         image, _, took = run.student(), run.readings(), run.seconds
     n, n_test = len(run.split('train')), len(run.split('test'))
-    plain = fit_plain_hclt(x, COLOURS['rgb'], image.n_params, rng(0), epochs=0, progress=False)
+    plain = fit_plain_hclt(x, YCOCG_R, image.n_params, rng(0), epochs=0, progress=False)
     (passes, one), (plain_passes, plain_one) = speed_of(image, x), speed_of(plain, x)
     teacher, prior = teacher_seconds(r, x, n)
     squares = image.tiles.n_pieces
