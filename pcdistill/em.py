@@ -182,8 +182,6 @@ def fit(
     sizes = n_rows, batch, micro
     require(min(sizes) >= 1,
             f'wanted at least one row in the data, a batch and at a time, got {sizes}')
-    def shuffled(gen):
-        return torch.randperm(n_rows, generator=gen)
     opt = make(module) if make else EM(module, 1., pseudocount)
     at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))
@@ -192,8 +190,8 @@ def fit(
     best.look()
     for epoch in resumable(ckpt, epochs, state, progress=progress, desc=desc):
         eta = lambda i: at((epoch*steps + i)/max(1, epochs*steps - 1))
-        rows = (order or shuffled)(gen).tensor_split(steps)
-        parts = (mine(r).split(micro) for r in rows)
+        row_b = order(gen) if order else torch.randperm(n_rows, generator=gen)
+        parts = (mine(r).split(micro) for r in row_b.tensor_split(steps))
         total = one_epoch(module, opt, log_prob, parts, eta)
         require(math.isfinite(total), f'wanted a finite log-likelihood, got {total} in {desc}; '
                 "data outside the circuit's support or NaN in its parameters")

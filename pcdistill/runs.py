@@ -187,8 +187,9 @@ def _restore(
 ) -> int:
     "Number of epochs already done; refuses the checkpoint of another loop."
     states, meta = load(path)
-    require((meta.get('n_epochs'), set(states))==(n_epochs, set(state)), f"wanted the checkpoint of "
-            f"a loop of {n_epochs} epochs over {', '.join(state)}, got another one in {path}")
+    require((meta.get('n_epochs'), set(states))==(n_epochs, set(state)),
+            f"wanted the checkpoint of a loop of {n_epochs} epochs over {', '.join(state)}, "
+            f"got another one in {path}")
     try:
         for k, o in state.items():
             _give(o, states[k])
