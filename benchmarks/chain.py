@@ -44,7 +44,7 @@ def start(x, z_bn, K:int, name:str, config, patch:int, colour:str, gen):
     space, side, seconds = COLOURS[colour], patch*config.across, {}
     y_xd = to_patches(space.forward(x).long(), side).flatten(0, 1)
     z_xq = square_labels(z_bn, x.shape[3]//patch, config.across)
-    rows = Labelled(y_xd, z_xq, max(space.levels(3)), K, side)
+    rows = Labelled(y_xd, z_xq, space.levels(3), K, side)
     fitted, seconds['emission'] = timed(family(name).fit, rows, config, gen, progress=False)
     emission = fitted[0]
     z_bn = emission.label(y_xd, z_xq[:, 0]).view(len(x), -1)

@@ -62,7 +62,7 @@ from pcdistill.data import images, open_split
 from pcdistill.either import SquaresConfig
 from pcdistill.emission import Labelled, family
 from pcdistill.evaluate import fit_one_normal, fit_plain_hclt
-from pcdistill.image import Image, load_image, save_image
+from pcdistill.image import Image, image_state, load_image
 from pcdistill.extra.innovations import (Asked, Innovations, InnovationsConfig, dequantised,
                                          fit_innovations, fit_network, normal_of)
 from pcdistill.extra.masked import MaskedConfig, MaskedNet
@@ -91,12 +91,12 @@ def circuit_of(x) -> Image:
     heads_bn = e.label(y_xd, z_x).view(len(x), -1)
     return Image(e, fit_latent_prior(heads_bn, e.n_heads), RGB, side, tuple(x.shape[1:]))
 
-def made(file:Path, make, load, save):
+def made(file:Path, make, load, state):
     "A model from its file, made if it is not there."
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
-        save(make(), file)
+        save(file, *state(make()))
         print(f'{file.name}: {time.monotonic() - start:.0f} s', flush=True)
     return load(file)
 
@@ -114,16 +114,14 @@ def planned(model, x_bchw, config) -> str:
 
 def models(train, valid, a) -> dict:
     "Name → what is asked."
-    def one(name, make, load=load_image, save=save_image):
-        return made(a.runs/f'{a.data}-{name}.safetensors', make, load, save)
+    def one(name, make, load=load_image, state=image_state):
+        return made(a.runs/f'{a.data}-{name}.safetensors', make, load, state)
     normal = one('normal', lambda: fit_one_normal(train, valid))
     config = InnovationsConfig(cell=CELL, K=a.K, n_fit=45_000, mirror=a.data!='fashion_mnist')
     def innovations():
         ckpt = a.runs/f'{a.data}-innovations.ckpt'
         return fit_innovations(train, valid, config, rng(0), ckpt)
-    def keep(model, file):
-        save(file, *model.state())
-    told = one('innovations', innovations, load_completer, keep)
+    told = one('innovations', innovations, load_completer, Innovations.state)
     better = copy.deepcopy(told)
     dev, preset = device(a.device), '' if a.network=='small' else f'-{a.network}'
     masked = getattr(MaskedConfig, a.network)(mirror=config.mirror)
@@ -134,7 +132,7 @@ def models(train, valid, a) -> dict:
         fit_network(better, train.to(dev), masked, rng(0, dev), ckpt)
         return better.to('cpu').network
     better.network = one(f'network{preset}', net, lambda file: MaskedNet.from_state(*load(file)),
-                         keep)
+                         MaskedNet.state)
     plain = one('plain', lambda: fit_plain_hclt(train[:20_000], COLOURS['rgb'], 2_000_000, rng(0)))
     return {'plain HCLT': plain, 'circuit': one('circuit', lambda: circuit_of(train[:20_000])),
             'normal': Innovations(*normal_of(normal), tuple(train.shape[1:]), CELL, 1),
@@ -191,8 +189,8 @@ def fit_classifier(x, y_b, epochs=3, batch=100) -> nn.Sequential:
             plan.step()
     return net
 
-def save_classifier(net, file):
-    save(file, net.state_dict(), dict(sizes=[net[0].num_features, net[-1].out_features]))
+def classifier_state(net) -> tuple[dict, dict]:
+    return net.state_dict(), dict(sizes=[net[0].num_features, net[-1].out_features])
 
 def load_classifier(file) -> nn.Sequential:
     tensors, meta = load(file)
@@ -319,7 +317,7 @@ def main():
         out = out.with_stem(f'{out.stem}-{a.network}')
     net = made(a.runs/f'{a.data}-classifier.safetensors',
                lambda: fit_classifier(train, classes(a.data, 'train')), load_classifier,
-               save_classifier)
+               classifier_state)
     judge = Judge(net, x, a.few)
     done = json.loads(out.read_text()) if out.is_file() else dict(
         data=a.data, shape=list(x.shape[1:]), few=a.few, K=a.K, commit=COMMIT, masks={})

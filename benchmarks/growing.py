@@ -44,7 +44,7 @@ from pcdistill.trees import Trees, TreesConfig, fit_trees
 
 THINNED = definitions(EXTRA/'thinning.ipynb').Thinned
 COLOUR, P, SHAPE = COLOURS['ycocg_r'], 4, (3, 32, 32)
-V = max(COLOUR.levels(3))                # values of a channel
+V = COLOUR.levels(3)                     # values of a channel
 LR, ALPHA = (1., .1), .1                 # EM step from and to, in each stage; pseudocount
 PASSES = dict(leaf=6, joint=4)           # over the images, in each stage
 STEPS = dict(batch=8192, micro=2048)     # of EM on patches

@@ -74,9 +74,8 @@ def one_pass(folder:Path, side:int) -> list:
     def told(what, start): rows.append((what, round(time.monotonic() - start, 1), round(max(0, watch.reset() - base)/1e6, 1))); print(*rows[-1], flush=True)
     start = time.monotonic(); split = open_split('imagenet32'); n = len(split); told('batches opened', start)
     start = time.monotonic(); x_bchw = chain.keep_images(split, folder/'images.npy'); told('images into one file', start)
-    start, order, seen_b, sum_b = time.monotonic(), by_shards(n, 512), torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int32)
-    for step in order(rng(0), round(n/20_000)):
-        for at in step: seen_b[at], sum_b[at] = True, x_bchw[at].flatten(1).int().sum(1, dtype=torch.int32)
+    start, order, seen_b, sum_b = time.monotonic(), by_shards(n, rng(0)), torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int32)
+    for at in order.split(512): seen_b[at], sum_b[at] = True, x_bchw[at].flatten(1).int().sum(1, dtype=torch.int32)
     told('every image once, shuffled', start)
     some = torch.randperm(n, generator=rng(1))[:50].tolist()
     require(bool(seen_b.all()), f'wanted all of {n} images, got {int(seen_b.sum())}')

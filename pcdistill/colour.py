@@ -83,7 +83,7 @@ def _bt709_preimages() -> Integer[Tensor, "code"]:
 class Colour:
     "An integer colour map. Grey images (one channel) pass through every map unchanged."
     name:str
-    sizes:tuple[int,...]                      # number of values of each channel
+    n_values:int                              # number of values of a channel, of the one with most
     to:Callable|None=None                     # RGB int → y int; None: identity
     back:Callable|None=None                   # and back, also of real means; not yet cut to 0…255
     preimages:Callable[[], Tensor]|None=None  # number of colours per code; None: reversible
@@ -98,14 +98,14 @@ class Colour:
 
     def levels(self,
         c:int, # channels of the image
-    ) -> tuple[int,...]:
-        "How many values each channel of y can take."
-        return (256,)*c if self._plain(c) else self.sizes
+    ) -> int:
+        "How many values a channel of y can take, at most."
+        return 256 if self._plain(c) else self.n_values
 
     def forward(self,
         x_bchw:Shaped[Tensor, "b c h w"], # uint8: RGB, or one grey channel
     ) -> Int16[Tensor, "b c h w"]:
-        "RGB → this space, int16, each channel from 0 to its levels − 1."
+        "RGB → this space, int16, from 0 to `levels` − 1."
         require(x_bchw.dtype==torch.uint8,
                 f'wanted pixels as uint8, 0 to 255, got {x_bchw.dtype}')
         return x_bchw.to(torch.int16) if self._plain(x_bchw.shape[1]) else self.to(x_bchw)
@@ -131,7 +131,7 @@ def hidden_bits(self:Colour,
     return reduce(self.preimages()[i_bhw.long()].double().log2(), 'b h w -> b', 'sum')
 
 # %% ../nbs/11_colour.ipynb #c012
-RGB = Colour('rgb', (256,))
-YCOCG_R = Colour('ycocg_r', (256, 511, 511), _ycocg, _ycocg_back)
-BT709_LOSSY = Colour('bt709_lossy', (256, 256, 256), _bt709, _bt709_back, _bt709_preimages)
+RGB = Colour('rgb', 256)
+YCOCG_R = Colour('ycocg_r', 511, _ycocg, _ycocg_back)
+BT709_LOSSY = Colour('bt709_lossy', 256, _bt709, _bt709_back, _bt709_preimages)
 COLOURS = {m.name: m for m in (RGB, YCOCG_R, BT709_LOSSY)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IN_MEMORY', 'read_images', 'image_column', 'split_named', 'Parts', 'names', 'split_sources', 'split_rows', 'no_test',
-           'Split', 'open_split', 'n_images', 'images', 'keep_images', 'by_shards']
+           'Split', 'open_split', 'images', 'keep_images', 'by_shards']
 
 # %% ../nbs/10_data.ipynb #c002
 import io
@@ -15,7 +15,7 @@ import sys
 import threading
 import zipfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from einops import rearrange
 from .core import Refused, during, require, rng
-from .ranks import agreed, mine
+from .ranks import agreed
 from .runs import rows_file
 
 # %% ../nbs/10_data.ipynb #c013
@@ -418,13 +418,6 @@ def open_split(
     size = {s: len(source) for s, source in sources.items()}
     return Split(name, split, sources, *split_rows(name, size)[split])
 
-def n_images(
-    name:str,          # as in `images`
-    split:str='train', # 'train', 'valid', 'test'
-) -> int:
-    "How many images a split has; none is decoded."
-    return len(open_split(name, split))
-
 def images(
     name:str,          # one of `names()`, a folder, or a Hugging Face id
     split:str='train', # 'train' fits, 'valid' selects, 'test' is scored once
@@ -449,7 +442,7 @@ def keep_images(
 ) -> UInt8[Tensor, "b c h w"]:
     "The images of a split from a file, mapped; what was killed goes on where it was."
     n = len(split)
-    row_b = torch.from_numpy(np.fromiter(split.rows, np.int64, n))
+    row_b = torch.tensor(split.rows)
     order_b = row_b.argsort()
     if file.is_file() or bool((row_b.diff() > 0).all()):
         return rows_file(file, n, lambda at: split[at])
@@ -462,14 +455,10 @@ def keep_images(
 
 # %% ../nbs/10_data.ipynb #cstr1007
 def by_shards(
-    n:int,     # rows
-    micro:int, # at a time
-    shard:int=1 << 17, # rows that are shuffled with each other
-) -> Callable[[torch.Generator, int], Iterator]:
+    n:int,               # rows
+    gen:torch.Generator, # randomness (CPU)
+    shard:int=1 << 17,   # rows that are shuffled with each other
+) -> Int64[Tensor, "n"]:
     "An `order` for `em.fit`: shards in random order, and the rows of each."
-    def order(gen, steps):
-        first = (torch.randperm(-(-n//shard), generator=gen)*shard).tolist()
-        rows = [i + torch.randperm(min(shard, n-i), generator=gen) for i in first]
-        row_b = torch.cat(rows)
-        return (mine(r).split(micro) for r in row_b.tensor_split(steps))
-    return order
+    first = (torch.randperm(-(-n//shard), generator=gen)*shard).tolist()
+    return torch.cat([i + torch.randperm(min(shard, n-i), generator=gen) for i in first])

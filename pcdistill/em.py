@@ -176,14 +176,12 @@ def fit(
     validate:Callable|None=None,     # () → mean validation log-likelihood; the best epoch is kept
     dims:int=1,                      # values in a row; epochs tell their bits a value
     make:Callable|None=None,         # module → optimizer; None: EM
-    order:Callable|None=None, # (gen, steps) → this rank's micro-batches of each step; None: random
+    order:Callable|None=None, # generator → all row numbers, as an epoch takes them; None: shuffled
 ) -> list[float]:
     "Mini-batches, many times; mean log-likelihood of each epoch, measured on the way."
     sizes = n_rows, batch, micro
     require(min(sizes) >= 1,
             f'wanted at least one row in the data, a batch and at a time, got {sizes}')
-    def shuffled(gen, n):
-        return (mine(r).split(micro) for r in torch.randperm(n_rows, generator=gen).tensor_split(n))
     opt = make(module) if make else EM(module, 1., pseudocount)
     at = lr if callable(lr) else cosine(*lr) if len(lr)==2 else stages(*lr)
     steps = max(1, round(n_rows/batch))
@@ -192,7 +190,9 @@ def fit(
     best.look()
     for epoch in resumable(ckpt, epochs, state, progress=progress, desc=desc):
         eta = lambda i: at((epoch*steps + i)/max(1, epochs*steps - 1))
-        total = one_epoch(module, opt, log_prob, (order or shuffled)(gen, steps), eta)
+        row_b = order(gen) if order else torch.randperm(n_rows, generator=gen)
+        parts = (mine(r).split(micro) for r in row_b.tensor_split(steps))
+        total = one_epoch(module, opt, log_prob, parts, eta)
         require(math.isfinite(total), f'wanted a finite log-likelihood, got {total} in {desc}; '
                 "data outside the circuit's support or NaN in its parameters")
         history.append(total/n_rows)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['webp_bits', 'png_bits', 'score', 'Estimate', 'mean_bits', 'bits', 'Readings', 'readings', 'Measured', 'measure',
-           'Ledger', 'ledger_from', 'waterfall_bits', 'waterfall', 'fit_one_normal', 'file_bits', 'hclt_states',
-           'fit_plain_hclt']
+           'Ledger', 'ledger_from', 'waterfall_bits', 'fit_one_normal', 'file_bits', 'hclt_states', 'fit_plain_hclt']
 
 # %% ../nbs/50_evaluate.ipynb #c002
 import copy, io, math
@@ -174,17 +173,6 @@ def waterfall_bits(
     ax.set_title(title, fontsize=10)
     return ax.figure
 
-def waterfall(
-    ledger:Ledger,                # of some images
-    student_b:Float[Tensor, "b"], # log p(x) of the same images
-    dims:int,                     # dimensions of an image, c·h·w
-    ax:Axes|None=None,            # where to draw; None makes a figure
-    title:str|None=None,
-) -> Figure:
-    "The ledger's means as a waterfall in bits/dim."
-    teacher = float(bpd(student_b - ledger.total_b.to(student_b), dims).mean())
-    return waterfall_bits(teacher, ledger.saved(dims), ax, title)
-
 # %% ../nbs/50_evaluate.ipynb #c027
 @torch.no_grad()
 def fit_one_normal(
@@ -253,7 +241,7 @@ def fit_plain_hclt(
     "A plain HCLT of about `n_params` parameters, trained by EM from a random start."
     some = train_x[torch.randperm(len(train_x), generator=gen)[:20_000].to(train_x.device)]
     y_bd = rearrange(colour.forward(some), 'b c h w -> b (h w c)')
-    D, V = y_bd.shape[1], max(colour.levels(train_x.shape[1]))
+    D, V = y_bd.shape[1], colour.levels(train_x.shape[1])
     mi_dd = gaussian_mutual_information(y_bd) if D > 1024 else mutual_information(y_bd[:4000])
     tree = agreed(lambda: chow_liu(mi_dd))
     e = Trees([tree], V, [1], [hclt_states(D, V, n_params)], gen=gen).to(y_bd.device)

@@ -147,7 +147,7 @@ def recipe(
     r = settings_of(Recipe, usual | told)
     require(h%r.patch==w%r.patch==0,
             f'wanted a patch size that divides images of {h}×{w}, got {r.patch}')
-    levels = max(COLOURS[how.colour].levels(c))
-    require(max(COLOURS[r.colour].levels(c)) <= levels,
+    levels = COLOURS[how.colour].levels(c)
+    require(COLOURS[r.colour].levels(c) <= levels,
             f'wanted a colour map of {levels} levels for {family}, got {r.colour}')
     return replace(r, emission=config.within(r.patch, h//r.patch, w//r.patch))

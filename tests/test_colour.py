@@ -9,8 +9,9 @@ def some(b=3, c=3, h=4, w=5): return torch.randint(0, 256, (b, c, h, w), generat
 def test_contract(colour, c):
     x = some(c=c); y = colour.forward(x)
     assert y.dtype==torch.int16 and y.shape==x.shape
-    assert len(colour.levels(c))==c
-    for i, n in enumerate(colour.levels(c)): assert 0<=int(y[:,i].min()) and int(y[:,i].max())<n
+    of_channels = (256, 511, 511) if colour is YCOCG_R and c==3 else (256,)*c
+    assert colour.levels(c)==max(of_channels)
+    for i, n in enumerate(of_channels): assert 0<=int(y[:,i].min()) and int(y[:,i].max())<n
     back = colour.inverse(y); hidden = colour.hidden_bits(x)
     assert back.dtype==torch.uint8 and hidden.shape==(3,) and hidden.dtype==torch.float64
     if c==1: assert (y==x).all() and (back==x).all() and (hidden==0).all()
@@ -34,7 +35,7 @@ def test_ycocg_r_against_the_lifting_steps_in_python():
             assert have==[t + cg//2, co + 255, cg + 255]
 
 def test_triples_that_are_no_colour_come_back_as_some_colour():
-    y = torch.stack([torch.randint(0, n, (2, 9, 9), generator=rng(1), dtype=torch.int16) for n in YCOCG_R.levels(3)], 1)
+    y = torch.stack([torch.randint(0, n, (2, 9, 9), generator=rng(1), dtype=torch.int16) for n in (256, 511, 511)], 1)
     x = YCOCG_R.inverse(y)
     assert x.dtype==torch.uint8 and x.shape==y.shape
     white = torch.tensor([255, 510, 510], dtype=torch.int16).reshape(1, 3, 1, 1)     # would be brighter than white
@@ -79,4 +80,4 @@ def test_refused(refuses):
     for colour in (YCOCG_R, BT709_LOSSY):
         refuses(lambda: colour.forward(torch.zeros(1, 2, 2, 2, dtype=torch.uint8)), 'got 2')
         refuses(lambda: colour.levels(4), 'got 4')
-    assert RGB.levels(4)==(256,)*4
+    assert RGB.levels(4)==256

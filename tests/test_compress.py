@@ -8,8 +8,9 @@ from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig, fit_squares
 from pcdistill.emission import Labelled
-from pcdistill.image import Image as Student, save_image
+from pcdistill.image import Image as Student, image_state
 from pcdistill.patches import to_patches
+from pcdistill.runs import save
 from pcdistill.tiles import cut
 from pcdistill.either import places
 from pcdistill.latent_prior import fit_latent_prior
@@ -119,7 +120,7 @@ def test_what_cannot_be_coded(refuses):
     refuses(lambda: encode(y, never), 'positive probability')
 
 def test_files(tmp_path, refuses):
-    image = toy(2); save_image(image, tmp_path/'student.safetensors'); x = image.sample(7, rng(0))
+    image = toy(2); save(tmp_path/'student.safetensors', *image_state(image)); x = image.sample(7, rng(0))
     paths = [tmp_path/f'im {i}.png' for i in range(7)]
     for p, a in zip(paths, x[:, 0].numpy()): Image.fromarray(a).save(p)
     c = compress_files(paths, image, tmp_path/'all.pcd', progress=False)
@@ -155,7 +156,7 @@ def test_every_digit():
 
 def test_another_process_reads_it(tmp_path):
     "Another process, with another number of threads set from outside."
-    image = BYTES['squares'](7); x = image.sample(6, rng(0)); save_image(image, tmp_path/'student.safetensors'); torch.save(x, tmp_path/'x.pt')
+    image = BYTES['squares'](7); x = image.sample(6, rng(0)); save(tmp_path/'student.safetensors', *image_state(image)); torch.save(x, tmp_path/'x.pt')
     (tmp_path/'f.pcd').write_bytes(encode(x, image))
     code = ("import sys, torch; from pathlib import Path; from pcdistill.extra.compress import decode; from pcdistill.image import load_image; d = Path(sys.argv[1]); s = d/'student.safetensors'\n"
             "assert torch.equal(decode((d/'f.pcd').read_bytes(), load_image(s))[0], torch.load(d/'x.pt')); print('the same')")

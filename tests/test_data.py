@@ -264,7 +264,7 @@ def test_splits_of_the_hub_go_by_the_same_names(monkeypatch):
     found = {s: datasets.Dataset.from_dict({'img': [{'bytes': png(x), 'path': None} for x in noise(n, seed=n)]}, features=datasets.Features({'img': datasets.Image()}))
              for s, n in (('train', 9), ('train_more', 11), ('val', 5), ('testing', 6), ('unsupervised', 7))}
     monkeypatch.setattr(datasets, 'load_dataset', lambda name: datasets.DatasetDict(found))
-    assert [data.n_images('a/b', s) for s in ('train', 'valid', 'test')]==[9, 5, 6]
+    assert [len(data.open_split('a/b', s)) for s in ('train', 'valid', 'test')]==[9, 5, 6]
 
 # --- pixels are changed by a stated rule or not at all
 
@@ -389,7 +389,7 @@ def test_no_test(tmp_path, refuses):
     with data.no_test():
         for name in ('digits', 'photos', str(tmp_path)):
             for look in (lambda: images(name, 'test'), lambda: images(name, 'test', 1), lambda: data.open_split(name, 'test')[:1]): refuses(look, 'without the test split')
-            assert len(images(name, 'train', 3))==3 and len(images(name, 'valid', 1))==1 and data.n_images(name, 'test')
+            assert len(images(name, 'train', 3))==3 and len(images(name, 'valid', 1))==1 and len(data.open_split(name, 'test'))
         refuses(lambda: held[:1], 'without the test split'); assert len(data.open_split('digits', 'valid')[:2])==2
         with data.no_test(): pass
         refuses(lambda: images('digits', 'test'), 'without')                             # still closed outside the inner one

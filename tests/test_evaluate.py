@@ -8,7 +8,7 @@ from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.core import bpd
 from pcdistill.evaluate import (bits, fit_one_normal, fit_plain_hclt, hclt_states, ledger_from, measure, png_bits,
-                                readings, score, waterfall, waterfall_bits, webp_bits)
+                                readings, score, waterfall_bits, webp_bits)
 from pcdistill.either import SquaresConfig, fit_squares
 from pcdistill.emission import Labelled
 from pcdistill.image import Image as Student, whole_image
@@ -160,7 +160,7 @@ def test_states_for_a_parameter_count():
         assert S >= 1 and all(miss(S) <= miss(s) for s in (max(1, S-1), S+1))
 
 def test_plain_hclt_is_a_distribution_of_rgb_integers():
-    two = Colour('two', (2, 2, 2), lambda x: x.to(torch.int16), lambda y: y)
+    two = Colour('two', 2, lambda x: x.to(torch.int16), lambda y: y)
     all_x = torch.tensor(list(itertools.product(range(2), repeat=6)), dtype=torch.uint8).view(-1, 3, 1, 2)
     model = fit_plain_hclt(all_x[torch.randint(0, 64, (300,), generator=rng(0))], two, 60, rng(1), epochs=2, batch=100, progress=False)
     assert abs(score(model, all_x, progress=False).exp().sum()-1) < 1e-5
@@ -176,5 +176,6 @@ def test_waterfall():
     fig = waterfall_bits(5., dict(conditional=.5, prior=-.2, marginal=.1))
     assert [t.get_text() for t in fig.axes[0].texts]==['5.000', '-0.500', '+0.200', '-0.100', '4.600']
     joint = toy(2); m = measure(joint, ALL_X, torch.zeros(256, 2).long()); b = some_bound(256, 1)
-    fig = waterfall(ledger_from(*m, b.conditional_b, b.codes_prior_b), m.student_b, 8)
+    saved = ledger_from(*m, b.conditional_b, b.codes_prior_b).saved(8)
+    fig = waterfall_bits(bits(b.conditional_b + b.codes_prior_b, 8).bits, saved)
     assert fig.axes[0].texts[-1].get_text()==f'{bits(m.student_b, 8).bits:.3f}'

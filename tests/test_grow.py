@@ -14,7 +14,8 @@ from pcdistill.em import EM, tables
 from pcdistill.emission import Labelled, family, from_spec, moments_of_rows
 from pcdistill.grow import (GrowConfig, Part, clone_tree, divide, fit_grown, own_bits, reassign, split_labels,
                             states_of, train_trees, worst)
-from pcdistill.image import Image, finetune, load_image, save_image
+from pcdistill.image import Image, finetune, image_state, load_image
+from pcdistill.runs import save
 from pcdistill.structure import Tree, chow_liu
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import Trees, columns, stack, unstack
@@ -434,6 +435,6 @@ def test_grown_trees_under_a_prior(tmp_path):
     assert torch.allclose(image(x[:3], seen).exp(), want, atol=1e-5)
     mean, p = image.moments(x[:3], seen).mean_bchw[0, 0, 0, 1], image(every[fits[0]]).exp().detach()
     assert mean.item()==pytest.approx(float((p*every[fits[0]][:, 0, 0, 1]).sum()/p.sum()), abs=1e-4)
-    save_image(image, tmp_path/'i.safetensors')
+    save(tmp_path/'i.safetensors', *image_state(image))
     again = load_image(tmp_path/'i.safetensors')
     assert torch.equal(again(x), image(x)) and torch.equal(again.tiles.emission.label(y, c), e.label(y, c))

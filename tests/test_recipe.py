@@ -8,9 +8,8 @@ from PIL import Image
 from pcdistill import chain as R, cli, emission, runs, trees
 from pcdistill.core import Refused, known, rng
 from pcdistill.colour import COLOURS
-from pcdistill.data import images
+from pcdistill.data import images, no_test
 from pcdistill.emission import FAMILIES, FamilyConfig
-from pcdistill.image import save_image
 from pcdistill.inpainting import MASKS
 from pcdistill.inputs import KINDS
 from pcdistill.latents import TEACHERS
@@ -264,7 +263,7 @@ def test_estimate_follows_the_number_of_steps(family, monkeypatch):
     "With every E-step, M-step and score said to take a second, a stage takes as many as it has. (That plans run what they time is the test above.)"
     calls, there_are = [], {}
     monkeypatch.setattr(R, 'seconds_of', lambda f: (calls.append(f()), 1. + (f.__name__=='em_step'))[1])
-    monkeypatch.setattr(R, 'n_images', lambda data, split='train': there_are[split])
+    monkeypatch.setattr(R, 'open_split', lambda data, split, f=R.open_split: replace(f(data, split), rows=range(there_are[split])))
     few = dict(joined=[], halves=16) if family=='normals' else dict(states=4)
     r = recipe('digits', 'tiny', family, teacher='pixels', autoregressive=False, clusters=4, emission=few)
     def of(r, n=4000, n_test=500):
@@ -410,7 +409,7 @@ def test_disk_full_keeps_what_was_there(copy, monkeypatch, capsys):
     def full(fd): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'fsync', full)
     image = R.load_run(copy, 'cpu').image
-    with pytest.raises(Refused, match='no space left'): save_image(image, copy/'student.safetensors')
+    with pytest.raises(Refused, match='no space left'): save(copy/'student.safetensors', *R.image_state(image))
     assert (copy/'student.safetensors').read_bytes()==before and not list(copy.glob('*.tmp')) + list(copy.glob('.*.tmp'))
 
 @pytest.mark.parametrize('n', [1, 2, 4])
@@ -486,16 +485,10 @@ def test_no_test_image_is_opened_before_scoring(what, tmp_path, monkeypatch):
     distill(r, tmp_path/'run', 'cpu', progress=False)
     assert opened.index('test') > opened.index('valid')
 
-def test_the_plan_opens_no_test_image(monkeypatch):
-    def guarded(name, split='train', n=None):
-        assert split!='test'
-        return images(name, split, n)
-    monkeypatch.setattr(R, 'images', guarded)
-    def split_guarded(name, split='train', f=R.open_split):
-        assert split!='test'
-        return f(name, split)
-    monkeypatch.setattr(R, 'open_split', split_guarded)
-    assert 'student' in estimate(small(autoregressive=False))
+def test_the_plan_opens_no_test_image(refuses):
+    with no_test():
+        refuses(lambda: images('digits', 'test', 1), 'without the test split')
+        assert 'student' in estimate(small(autoregressive=False))
 
 def test_validation_images_choose(tmp_path, monkeypatch):
     "What is given to choose by is the validation split itself, not other images that may be opened (training ones)."

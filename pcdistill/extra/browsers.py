@@ -20,7 +20,7 @@ from ..show import grid, strip
 from ..circuit import soft_posterior
 from ..emission import moments_of_rows
 from ..image import Image
-from ..evaluate import Ledger, waterfall
+from ..evaluate import Ledger, waterfall_bits
 from ..inpainting import as_png, inpaint
 from ..widgets import Gallery, Panel, chooser, follow, put, viridis
 
@@ -281,14 +281,16 @@ def ledger_view(
     require(len(student_b)==len(ledger.total_b)==b, 'wanted a ledger of each image and its '
             f'log p, got {len(ledger.total_b)}, {b} and {len(student_b)}')
     totals = [f'{-b:+.2f}' for b in bpd(ledger.total_b[:16], dims)]
+    teacher_b = bpd(student_b - ledger.total_b.to(student_b), dims)
     which = put(chooser('image', 44), x_bchw[:16], totals, 16)
     shown, said = ui.Image(width=480), ui.HTML()
     def figure():
         fig, i = Figure(figsize=(6, 5), dpi=72, layout='constrained'), which.value
         ax = fig.subplot_mosaic('xi;xm', width_ratios=[.35, 1])
         grid(x_bchw[[i]], 1, ax['x'], f'image {i}')
-        waterfall(ledger.take([i]), student_b[[i]], dims, ax['i'], 'this image')
-        waterfall(ledger, student_b, dims, ax['m'], f'mean of {b} images')
+        for where, title, at in (('i', 'this image', [i]), ('m', f'mean of {b} images', slice(b))):
+            teacher = float(teacher_b[at].mean())
+            waterfall_bits(teacher, ledger.take(at).saved(dims), ax[where], title)
         return fig
     def show():
         saved = ledger.take([which.value]).saved(dims)
