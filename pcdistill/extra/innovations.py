@@ -400,23 +400,15 @@ def fit_network(
 
 # %% ../../nbs/extra/innovations.ipynb #c43163dd
 @patch
-def state(self:Innovations,
-    narrow:bool=False, # the network, and a factor of the covariance, in half precision
-) -> tuple[dict, dict]:
+def state(self:Innovations) -> tuple[dict, dict]:
     "Tensors and metadata, as `runs.save` wants them."
     meta = dict(kind='innovations', shape=self.shape, cell=self.cell, prior=self.prior.spec(),
                 network=self.network and asdict(self.network.config))
-    half = 'network.' if narrow else ()
-    tensors = {k: t.half() if k.startswith(half) else t for k, t in self.state_dict().items()}
-    if narrow: # L of S = L Lᵀ, below the diagonal and on it
-        L_dd = cholesky(tensors.pop('S_dd').double())
-        at = torch.tril_indices(*L_dd.shape, device=L_dd.device)
-        tensors['L_t'] = L_dd[*at].half()
-    return tensors, meta
+    return self.state_dict(), meta
 
 def innovations_from_state(tensors:dict, meta:dict) -> Innovations:
     "Inverse of `Innovations.state`."
-    if 'L_t' in tensors: # it was saved narrow
+    if 'L_t' in tensors: # a factor of the covariance: what ships, see below
         d = len(tensors['mu_d'])
         L_dd = torch.zeros(d, d, dtype=torch.float64)
         L_dd[*torch.tril_indices(d, d)] = tensors.pop('L_t').double()
