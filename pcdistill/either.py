@@ -20,14 +20,14 @@ from fastcore.basics import patch
 from .core import require
 from .clusters import shuffled
 from .em import fit
-from .emission import Coder, Emission, Family, Labelled, Preset, SideBySide, FAMILIES
+from .emission import Coder, Emission, Family, Labelled, Mixture, Preset, SideBySide, FAMILIES
 from .emission import from_spec, one_reading, register
 from .normals import Normals, NormalsConfig, clustered, fit_mixture, fit_normals, start_
 from .tiles import Tiles, cut, fit_split
 
 # %% ../nbs/35_either.ipynb #a005
 @register
-class Either(Emission):
+class Either(Mixture):
     "Emissions over the same variables, side by side; heads count part after part."
     kind = 'either'
 
@@ -76,9 +76,9 @@ def atoms(self:Either, f:Callable, x_xd) -> Float[Tensor, "x k"]:
     return torch.cat([p.atoms(f, x_xd) for p in self.parts], 1)
 
 @patch
-def log_mixture(self:Either, x_xd, density=False) -> Float[Tensor, "x"]:
-    "log p(x) as a mixture of all heads."
-    return (self(x_xd, density=density) + self.prior_k).logsumexp(1)
+def log_joint(self:Either, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
+    "log p(x, k) by the density, as a mixture of all heads."
+    return self(x_xd, density=True) + self.prior_k
 
 # %% ../nbs/35_either.ipynb #a007
 @patch
@@ -99,13 +99,6 @@ def draw(self:Either, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x d
             out[rows] = part.draw(x_xd[rows], seen_xd[rows], k_x[rows]-first, gen, belief)
         first += n
     return out
-
-@patch
-@torch.no_grad()
-def label(self:Either, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:
-    "The head that explains each row best, by the density."
-    parts = [(self(x, density=True) + self.prior_k).argmax(1) for x in x_xd.split(8192)]
-    return torch.cat(parts)
 
 # %% ../nbs/35_either.ipynb #a007b
 @patch
@@ -246,7 +239,7 @@ def fit_squares(
     batch, micro = (config.batch//2, 2048) if config.joined else (2*config.batch, 8192)
     steps = max(1, round(len(keep)/batch))
     def log_prob(at):
-        return e.log_mixture(rows.y_xd[keep[at.to(keep.device)]], density=True)
+        return e.log_joint(rows.y_xd[keep[at.to(keep.device)]]).logsumexp(1)
     def lr(done): # as if all had made a pass already
         return (4 + steps + done*steps*config.epochs)**-.6
     history = fit(e, log_prob, len(keep), gen, config.epochs, batch, micro, lr, 1.,
