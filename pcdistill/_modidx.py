@@ -779,7 +779,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.teacher.normal': ('teacher.html#normal', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.train': ('teacher.html#train', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.transformer': ('teacher.html#transformer', 'pcdistill/teacher.py'),
-                                   'pcdistill.teacher.uniform_prior': ('teacher.html#uniform_prior', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.warm_cosine': ('teacher.html#warm_cosine', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.zeros_': ('teacher.html#zeros_', 'pcdistill/teacher.py')},
             'pcdistill.tiles': { 'pcdistill.tiles.Tiles': ('tiles.html#tiles', 'pcdistill/tiles.py'),
