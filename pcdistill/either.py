@@ -17,7 +17,7 @@ from torch import nn, Tensor
 from jaxtyping import Float, Int, Shaped
 from einops import rearrange
 from fastcore.basics import patch
-from .core import require
+from .core import one_of, require
 from .clusters import shuffled
 from .em import fit
 from .emission import Coder, Emission, Family, Labelled, Mixture, Preset, SideBySide, FAMILIES
@@ -115,7 +115,7 @@ def places(
     how:str='quarters', # a key of PARTITIONS
 ) -> Int[Tensor, "p d"]:
     "Places of the variables of each piece in the row of a square (row by row, channel fastest)."
-    require(how in PARTITIONS, f"wanted a partition of {', '.join(PARTITIONS)}, got '{how}'")
+    one_of('a partition', how, PARTITIONS)
     require(side%2==0 and side > 0, f'wanted squares of an even side to be cut, got {side}')
     u, v = PARTITIONS[how]
     at = torch.arange(side*side*c)
