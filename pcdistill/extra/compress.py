@@ -10,7 +10,6 @@ import copy
 import hashlib
 import io
 import json
-import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 from jaxtyping import Int, UInt8
 from einops import rearrange
 from tqdm.auto import tqdm
-from ..core import Refused, require
+from ..core import Refused, bpd, require
 from ..runs import write_file
 from ..data import read_images
 from ..image import Image
@@ -170,10 +169,10 @@ def compress_files(
     x_bchw = torch.cat([_read(p, image.shape) for p in paths])
     data = encode(x_bchw, image, names, progress=progress)
     write_file(out, data)
-    n, dims, pixels = len(names), x_bchw.numel(), len(unpack(data).payload) # bytes of pixels
-    said = -float(score(image, x_bchw, 64, False).sum())/math.log(2)        # −Σ log2 p(x)
-    return (f"{n:,} image{'s'*(n!=1)} in {len(data):,} bytes: pixels {8*pixels/dims:.4f} bits/dim "
-            f'(the circuit says {said/dims:.4f}, {8*pixels/said-1:+.2%}), '
+    n, dims, pixels = len(names), x_bchw.numel(), len(unpack(data).payload)
+    coded, said = 8*pixels/dims, float(bpd(score(image, x_bchw, 64, False).sum(), dims))
+    return (f"{n:,} image{'s'*(n!=1)} in {len(data):,} bytes: pixels {coded:.4f} bits/dim "
+            f'(the circuit says {said:.4f}, {coded/said-1:+.2%}), '
             f'header and names {len(data)-pixels:,} bytes')
 
 # %% ../../nbs/extra/compress.ipynb #c031
