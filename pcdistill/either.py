@@ -235,15 +235,15 @@ def fit_squares(
         return fit_normals(rows, config, gen, ckpt, progress)
     how = Fitting(config, gen, ckpt, progress)
     e = start_squares(rows, config.joined, how)
-    keep = torch.randperm(len(rows.y_xd), generator=gen)[:config.n_fit].to(rows.y_xd.device)
+    y_xd = shuffled(rows.y_xd, gen, config.n_fit)
     batch, micro = (config.batch//2, 2048) if config.joined else (2*config.batch, 8192)
-    steps = max(1, round(len(keep)/batch))
+    steps = max(1, round(len(y_xd)/batch))
     def log_prob(at):
-        return e.log_joint(rows.y_xd[keep[at.to(keep.device)]]).logsumexp(1)
+        return e.log_joint(y_xd[at.to(y_xd.device)]).logsumexp(1)
     def lr(done): # as if all had made a pass already
         return (4 + steps + done*steps*config.epochs)**-.6
-    history = fit(e, log_prob, len(keep), gen, config.epochs, batch, micro, lr, 1.,
-                  ckpt, progress, 'squares', dims=rows.y_xd.shape[1])
+    history = fit(e, log_prob, len(y_xd), gen, config.epochs, batch, micro, lr, 1.,
+                  ckpt, progress, 'squares', dims=y_xd.shape[1])
     return e, history
 
 _tuning = dict(epochs=1, lr=(.05, .02), pseudocount=10., micro=256)

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core import cholesky, require, rng
 from ..ranks import spread
 from ..masses import log_mass_normal
-from ..clusters import assign, kmeans
+from ..clusters import assign, kmeans, shuffled
 from ..inputs import Evidence
 from ..structure import chain
 from ..circuit import Circuit, from_spec, soft_choice, soft_posterior
@@ -358,8 +358,8 @@ def fit_innovations(
     def innovations(x_bchw):
         every = (Asked(model, x, nothing_hw) for x in x_bchw.split(1000))
         return torch.cat([a.innovations(dequantised(a.x_bd, gen)).float() for a in every])
-    some = torch.randperm(len(train_x), generator=gen)[:config.n_fit]
-    y_bpe, valid_bpe = innovations(train_x[some]), innovations(valid_x[:500])
+    y_bpe = innovations(shuffled(train_x, gen, config.n_fit))
+    valid_bpe = innovations(valid_x[:500])
     from_sizes_(model, y_bpe, gen)
     def log_prob(y_bpe):
         return model.prior(model.cells(y_bpe))[:, 0]
