@@ -774,7 +774,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'pcdistill.teacher.Teacher.preset': ('teacher.html#teacher.preset', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.bound': ('teacher.html#bound', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.check_images': ('teacher.html#check_images', 'pcdistill/teacher.py'),
-                                   'pcdistill.teacher.fit_pixels': ('teacher.html#fit_pixels', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.init_': ('teacher.html#init_', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.normal': ('teacher.html#normal', 'pcdistill/teacher.py'),
                                    'pcdistill.teacher.train': ('teacher.html#train', 'pcdistill/teacher.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['N_FIT', 'check_images', 'Saved', 'Teacher', 'Sizes', 'Bound', 'bound', 'normal', 'zeros_', 'init_', 'transformer',
-           'warm_cosine', 'train', 'ControlConfig', 'PixelTeacher', 'fit_pixels']
+           'warm_cosine', 'train', 'ControlConfig', 'PixelTeacher']
 
 # %% ../nbs/40_teacher.ipynb #c002
 import math
@@ -265,13 +265,3 @@ def fit_(self:PixelTeacher, x_bchw, gen, ckpt=None, progress=True):
     dev_xf = (y_xf-self.mean_kf[id_x]).abs()
     dev_kf = (self.log_s_kf.index_add_(0, id_x, dev_xf) + dev_xf.mean(0))/(n_k1+1)
     self.log_s_kf.copy_((dev_kf/(2*math.log(2))).clamp(min=.25).log())
-
-# %% ../nbs/40_teacher.ipynb #c019
-def fit_pixels(
-    x_bchw:UInt8[Tensor, "b c h w"], # training images
-    patch:int,                       # side of a patch
-    K:int,                           # number of codes
-    gen:torch.Generator,
-) -> PixelTeacher:
-    "The control in one line."
-    return PixelTeacher.fit(x_bchw, ControlConfig(patch, K), gen)
