@@ -20,8 +20,8 @@ from fastcore.basics import patch
 from .core import one_of, require
 from .clusters import shuffled
 from .em import fit
-from .emission import Coder, Emission, Family, Labelled, Mixture, Preset, SideBySide, FAMILIES
-from .emission import from_spec, one_reading, register
+from .emission import Coder, Emission, Family, Labelled, Mixture, Preset
+from .emission import SideBySide, FAMILIES, from_spec, one_reading, register
 from .normals import Normals, NormalsConfig, clustered, fit_mixture, fit_normals, start_
 from .tiles import Tiles, cut, fit_split
 
