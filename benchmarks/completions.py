@@ -10,7 +10,7 @@ The network takes most of the time; it goes on where it was when it is stopped. 
     …                                                         # elsewhere, then without --models
 
 `--models` tells how many images a second it trains on before it starts, and what that makes in all.
-`paper` is 10 million images alone and 2.5 million through the circuit (`MaskedConfig.paper`).
+`paper` is 10 million images alone and 2.5 million through the circuit (`NETWORKS`).
 
 Asked are
   nearest      the mean of the k training images nearest on the seen pixels, k chosen on validation
@@ -73,6 +73,8 @@ from pcdistill.runs import load, save, save_json
 from pcdistill.show import strip
 
 LABELS, SCALES, CELL = 64, 8, 4
+NETWORKS = dict(tiny=MaskedConfig(width=16, batch=64, lr=4e-3), small=MaskedConfig(), paper=MaskedConfig(
+    width=128, epochs=200, per_epoch=50_000, batch=256, lr=1e-3, through=50))
 
 def split(data, name, n, halve):
     x = images(data, name, n)
@@ -124,7 +126,7 @@ def models(train, valid, a) -> dict:
     told = one('innovations', innovations, load_completer, Innovations.state)
     better = copy.deepcopy(told)
     dev, preset = device(a.device), '' if a.network=='small' else f'-{a.network}'
-    masked = getattr(MaskedConfig, a.network)(mirror=config.mirror)
+    masked = replace(NETWORKS[a.network], mirror=config.mirror)
     def net():
         better.to(dev)
         print(planned(better, train[:masked.batch].to(dev), masked), flush=True)
@@ -299,7 +301,7 @@ def main():
     p.add_argument('--images', type=int, default=500)
     p.add_argument('--few', type=int, default=100)
     p.add_argument('--K', type=int, default=128, help='normals of a cell')
-    p.add_argument('--network', choices=('tiny', 'small', 'paper'), default='small')
+    p.add_argument('--network', choices=NETWORKS, default='small')
     p.add_argument('--device', default='cpu', help='where the network is trained')
     p.add_argument('--models', action='store_true', help='make the models, ask nothing')
     p.add_argument('--runs', type=Path, default=Path('runs/completions'))

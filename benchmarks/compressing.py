@@ -26,7 +26,7 @@ def main():
     r = load_json(a.run/'recipe.json'); image = load_image(a.run/'student.safetensors'); x = images(r['data'], 'test', a.images)
     start = time.perf_counter(); data = encode(x, image, batch=a.batch, progress=True); middle = time.perf_counter()
     back, _ = decode(data, image, progress=True); end = time.perf_counter()
-    payload, model_bits, D = len(unpack(data).payload), -float(score(image, x, 50, False).sum())/math.log(2), x.numel()
+    payload, model_bits, D = len(unpack(data)[1]), -float(score(image, x, 50, False).sum())/math.log(2), x.numel()
     out = dict(data=r['data'], run=a.run.name, emission=image.emission.kind, n_images=len(x), shape=list(image.shape), exact=bool(torch.equal(back, x)), model_bits=model_bits, coded_bits=8*payload,
                over=8*payload/model_bits-1, header_bytes=len(data)-payload, per_dim=dict(model=model_bits/D, coded=8*payload/D, file=8*len(data)/D, webp=float(webp_bits(x).mean()), png=float(png_bits(x).mean())),
                seconds=dict(encode=round(middle-start, 1), decode=round(end-middle, 1)), device='cpu', threads=torch.get_num_threads(), commit=COMMIT)

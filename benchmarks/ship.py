@@ -5,6 +5,7 @@
 """
 import sys
 from pathlib import Path
+from cells import EXTRA, definitions
 from pcdistill import inpaint, load_run
 from pcdistill.chain import SHIPPED
 from pcdistill.core import rng
@@ -15,6 +16,7 @@ from pcdistill.evaluate import waterfall_bits
 from pcdistill.inpainting import as_png, figure
 from pcdistill.runs import save, write_file
 
+narrowed = definitions(EXTRA/'innovations.ipynb').narrowed
 COMMIT = '7f9993c'
 # name → options of `pcdistill distill --device cpu`, and the terms of its data
 RUNS = dict(
@@ -38,7 +40,7 @@ def add_innovations(run):
     model = fit_innovations(x, valid, config, rng(0))
     if network:
         fit_network(model, x, network, rng(0), run.folder/'network.ckpt')
-    save(file, *model.state(narrow=True))
+    save(file, *narrowed(model))
 
 def draw(run):
     "Pictures that need no more than what ships: the ledger, and what innovations complete."

@@ -54,7 +54,7 @@ from pcdistill.normals import Normals, start_
 from pcdistill.patches import from_patches, to_patches
 from pcdistill.priors import choose_prior, simple_priors
 from pcdistill.runs import save, save_json
-from pcdistill.teacher import bound, fit_pixels
+from pcdistill.teacher import ControlConfig, PixelTeacher, bound
 from pcdistill.vqvae import VQConfig, VQVAE2
 
 PATCH, SIDE, KS, ASKED = 4, 8, (64, 16, 256), ('left', 'centre', 'strips')
@@ -74,7 +74,7 @@ def vq(kind):
 
 TEACHERS = dict(
     noise=lambda x, K, gen: controls.fit_noise(x, PATCH, K, gen),
-    pixels=lambda x, K, gen: fit_pixels(x, PATCH, K, gen),
+    pixels=lambda x, K, gen: PixelTeacher.fit(x, ControlConfig(PATCH, K), gen),
     pca=lambda x, K, gen: controls.fit_pca(x, PATCH, K, gen),
     vq=vq(VQVAE2), conv=vq(conv.ConvVQVAE2),
     mae=lambda x, K, gen: MAE.fit(x, MAEConfig.tiny(PATCH, K=K), gen, progress=False),

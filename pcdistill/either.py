@@ -17,17 +17,17 @@ from torch import nn, Tensor
 from jaxtyping import Float, Int, Shaped
 from einops import rearrange
 from fastcore.basics import patch
-from .core import require
+from .core import one_of, require
 from .clusters import shuffled
 from .em import fit
-from .emission import Coder, Emission, Family, Labelled, Preset, SideBySide, FAMILIES
-from .emission import from_spec, one_reading, register
+from .emission import Coder, Emission, Family, Labelled, Mixture, Preset
+from .emission import SideBySide, FAMILIES, from_spec, one_reading, register
 from .normals import Normals, NormalsConfig, clustered, fit_mixture, fit_normals, start_
 from .tiles import Tiles, cut, fit_split
 
 # %% ../nbs/35_either.ipynb #a005
 @register
-class Either(Emission):
+class Either(Mixture):
     "Emissions over the same variables, side by side; heads count part after part."
     kind = 'either'
 
@@ -76,9 +76,9 @@ def atoms(self:Either, f:Callable, x_xd) -> Float[Tensor, "x k"]:
     return torch.cat([p.atoms(f, x_xd) for p in self.parts], 1)
 
 @patch
-def log_mixture(self:Either, x_xd, density=False) -> Float[Tensor, "x"]:
-    "log p(x) as a mixture of all heads."
-    return (self(x_xd, density=density) + self.prior_k).logsumexp(1)
+def log_joint(self:Either, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
+    "log p(x, k) by the density, as a mixture of all heads."
+    return self(x_xd, density=True) + self.prior_k
 
 # %% ../nbs/35_either.ipynb #a007
 @patch
@@ -100,13 +100,6 @@ def draw(self:Either, x_xd, seen_xd, k_x, gen, soft=None) -> Shaped[Tensor, "x d
         first += n
     return out
 
-@patch
-@torch.no_grad()
-def label(self:Either, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:
-    "The head that explains each row best, by the density."
-    parts = [(self(x, density=True) + self.prior_k).argmax(1) for x in x_xd.split(8192)]
-    return torch.cat(parts)
-
 # %% ../nbs/35_either.ipynb #a007b
 @patch
 def coder(self:Either, b:int) -> Coder:
@@ -122,7 +115,7 @@ def places(
     how:str='quarters', # a key of PARTITIONS
 ) -> Int[Tensor, "p d"]:
     "Places of the variables of each piece in the row of a square (row by row, channel fastest)."
-    require(how in PARTITIONS, f"wanted a partition of {', '.join(PARTITIONS)}, got '{how}'")
+    one_of('a partition', how, PARTITIONS)
     require(side%2==0 and side > 0, f'wanted squares of an even side to be cut, got {side}')
     u, v = PARTITIONS[how]
     at = torch.arange(side*side*c)
@@ -242,15 +235,15 @@ def fit_squares(
         return fit_normals(rows, config, gen, ckpt, progress)
     how = Fitting(config, gen, ckpt, progress)
     e = start_squares(rows, config.joined, how)
-    keep = torch.randperm(len(rows.y_xd), generator=gen)[:config.n_fit].to(rows.y_xd.device)
+    y_xd = shuffled(rows.y_xd, gen, config.n_fit)
     batch, micro = (config.batch//2, 2048) if config.joined else (2*config.batch, 8192)
-    steps = max(1, round(len(keep)/batch))
+    steps = max(1, round(len(y_xd)/batch))
     def log_prob(at):
-        return e.log_mixture(rows.y_xd[keep[at.to(keep.device)]], density=True)
+        return e.log_joint(y_xd[at.to(y_xd.device)]).logsumexp(1)
     def lr(done): # as if all had made a pass already
         return (4 + steps + done*steps*config.epochs)**-.6
-    history = fit(e, log_prob, len(keep), gen, config.epochs, batch, micro, lr, 1.,
-                  ckpt, progress, 'squares', dims=rows.y_xd.shape[1])
+    history = fit(e, log_prob, len(y_xd), gen, config.epochs, batch, micro, lr, 1.,
+                  ckpt, progress, 'squares', dims=y_xd.shape[1])
     return e, history
 
 _tuning = dict(epochs=1, lr=(.05, .02), pseudocount=10., micro=256)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FAMILIES', 'Soft', 'soft_log_weight', 'Emission', 'Coder', 'SideBySide', 'prefix', 'put_seen_', 'Moments',
-           'moments_of_rows', 'one_reading', 'Atom', 'Labelled', 'some_rows', 'FamilyConfig', 'Preset', 'Family',
-           'family', 'register', 'from_spec']
+           'moments_of_rows', 'one_reading', 'Atom', 'Mixture', 'Labelled', 'some_rows', 'FamilyConfig', 'Preset',
+           'Family', 'family', 'register', 'from_spec']
 
 # %% ../nbs/30_emission.ipynb #e002
 from collections.abc import Callable, Sequence
@@ -229,6 +229,13 @@ class Atom(Emission):
     ) -> Float[Tensor, "x k"]:
         "log of an unbiased estimate of p(x), all variables rounded together, from n draws."
         return self(x_xd)
+
+class Mixture(Emission):
+    "An emission whose heads are components of a mixture: `log_joint` is log p(x, k)."
+    @torch.no_grad()
+    def label(self, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:
+        "The component that explains each row best."
+        return torch.cat([self.log_joint(x).argmax(1) for x in x_xd.split(8192)])
 
 # %% ../nbs/30_emission.ipynb #e015
 # kind → class, and name on the command line → how it is fitted;

@@ -6,12 +6,12 @@
 __all__ = ['TEACHERS', 'PRIORS', 'smallest', 'extract', 'features', 'kind_of', 'load_teacher']
 
 # %% ../nbs/44_latents.ipynb #c002
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 import torch
 from torch import Tensor, nn
 from jaxtyping import Float, Integer, UInt8
-from .core import require
+from .core import one_of
 from .ranks import spread
 from .runs import load
 from .teacher import Teacher
@@ -42,9 +42,8 @@ def features(
     return spread(teacher.features, 256, *rows)
 
 # %% ../nbs/44_latents.ipynb #c012
-TEACHERS = {kind: f'pcdistill.{where}' for kind, where in dict(
-    vqvae='vqvae:VQVAE2', mae='extra.mae:MAE',
-    pixels='teacher:PixelTeacher').items()} # 'module:class'
+TEACHERS = dict(vqvae='pcdistill.vqvae:VQVAE2', mae='pcdistill.extra.mae:MAE',
+                pixels='pcdistill.teacher:PixelTeacher') # 'module:class'
 PRIORS = dict(prior='pcdistill.priors:CodePrior', tree='pcdistill.priors:TreePrior')
 
 def kind_of(
@@ -52,9 +51,8 @@ def kind_of(
 ) -> type:
     "The class of a kind of teacher or prior."
     kinds = TEACHERS | PRIORS
-    require(kind in kinds, f"wanted a teacher of kind {', '.join(TEACHERS)}, got '{kind}'")
-    module, name = kinds[kind].split(':')
-    return getattr(import_module(module), name)
+    one_of('a teacher or a prior out', kind, kinds)
+    return resolve_name(kinds[kind])
 
 def load_teacher(
     path:str|Path,              # what `save(path, *teacher.state())` wrote

@@ -22,14 +22,14 @@ from .masses import log_mass_normal
 from .clusters import assign, kmeans, shuffled
 from .circuit import pick
 from .em import fit
-from .emission import Atom, Coder, FamilyConfig, Labelled
+from .emission import Atom, Coder, FamilyConfig, Labelled, Mixture
 from .emission import prefix, put_seen_, register, soft_log_weight, some_rows
 
 # %% ../nbs/33_normals.ipynb #n005
 GRAIN = 2**-20 # share of the uniform in every head
 
 @register
-class Normals(Atom):
+class Normals(Mixture, Atom):
     "K multivariate normals over D ordered variables, each with a grain of the uniform."
     kind = 'normals'
 
@@ -634,11 +634,6 @@ def start_(
 def log_joint(self:Normals, x_xd:Shaped[Tensor, "x d"]) -> Float[Tensor, "x k"]:
     "log p(x, k) by the density, without the grain; backward collects the counts of EM."
     return self.scored(x_xd[:, self.order], True) + self.share_k.clamp_min(1e-30).log()
-
-@patch
-def label(self:Normals, x_xd:Shaped[Tensor, "x d"], z_x=None) -> Int[Tensor, "x"]:
-    "The component that explains each row best, by the density."
-    return torch.cat([self.log_joint(x).argmax(1) for x in x_xd.split(8192)])
 
 def fit_mixture(
     e:Normals,                   # started; changed in place

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from jaxtyping import Float, Integer
 from .core import require
-from .ranks import mine
+from .ranks import mine, spread
 from .clusters import shuffled
 from .teacher import Saved, Sizes, init_, train, transformer
 from .inputs import one_hot_evidence
@@ -35,8 +35,7 @@ class TreePrior(nn.Module):
 
     def log_prob(self, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b"]:
         "log t(h) in nats, exact."
-        V = max(self.n_codes)
-        return torch.cat([self.circuit(one_hot_evidence(z, V))[:, 0] for z in ids_bm.split(256)])
+        return self.circuit(one_hot_evidence(ids_bm, max(self.n_codes)))[:, 0]
 
     def state(self) -> tuple[dict, dict]:
         "Tensors and metadata, as `runs.save` wants them."
@@ -111,8 +110,8 @@ def log_prob(self:CodePrior, ids_bm:Integer[Tensor, "b m"]) -> Float[Tensor, "b"
     "log t(h) in nats, exact."
     m, came = len(self.n_codes), tuple(ids_bm.shape)
     require(came[1:]==(m,), f'wanted {m} codes an image, got shape {came}')
-    parts = ids_bm.long().flip(1).split(256)
-    return torch.cat([self(r).gather(-1, r[..., None]).sum((1, 2)) for r in parts])
+    r_bm = ids_bm.long().flip(1)
+    return self(r_bm).gather(-1, r_bm[..., None]).sum((1, 2))
 
 @patch
 def loss(self:CodePrior, ids_bm, gen=None, done:float=1.) -> Float[Tensor, ""]:
@@ -135,7 +134,7 @@ def fit_prior(
     model = init_(CodePrior(config, n_codes), gen).to(ids_bm.device)
     nn.init.zeros_(model.head.weight)
     def validate():
-        return model.log_prob(held).double().mean()
+        return spread(model.log_prob, 256, held).double().mean()
     return train(model, seen, config, gen, ckpt, progress, validate, betas=(.9, .98))
 
 # %% ../nbs/45_priors.ipynb #c021
@@ -151,6 +150,7 @@ def choose_prior(
     valid_bm:Integer[Tensor, "b m"], # codes of validation images
 ) -> Choice:
     "The prior to which the validation codes cost least."
-    nats = {name: -p.log_prob(valid_bm).double().mean().item() for name, p in priors.items()}
+    nats = {name: -spread(p.log_prob, 256, valid_bm).double().mean().item()
+            for name, p in priors.items()}
     name = min(nats, key=nats.get)
     return Choice(name, priors[name], nats)

@@ -1,9 +1,9 @@
 "The coder: tables are conditionals, files are as long as the bits, images come back, everything else is refused."
-import copy, math, os, subprocess, sys
+import copy, math, os, re, subprocess, sys
 import numpy as np, pytest, torch
 from PIL import Image
 from pcdistill.colour import COLOURS
-from pcdistill.extra.compress import Coded, compress_files, decode, decompress_file, encode, pack, unpack, walk
+from pcdistill.extra.compress import compress_files, decode, decompress_file, encode, pack, unpack, walk
 from pcdistill.core import rng
 from pcdistill.data import images
 from pcdistill.either import SquaresConfig, fit_squares
@@ -64,9 +64,9 @@ def test_round_trip(name):
     image = BYTES[name](10); x = image.sample(40, rng(0)); size = bits(image, x)
     data = encode(x, image, batch=23); back, names = decode(data, image)
     assert torch.equal(back, x) and names is None and back.dtype==torch.uint8
-    assert .99*size - 8 <= 8*len(unpack(data).payload) <= 1.01*size + 64
+    assert .99*size - 8 <= 8*len(unpack(data)[1]) <= 1.01*size + 64
     far = strange(image); data = encode(far, image)                                   # images it did not expect
-    assert torch.equal(decode(data, image)[0], far) and 8*len(unpack(data).payload) <= 1.01*bits(image, far) + 64
+    assert torch.equal(decode(data, image)[0], far) and 8*len(unpack(data)[1]) <= 1.01*bits(image, far) + 64
 
 @pytest.mark.parametrize('config', [SquaresConfig(epochs=1), SquaresConfig(epochs=1, halves=4, quarters=4, heads=2), SquaresConfig(epochs=1, halves=4, quarters=4, heads=2, joined=(4,))])
 def test_normals_code_every_image(config):
@@ -79,12 +79,12 @@ def test_normals_code_every_image(config):
         image = Student(e, fit_latent_prior(e.label(y_xd, rows.z_xq[:len(y_xd)]).view(-1, n), e.n_heads), COLOURS['rgb'], p, (1, 8, 8))
         far = torch.cat([strange(image), x]); data = encode(far, image); size = bits(image, far)
         assert torch.equal(decode(data, image)[0], far) and math.isfinite(size)
-        assert 8*len(unpack(data).payload) <= 1.01*size + 64 and size/far.numel() < 30
+        assert 8*len(unpack(data)[1]) <= 1.01*size + 64 and size/far.numel() < 30
 
 def test_threads_are_restored():
     image = BYTES['trees'](1); x = image.sample(3, rng(0)); torch.set_num_threads(2)
     data = encode(x, image); torch.set_num_threads(1)
-    assert unpack(data).about['threads']==2 and torch.equal(decode(data, image)[0], x) and torch.get_num_threads()==1
+    assert unpack(data)[0]['threads']==2 and torch.equal(decode(data, image)[0], x) and torch.get_num_threads()==1
     assert image.prior.root_rsk.dtype==torch.float32                                               # the circuit itself is left alone
 
 def test_a_default_of_float64_changes_nothing():
@@ -106,9 +106,9 @@ def test_files_of_other_formats_are_refused(refuses):
 
 def test_another_circuit_is_refused(refuses):
     image, other = BYTES['trees'](3), BYTES['trees'](3); weights_(other.emission, 9); x = image.sample(5, rng(0)); data = encode(x, image)
-    c, its = unpack(data), unpack(encode(x, other)).about['hash']; refuses(lambda: decode(data, other), 'got another', c.about['hash'][:12], its[:12])
-    refuses(lambda: decode(pack(Coded(c.about | dict(hash=its), c.payload)), other), 'arithmetic')  # a lying hash: the pixels' check sum tells
-    refuses(lambda: decode(pack(Coded(c.about | dict(crc=c.about['crc']^1), c.payload)), image), 'torch', 'processor')
+    (about, payload), its = unpack(data), unpack(encode(x, other))[0]['hash']; refuses(lambda: decode(data, other), 'got another', about['hash'][:12], its[:12])
+    refuses(lambda: decode(pack(about | dict(hash=its), payload), other), 'arithmetic')  # a lying hash: the pixels' check sum tells
+    refuses(lambda: decode(pack(about | dict(crc=about['crc']^1), payload), image), 'torch', 'processor')
 
 def test_what_cannot_be_coded(refuses):
     image = BYTES['trees'](4); x = image.sample(5, rng(0))
@@ -124,7 +124,8 @@ def test_files(tmp_path, refuses):
     paths = [tmp_path/f'im {i}.png' for i in range(7)]
     for p, a in zip(paths, x[:, 0].numpy()): Image.fromarray(a).save(p)
     c = compress_files(paths, image, tmp_path/'all.pcd', progress=False)
-    assert c.payload+c.header==(tmp_path/'all.pcd').stat().st_size and c.images==7 and abs(c.model_bits-bits(image, x)) < 1e-2 and '7 images' in str(c)
+    data = (tmp_path/'all.pcd').read_bytes(); pixels = len(unpack(data)[1]); said = float(re.search(r'the circuit says ([0-9.]+)', c)[1])
+    assert f'7 images in {len(data):,} bytes' in c and f'names {len(data)-pixels:,} bytes' in c and f'pixels {8*pixels/x.numel():.4f} ' in c and abs(said*x.numel() - bits(image, x)) < 1e-2
     out = decompress_file(tmp_path/'all.pcd', image, tmp_path/'out'/'deep', progress=False)
     assert [p.name for p in out]==[p.name for p in paths] and all((np.array(Image.open(p))==a).all() for p, a in zip(out, x[:, 0].numpy()))
     refuses(lambda: decompress_file(tmp_path/'all.pcd', image, tmp_path/'out'/'deep', progress=False), 'im 0.png')
@@ -152,7 +153,7 @@ def test_every_digit():
     image = patches(weights_(trees((5,), (4,), 16, 256), 1, .5), (1, 8, 8), 4)
     for split in ('train', 'valid', 'test'):
         x = images('digits', split); data = encode(x, image, batch=2000)
-        assert torch.equal(decode(data, image)[0], x) and abs(8*len(unpack(data).payload)/bits(image, x) - 1) < .01 and len(data)-len(unpack(data).payload) < 200
+        assert torch.equal(decode(data, image)[0], x) and abs(8*len(unpack(data)[1])/bits(image, x) - 1) < .01 and len(data)-len(unpack(data)[1]) < 200
 
 def test_another_process_reads_it(tmp_path):
     "Another process, with another number of threads set from outside."

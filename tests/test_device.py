@@ -174,7 +174,7 @@ def test_the_chain(tmp_path):
 
 def test_completions():
     x, seen = images('photos', 'train', 60)[:, :, :8, :8].contiguous(), torch.arange(8).expand(8, 8) < 4
-    config = MaskedConfig.tiny(epochs=1, through=1, batch=20, width=4)
+    config = MaskedConfig(epochs=1, through=1, batch=20, width=4)
     with far_away():
         model = fit_innovations(x[:40].to(FAR), x[40:].to(FAR), InnovationsConfig(K=4, cell=4, epochs=1), rng(0), progress=False)
         r = inpaint(fit_network(model, x[:40].to(FAR), config, rng(1), progress=False), x[:3].to(FAR), seen, 2, rng(2, FAR))

@@ -12,7 +12,10 @@ from pcdistill.runs import load, save
 from pcdistill.structure import chain
 from pcdistill.teacher import init_
 from pcdistill.widgets import inpaint_pad
+from cells import EXTRA, definitions
 from stopping import Stopped, stopped
+
+narrowed = definitions(EXTRA/'innovations.ipynb').narrowed
 
 def small(K=3, seed=0, h=4, w=4, c=1, cell=2, network=False):
     "Images of 4×4, cells of 2×2, normals of very different size."
@@ -174,14 +177,14 @@ def test_a_network_says_what_to_expect(tmp_path):
     save(tmp_path/'m.safetensors', *m.state()); again = load_completer(tmp_path/'m.safetensors')
     assert torch.equal(Asked(again, x, seen).mean_bh, asked.mean_bh)
     assert torch.equal(inpaint(m, x, seen, 2, rng(0)).mean, inpaint(again, x, seen, 2, rng(0)).mean)
-    save(tmp_path/'n.safetensors', *m.state(narrow=True)); narrow = load_completer(tmp_path/'n.safetensors')
+    save(tmp_path/'n.safetensors', *narrowed(m)); narrow = load_completer(tmp_path/'n.safetensors')
     assert (tmp_path/'n.safetensors').stat().st_size < .7*(tmp_path/'m.safetensors').stat().st_size and torch.allclose(Asked(narrow, x, seen).mean_bh, asked.mean_bh, atol=.5)
     assert {t.dtype for t in narrow.state_dict().values()}=={torch.float}
 
 def test_a_covariance_in_half_precision_stays_one(tmp_path):
     "What is stored is a factor: ill-conditioned, it has no negative direction when it comes back."
     m = small(); v = torch.linspace(1, 50, len(m.S_dd)); m.S_dd.copy_(torch.outer(v, v) + .01*torch.eye(len(v)))
-    save(tmp_path/'n.safetensors', *m.state(narrow=True)); back = load_completer(tmp_path/'n.safetensors')
+    save(tmp_path/'n.safetensors', *narrowed(m)); back = load_completer(tmp_path/'n.safetensors')
     assert (back.S_dd - m.S_dd).abs().max() < 2e-3*m.S_dd.max() and torch.linalg.eigvalsh(back.S_dd.double()).min() > 0
     assert (tmp_path/'n.safetensors').stat().st_size < 2*len(v)*(len(v)+1)/2 + 4*sum(t.numel() for k, t in m.state_dict().items() if k!='S_dd') + 4000
 

@@ -10,7 +10,7 @@ from pcdistill.evaluate import fit_plain_hclt
 from pcdistill.image import Image as Student
 from pcdistill.inpainting import MASKS, Inpainted, figure, fit_image, fit_mask, inpaint, mask
 from pcdistill.patches import to_patches
-from pcdistill.teacher import fit_pixels
+from pcdistill.teacher import ControlConfig, PixelTeacher
 from pcdistill.latent_prior import fit_latent_prior
 from pcdistill.trees import TreesConfig, fit_trees
 from small_images import BYTES, CHAINS, DENSE, DISCRETE, every_image, exact_masks, log_joint, masks, mixture, patches, trees, two_terms
@@ -238,7 +238,7 @@ def test_no_image_mixes_a_probability_with_a_density(name):
 @pytest.fixture(scope='module')
 def digits():
     "Circuits of digits, trained for a moment: one tree, a tree for each label, all pixels at once."
-    train, g, K = images('digits', 'train'), rng(0), 12; z_bn = fit_pixels(train, 4, K, g).codes(train)
+    train, g, K = images('digits', 'train'), rng(0), 12; z_bn = PixelTeacher.fit(train, ControlConfig(4, K), g).codes(train)
     rows, out = Labelled(to_patches(train.long(), 4).flatten(0, 1), z_bn.flatten(), 256, K, 4), {}
     for name, own in dict(one=False, own=True).items():
         e, _ = fit_trees(rows, TreesConfig(states=6, own=own, epochs=2, batch=1024), g, progress=False)

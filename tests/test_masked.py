@@ -36,7 +36,7 @@ def test_masks_show_something_and_hide_something():
 
 @pytest.mark.parametrize('shape', ((1, 8, 8), (3, 28, 28), (3, 10, 6)))
 def test_what_is_hidden_is_not_looked_at(shape):
-    net, g = init_(MaskedNet(MaskedConfig.tiny(), shape), rng(0)), rng(1)
+    net, g = init_(MaskedNet(MaskedConfig(width=16), shape), rng(0)), rng(1)
     x = torch.randint(256, (2, *shape), generator=g, dtype=torch.uint8); seen = torch.rand(2, 1, *shape[1:], generator=g) < .5
     mean = torch.full((2, *shape), 100.); out = net(x, seen, mean); assert out.shape==x.shape
     assert torch.equal(net(torch.where(seen, x, 255 - x), seen, mean), out) and not torch.allclose(net(torch.where(seen, 255 - x, x), seen, mean), out)

@@ -502,7 +502,7 @@ def test_validation_images_choose(tmp_path, monkeypatch):
     spy('fit_plain_hclt', lambda a, k: k['valid_x'], R.fit_plain_hclt)
     spy('fit_one_normal', lambda a, k: a[1], R.fit_one_normal)
     spy('choose_prior', lambda a, k: a[1], R.choose_prior)
-    def fit(rows, *args):                                             # a family that wants to judge itself
+    def fit(rows, *args):                                             # a family that wants features
         given['family'] = rows
         return trees.fit_trees(rows, *args)
     monkeypatch.setitem(FAMILIES, 'trees', emission.Family(trees.TreesConfig, fit, True))
@@ -510,8 +510,8 @@ def test_validation_images_choose(tmp_path, monkeypatch):
     distill(r, tmp_path/'run', 'cpu', progress=False)
     assert all(torch.equal(given[k], valid) for k in ('finetune', 'fit_plain_hclt', 'fit_one_normal'))
     teacher, rows = run.teacher(), given['family']
-    assert torch.equal(rows.valid.y_xd, run.rows(valid, torch.zeros(len(valid), 4).long()).y_xd) and torch.equal(given['choose_prior'], teacher.codes(valid).long())
-    assert len(rows.f_xf)==len(rows.y_xd)==len(rows.z_xq)==200*4 and rows.valid.f_xf is None
+    assert torch.equal(given['choose_prior'], teacher.codes(valid).long())
+    assert len(rows.f_xf)==len(rows.y_xd)==len(rows.z_xq)==200*4
 
 # Faults that were found by trying it.
 def test_what_is_there_is_not_written_over(copy, tmp_path, capsys):

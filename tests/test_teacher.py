@@ -1,5 +1,5 @@
 "Teachers: exact pmfs, patch independence, repetition, resumption, files, clusters."
-import sys
+import math, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
@@ -14,7 +14,7 @@ from pcdistill.runs import save
 from pcdistill import teacher, latents
 from pcdistill.masses import log_mass_logistic
 from pcdistill.priors import CodePrior, PriorConfig, choose_prior, fit_prior, simple_priors
-from pcdistill.teacher import ControlConfig, PixelTeacher, Teacher, bound, fit_pixels, init_, train, uniform_prior
+from pcdistill.teacher import ControlConfig, PixelTeacher, Teacher, bound, init_, train
 from pcdistill.vqvae import Codebook, VQConfig, VQVAE2, log_mixture, n_theta
 
 CONTROLS, CONV = (definitions(EXTRA/f'{name}.ipynb') for name in ('controls', 'conv'))
@@ -40,7 +40,7 @@ def photos(): return images('photos', 'train', 256)
 
 @pytest.fixture(scope='module')
 def teachers(photos): return {'vqvae': VQVAE2.fit(photos, SHORT, rng(0), progress=False), 'vqconv': ConvVQVAE2.fit(photos, SHORT, rng(0), progress=False),
-                              'pixels': fit_pixels(photos, 4, 16, rng(0)), 'noise': fit_noise(photos, 4, 16, rng(0))}
+                              'pixels': PixelTeacher.fit(photos, ControlConfig(4, 16), rng(0)), 'noise': fit_noise(photos, 4, 16, rng(0))}
 
 @pytest.mark.parametrize('levels', [2, 5, 256])
 def test_logistic_has_mass_one(levels):
@@ -76,7 +76,7 @@ def test_any_patch_size_and_grid(c, h, w, p, make):
     assert isinstance(t, Teacher) and ids.shape==(3, len(t.n_codes)) and (ids < torch.tensor(t.n_codes)).all()
     assert t.features(x).shape==(3, (h//p)*(w//p), 2*t.config.f) and torch.equal(t.features(x), t.features(None, ids))
     assert t.log_cond(x).isfinite().all()
-    for fit in (fit_pixels, fit_noise): assert bound(fit(noise_images(40, c, h, w), p, 5, rng(0)), None, x).conditional_b.isfinite().all()
+    for t in (PixelTeacher.fit(noise_images(40, c, h, w), ControlConfig(p, 5), rng(0)), fit_noise(noise_images(40, c, h, w), p, 5, rng(0))): assert bound(t, None, x).conditional_b.isfinite().all()
 
 @pytest.mark.parametrize('h,p', [(28, 4), (16, 4), (8, 4), (14, 7)])
 def test_a_code_changes_its_patches_and_no_other(h, p):
@@ -172,7 +172,7 @@ def test_bounds_are_finite_and_ordered(photos, teachers):
         prior = fit_prior(t.codes(photos), t.n_codes, PriorConfig.tiny(epochs=2), rng(0), progress=False)
         L = bound(t, prior, xv, batch=7)
         assert all(l.shape==(40,) and l.isfinite().all() and (l < 0).all() for l in L)
-        uniform_b = bound(t, None, xv).codes_prior_b; assert torch.allclose(uniform_b, torch.tensor(uniform_prior(t.n_codes)))
+        uniform_b = bound(t, None, xv).codes_prior_b; assert torch.allclose(uniform_b, torch.tensor(-sum(map(math.log, t.n_codes))))
         assert L.codes_prior_b.mean() > uniform_b.mean()*1.1
         assert torch.allclose(L.conditional_b, bound(t, prior, xv, batch=40).conditional_b, rtol=1e-4)
 
@@ -198,7 +198,7 @@ def test_tiny_sets_have_teachers(n, photos):
     assert all(v.isfinite().all() for v in t.state_dict().values()) and t.log_cond(x).isfinite().all()
     priors = simple_priors(ids, t.n_codes) | dict(own=fit_prior(ids, t.n_codes, PriorConfig.tiny(epochs=1), rng(0), progress=False))
     assert all(v < float('inf') for v in choose_prior(priors, ids).nats.values())
-    assert bound(fit_pixels(x, 1, min(5, n), rng(0)), None, photos[:9, :, :4, :4]).conditional_b.isfinite().all()
+    assert bound(PixelTeacher.fit(x, ControlConfig(1, min(5, n)), rng(0)), None, photos[:9, :, :4, :4]).conditional_b.isfinite().all()
 
 @pytest.mark.parametrize('kind', list(latents.TEACHERS))
 def test_the_default_type_of_the_process_does_not_matter(kind, photos):
@@ -241,7 +241,7 @@ def test_the_prior_of_the_best_epoch_is_kept():
     free, config = torch.randint(0, 8, (60, 6), generator=rng(0)), PriorConfig(32, epochs=40, lr=.02, held_out=.5)
     kept = fit_prior(free, (8,)*6, config, rng(1), progress=False); held, seen = free[torch.randperm(60, generator=rng(1))].split(30)
     last = train(init_(CodePrior(config, (8,)*6), rng(1)), seen, config, rng(1), progress=False)
-    assert kept.log_prob(held).mean() >= uniform_prior((8,)*6) - 1e-4 > last.log_prob(held).mean() + 1
+    assert kept.log_prob(held).mean() >= -6*math.log(8) - 1e-4 > last.log_prob(held).mean() + 1
 
 def test_a_teacher_of_ones_own_is_registered(photos, tmp_path, monkeypatch, refuses):
     class Mine(PixelTeacher): kind = 'mine'
@@ -282,10 +282,10 @@ def test_wrong_images_are_refused(teachers, photos):
         for bad in (photos[:2].float(), photos[:2, :, :8], photos[0]):
             with pytest.raises(Refused): t.codes(bad)
             with pytest.raises(Refused): t.log_cond(bad)
-    for fit in (lambda p: ConvVQVAE2.fit(photos, VQConfig.tiny(p), rng(0), progress=False), lambda p: fit_pixels(photos, p, 4, rng(0)), lambda p: fit_noise(photos, p, 4, rng(0)), lambda p: VQVAE2.fit(photos, VQConfig.tiny(p), rng(0), progress=False)):
+    for fit in (lambda p: ConvVQVAE2.fit(photos, VQConfig.tiny(p), rng(0), progress=False), lambda p: PixelTeacher.fit(photos, ControlConfig(p, 4), rng(0)), lambda p: fit_noise(photos, p, 4, rng(0)), lambda p: VQVAE2.fit(photos, VQConfig.tiny(p), rng(0), progress=False)):
         for p in (0, 3, 5):
             with pytest.raises(Refused): fit(p)
-    with pytest.raises(Refused): fit_pixels(photos[:1], 4, 17, rng(0))
+    with pytest.raises(Refused): PixelTeacher.fit(photos[:1], ControlConfig(4, 17), rng(0))
 
 def test_kmeans_repeats_and_uses_every_mean():
     f = torch.randn(3000, 6, generator=rng(0))
@@ -307,5 +307,5 @@ def test_the_same_code_runs_on_cuda(photos):
     x = photos.cuda(); t = VQVAE2.fit(x, SHORT, rng(0), progress=False)
     prior = fit_prior(extract(t, x), t.n_codes, PriorConfig.tiny(epochs=1), rng(0), progress=False)
     assert all(l.is_cuda and l.isfinite().all() for l in bound(t, prior, x[:20]))
-    for u in (fit_pixels(x, 4, 8, rng(0)), fit_noise(x, 4, 8, rng(0))): assert bound(u, None, x[:20]).conditional_b.is_cuda
+    for u in (PixelTeacher.fit(x, ControlConfig(4, 8), rng(0)), fit_noise(x, 4, 8, rng(0))): assert bound(u, None, x[:20]).conditional_b.is_cuda
     assert kmeans(features(t, x).flatten(0, 1), 8, rng(0)).is_cuda

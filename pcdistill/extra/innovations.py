@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core import cholesky, require, rng
 from ..ranks import spread
 from ..masses import log_mass_normal
-from ..clusters import assign, kmeans
+from ..clusters import assign, kmeans, shuffled
 from ..inputs import Evidence
 from ..structure import chain
 from ..circuit import Circuit, from_spec, soft_choice, soft_posterior
@@ -358,8 +358,8 @@ def fit_innovations(
     def innovations(x_bchw):
         every = (Asked(model, x, nothing_hw) for x in x_bchw.split(1000))
         return torch.cat([a.innovations(dequantised(a.x_bd, gen)).float() for a in every])
-    some = torch.randperm(len(train_x), generator=gen)[:config.n_fit]
-    y_bpe, valid_bpe = innovations(train_x[some]), innovations(valid_x[:500])
+    y_bpe = innovations(shuffled(train_x, gen, config.n_fit))
+    valid_bpe = innovations(valid_x[:500])
     from_sizes_(model, y_bpe, gen)
     def log_prob(y_bpe):
         return model.prior(model.cells(y_bpe))[:, 0]
@@ -400,23 +400,15 @@ def fit_network(
 
 # %% ../../nbs/extra/innovations.ipynb #c43163dd
 @patch
-def state(self:Innovations,
-    narrow:bool=False, # the network, and a factor of the covariance, in half precision
-) -> tuple[dict, dict]:
+def state(self:Innovations) -> tuple[dict, dict]:
     "Tensors and metadata, as `runs.save` wants them."
     meta = dict(kind='innovations', shape=self.shape, cell=self.cell, prior=self.prior.spec(),
                 network=self.network and asdict(self.network.config))
-    half = 'network.' if narrow else ()
-    tensors = {k: t.half() if k.startswith(half) else t for k, t in self.state_dict().items()}
-    if narrow: # L of S = L Lᵀ, below the diagonal and on it
-        L_dd = cholesky(tensors.pop('S_dd').double())
-        at = torch.tril_indices(*L_dd.shape, device=L_dd.device)
-        tensors['L_t'] = L_dd[*at].half()
-    return tensors, meta
+    return self.state_dict(), meta
 
 def innovations_from_state(tensors:dict, meta:dict) -> Innovations:
     "Inverse of `Innovations.state`."
-    if 'L_t' in tensors: # it was saved narrow
+    if 'L_t' in tensors: # a factor of the covariance: what ships, see below
         d = len(tensors['mu_d'])
         L_dd = torch.zeros(d, d, dtype=torch.float64)
         L_dd[*torch.tril_indices(d, d)] = tensors.pop('L_t').double()

@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int, UInt8
 from fastcore.basics import patch
 from ..core import cholesky, require
-from ..teacher import Saved, Sizes, check_images, init_, train
+from ..teacher import Saved, check_images, init_, train
 
 # %% ../../nbs/extra/masked.ipynb #m0000006
 def random_order(
@@ -84,7 +84,7 @@ class Block(nn.Module):
         return x_bfhw + self.second(F.relu(self.first(F.relu(x_bfhw))))
 
 @dataclass(frozen=True)
-class MaskedConfig(Sizes):
+class MaskedConfig:
     "Everything that decides the network, but the images, the normal and the seed."
     width:int = 32          # features of the first level; twice and thrice as many below
     epochs:int = 40
@@ -94,9 +94,6 @@ class MaskedConfig(Sizes):
     mirror:bool = False     # mirrored images too
     noise:float = 32.       # how far off it is taken to be, grey levels
     through:int = 10        # epochs through the circuit, after those alone (`fit_network`)
-
-    TINY = dict(width=16, epochs=40, batch=64, lr=4e-3)
-    PAPER = dict(width=128, epochs=200, per_epoch=50_000, batch=256, lr=1e-3, through=50)
 
 class MaskedNet(Saved):
     "The mean of what is hidden, from what is seen."
