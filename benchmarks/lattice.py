@@ -38,7 +38,7 @@ def main():
         (full, _), (near, _) = runs[0]; log_k = block.share_k.log(); gap = ((full + log_k).logsumexp(1) - (near + log_k).logsumexp(1)).abs().max().item()
         all_s, few_s = (statistics.median(r[i][1] for r in runs) for i in (0, 1))
         best = full.gather(1, (full + log_k).argmax(1, keepdim=True))
-        rows.append([f'{name}: {block.n_heads} components, {block.n_vars} variables', len(x_xd), f'{all_s:.2f}', f'{few_s:.2f}', f'{all_s/few_s:.1f}', f'{gap:.1e}', f'{(full > best - 40).sum(1).float().mean():.0f}'])
+        rows.append([f'{name}: {block.n_heads} components, {block.n_vars} variables', len(x_xd), f'{all_s:.2f}', f'{few_s:.2f}', f'{all_s/few_s:.1f}' if few_s else '–', f'{gap:.1e}', f'{(full > best - 40).sum(1).float().mean():.0f}'])
     print(table(rows, ['normals', 'rows', 'all, s', 'those that matter, s', 'times faster', 'difference, nats a row', 'components within 40 nats']))
 
 if __name__=='__main__': main()
