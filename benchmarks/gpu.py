@@ -16,7 +16,7 @@ steps      the steps that the chain is made of: seconds, operations, bytes, laun
 w1         benchmarks/w1.py, and the same step as a CUDA graph
 pyjuice    HCLT and PD at PyJuice's own sizes: seconds for 60,000 images
 chain      the stages of preset `best` for 32×32 colour images at a tenth of their images, the whole extrapolated
-network    128 features wide: images a second, asked and trained
+network    the one of completions.py --network paper: images a second, asked and trained
 
     python benchmarks/gpu.py --floors     # no card: operations and bytes of the steps, floors by published rates
     python benchmarks/gpu.py --small --device cpu  # a dry run of all parts, seconds
@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from cells import EXTRA, definitions
 from chain import COMMIT, RESULTS
+from completions import NETWORKS
 from pcdistill.chain import Run, untrained
 from pcdistill.circuit import Circuit
 from pcdistill.colour import COLOURS
@@ -47,7 +48,7 @@ from pcdistill.image import Image
 from pcdistill.extra.innovations import Asked, InnovationsConfig, fit_innovations
 from pcdistill.inputs import Categorical, Evidence
 from pcdistill.latents import kind_of
-from pcdistill.extra.masked import MaskedConfig, MaskedNet
+from pcdistill.extra.masked import MaskedNet
 from pcdistill.normals import Normals
 from pcdistill.priors import CodePrior, PriorConfig
 from pcdistill.recipes import recipe
@@ -58,7 +59,6 @@ from pcdistill.tiles import Tiles
 from pcdistill.vqvae import VQConfig, VQVAE2
 
 graphs = definitions(EXTRA/'graphs.ipynb')
-LARGE = MaskedConfig(width=128, batch=256) # as `completions.py --network paper` has it
 
 # --- what a step asks of a card
 
@@ -206,7 +206,7 @@ def plain_step(dev, small):
     return tree_step(S, 250, 3072)(dev, small)
 
 def network_step(dev, small):
-    config = MaskedConfig(width=16) if small else LARGE
+    config = NETWORKS['tiny' if small else 'paper']
     b = 4 if small else config.batch
     net = init_(MaskedNet(config, (3, 32, 32)), rng(0)).to(dev)
     x, seen = some((b, 3, 32, 32), 256, dev).byte(), some((b, 1, 32, 32), 2, dev) > 0
@@ -412,7 +412,7 @@ def agreement(bench:Bench):
         return dict(mean_grey_levels=off(a.mean_bh, b.mean_bh), bits=bits, ok=bits <= 1e-4)
     bench.row('agreement', 'innovations', of_innovations, 5)
     def of_network():
-        net = init_(MaskedNet(MaskedConfig(width=16), tuple(x.shape[1:])), rng(0))
+        net = init_(MaskedNet(NETWORKS['tiny'], tuple(x.shape[1:])), rng(0))
         seen, mean = torch.rand(len(x), 1, *x.shape[2:], generator=rng(1)) < .5, x.float()
         with torch.no_grad():
             a, b = net(x, seen, mean), copy.deepcopy(net).to(dev)(*(t.to(dev) for t in (x, seen, mean)))
@@ -546,8 +546,8 @@ def stages(bench:Bench):
 def network(bench:Bench):
     "The masked network: asked, and trained."
     def asked():
-        config = MaskedConfig(width=16) if bench.small else LARGE
-        b = 4 if bench.small else 256
+        config = NETWORKS['tiny' if bench.small else 'paper']
+        b = 4 if bench.small else config.batch
         net = MaskedNet(config, (3, 32, 32)).to(bench.dev).requires_grad_(False)
         x, seen = some((b, 3, 32, 32), 256, bench.dev).byte(), some((b, 1, 32, 32), 2, bench.dev) > 0
         ask = lambda: net(x, seen, x.float())
