@@ -744,9 +744,9 @@ def load_run(
 @model_of.register
 def model_of_run(run:Run) -> nn.Module:
     "What completes the pictures of a run: a completer, if its folder has one, else the student."
-    if not run.completers:
+    file = next(iter(run.completers), None)
+    if file is None:
         return run.image
-    file = run.completers[0]
     if file not in run.held:
         run.held[file] = load_completer(file, run.device)
     return run.held[file]

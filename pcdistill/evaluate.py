@@ -23,6 +23,7 @@ from .core import bpd, require
 from .ranks import agreed, mine, spread, sum_
 from .show import axes_or_new
 from .colour import Colour, RGB
+from .clusters import shuffled
 from .inputs import one_hot_evidence
 from .structure import chow_liu, gaussian_mutual_information, mutual_information
 from .trees import Trees
@@ -239,7 +240,7 @@ def fit_plain_hclt(
     **settings,                       # of `em.fit`: epochs, batch, ckpt, progress
 ) -> Image:
     "A plain HCLT of about `n_params` parameters, trained by EM from a random start."
-    some = train_x[torch.randperm(len(train_x), generator=gen)[:20_000].to(train_x.device)]
+    some = shuffled(train_x, gen, 20_000)
     y_bd = rearrange(colour.forward(some), 'b c h w -> b (h w c)')
     D, V = y_bd.shape[1], colour.levels(train_x.shape[1])
     mi_dd = gaussian_mutual_information(y_bd) if D > 1024 else mutual_information(y_bd[:4000])

@@ -16,14 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from jaxtyping import Float, Int
-from .core import bpd, one_of, require, rng
+from .core import bpd, require, rng
 from .runs import resumable
 from .clusters import kmeans, assign
-from .inputs import KINDS
 from .em import fit
 from .resize import clone, flows, prune_
-from .emission import FamilyConfig, Labelled, Preset, FAMILIES, some_rows
-from .trees import TREE_PRESETS, Trees, columns
+from .emission import Labelled, Preset, FAMILIES, some_rows
+from .trees import TREE_PRESETS, OneTreeConfig, Trees, columns
 from .trees import parts_of, stack, started, state_of, unstack
 
 # %% ../nbs/32_grow.ipynb #g009
@@ -37,25 +36,19 @@ class Part(NamedTuple):
         return lambda at: self.e(y_xd[at]).gather(1, self.h_x[at, None])[:, 0]
 
 @dataclass(frozen=True, kw_only=True)
-class GrowConfig(FamilyConfig):
-    "How heads grow."
+class GrowConfig(OneTreeConfig):
+    "How heads grow; EM steps start at 1 again in each round, so that copies part fast."
     heads:int=4           # heads of a tree, at most
     start:int=1           # heads of a tree at first, by k-means of its features
     rounds:int=3          # how often heads are split
     states:int=16         # states of a tree's latents at first
-    inputs:str='categorical' # a key of `inputs.KINDS`: what a state says of a variable
     epochs:int=10         # passes of EM at first and in each round
     batch:int=1024        # patches of a tree an EM step, at most
     micro:int=256         # patches of a tree at a time in memory
     most:int=20_000       # patches of a tree that EM uses, at most
-    lr_end:float=.1       # last EM step; the first is 1, in each round, so that copies part fast
-    pseudocount:float=.1  # α per sum node
     prune:float=1e-4      # edges go that a patch uses no more often than this, in the mean
     copy:float=.2         # share of the states copied in a split
     noise:float=.2        # spread of the factors that set copies apart
-
-    def __post_init__(self):
-        one_of('inputs', self.inputs, KINDS)
 
     def passes(self, n_heads:int) -> float:
         "A patch meets the heads of its own tree, at first and in each round."
